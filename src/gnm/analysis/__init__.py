@@ -1,0 +1,1 @@
+"""From saved evaluations to tables and figures; nothing here runs a model."""

@@ -1,0 +1,138 @@
+"""Figures of merit drawn: bars by method, retention by age, and the two together.
+
+- Input is the tidy frame of `tables.select`; every function returns a Figure, saved with `style.save_figure`.
+- Figures are made without pyplot, so drawing needs no display and leaves no global state.
+- Whiskers are the frame's 95 % intervals; where there are none (summaries without records), none is drawn.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gnm.analysis.style import in_order, method_style, style
+from gnm.analysis.tables import DEFAULT_FIGURES, heading
+from gnm.errors import DataError
+
+_ROW = 0.26
+_TRAINED = ("-", ":", "-.")  # one for each variant of a method
+_UNTRAINED = ("--", (0, (1, 3)), (0, (5, 2, 1, 2, 1, 2)))
+_NOTE = "Whiskers: 95 % intervals, bootstrap over sequences"
+
+
+def merit_bars(merit: pd.DataFrame, title: str, figures: Sequence[str] = DEFAULT_FIGURES) -> Figure:
+    """One panel a figure of merit, one horizontal bar a method, in percent.
+
+    Raises DataError when no method has one of `figures`.
+    """
+    methods = _methods(merit, figures)
+    with style():
+        figure = Figure(figsize=(2.2 + 1.75 * len(figures), 1.0 + _ROW * len(methods)), layout="constrained")
+        figure.suptitle(title, fontsize=10.5)
+        _bars(figure.subplots(1, len(figures), sharey=True, squeeze=False)[0], merit, methods, figures)
+        _note(figure, merit[merit["metric"].isin(figures)])
+    return figure
+
+
+def retention_lines(merit: pd.DataFrame, title: str, figure_name: str = "retention") -> Figure:
+    """Accuracy against the number of documents written since, one line a method.
+
+    Methods stand a little beside each other at every age, so that their whiskers can be told apart;
+    variants of one method differ in the dashes. `figure_name` may be "retention_generated".
+    Raises DataError when no method has it.
+    """
+    methods = _methods(merit, [figure_name])
+    with style():
+        figure = Figure(figsize=(7.2, max(3.0, 1.0 + 0.24 * len(methods))), layout="constrained")
+        figure.suptitle(title, fontsize=10.5)
+        _lines(figure.subplots(), merit, methods, figure_name)
+        _note(figure, merit[merit["metric"] == figure_name])
+    return figure
+
+
+def overview(merit: pd.DataFrame, title: str, figures: Sequence[str] = DEFAULT_FIGURES,
+             figure_name: str = "retention") -> Figure:
+    """`merit_bars` above `retention_lines`: the whole comparison on one page.
+
+    Sequences of a single document have no ages to compare; the bars stand alone then.
+    """
+    methods = _methods(merit, [*figures, figure_name])
+    if merit.loc[merit["metric"] == figure_name, "age"].max() == 0:
+        return merit_bars(merit, title, figures)
+    with style():
+        upper, lower = 0.7 + _ROW * len(methods), max(2.6, 0.7 + 0.23 * len(methods))
+        figure = Figure(figsize=(2.2 + 1.75 * len(figures), 0.7 + upper + lower), layout="constrained")
+        figure.suptitle(title, fontsize=10.5)
+        top, bottom = figure.subfigures(2, 1, height_ratios=[upper, lower], hspace=0.04)
+        _bars(top.subplots(1, len(figures), sharey=True, squeeze=False)[0], merit, methods, figures)
+        axes = bottom.subplots()
+        _lines(axes, merit, methods, figure_name)
+        axes.set_title(f"{heading(figure_name)}: accuracy by age of the fact")
+        _note(figure, merit)
+    return figure
+
+
+def _methods(merit: pd.DataFrame, figures: Sequence[str]) -> list[str]:
+    if absent := [name for name in figures if name not in set(merit["metric"])]:
+        raise DataError(f"nothing to draw for {', '.join(absent)}; the frame has: "
+                        f"{', '.join(sorted(set(merit['metric'])))}")
+    return in_order(merit.loc[merit["metric"].isin(figures), "method"])
+
+
+def _bars(panels: Sequence[Axes], merit: pd.DataFrame, methods: Sequence[str], figures: Sequence[str]) -> None:
+    for axes, name in zip(panels, figures, strict=True):
+        cells = merit[merit["metric"] == name].set_index("method").reindex(methods)
+        for row, (method, cell) in enumerate(cells.iterrows()):
+            if pd.isna(cell["value"]):
+                continue
+            shown = method_style(method)
+            value, low, high = (100 * float(cell[key]) for key in ("value", "low", "high"))
+            axes.barh(row, value, height=0.72, facecolor=shown.face, edgecolor=shown.color, linewidth=1.2)
+            edge = value
+            if not np.isnan(low):
+                edge = max(high, value)
+                whiskers = [[max(value - low, 0)], [max(high - value, 0)]]
+                axes.errorbar(value, row, xerr=whiskers, color="#222222", linewidth=1.0, capsize=2)
+            axes.annotate(f"{value:.0f}", (edge, row), xytext=(3, 0), textcoords="offset points",
+                          va="center", fontsize=8, color="#222222")
+        axes.set_title(f"{heading(name)}, %")
+        axes.set_xlim(0, 118)
+        axes.set_xticks(range(0, 101, 25))
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks(range(len(methods)), [method_style(method).name for method in methods])
+    panels[0].set_ylim(len(methods) - 0.4, -0.6)
+
+
+def _lines(axes: Axes, merit: pd.DataFrame, methods: Sequence[str], name: str) -> None:
+    rows = merit[merit["metric"] == name]
+    spread = 0.045 if rows["low"].notna().any() else 0.0
+    shifts = spread * (np.arange(len(methods)) - (len(methods) - 1) / 2)
+    for method, shift in zip(methods, shifts, strict=True):
+        line = rows[rows["method"] == method].sort_values("age")
+        if line.empty:
+            continue
+        shown = method_style(method)
+        variant = sum(method_style(other).marker == shown.marker for other in methods[:methods.index(method)])
+        age = line["age"].to_numpy(dtype=float) + shift
+        value, low, high = (100 * line[key].to_numpy(dtype=float) for key in ("value", "low", "high"))
+        axes.plot(age, value, color=shown.color, marker=shown.marker, markerfacecolor=shown.face,
+                  linestyle=(_UNTRAINED if shown.hollow else _TRAINED)[variant % 3], label=shown.name)
+        if not np.isnan(low).all():
+            axes.vlines(age, low, high, color=shown.color, linewidth=0.9, alpha=0.7)
+    axes.set_ylim(0, 103)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+    oldest = int(rows["age"].max())
+    axes.set_xlim(-0.4, oldest + 0.4)
+    axes.set_xticks(range(0, oldest + 1, max(1, round(oldest / 10))))
+    axes.set_xlabel("Documents written since the fact's own")
+    axes.set_ylabel(f"{'Accuracy (generated)' if name.endswith('_generated') else 'Accuracy'}, %")
+
+
+def _note(figure: Figure, merit: pd.DataFrame) -> None:
+    if merit["low"].notna().any():
+        count = merit["sequences"].dropna()
+        size = f", {count.min()} sequences" if count.min() == count.max() else f", up to {count.max()} sequences"
+        figure.supxlabel(f"{_NOTE}{size}", fontsize=7.5, color="#555555", x=0.99, ha="right")

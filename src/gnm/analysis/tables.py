@@ -1,0 +1,145 @@
+"""Tables of figures of merit: a row a method in the fixed order, a column a figure, cost beside quality.
+
+- Input is the tidy frame of `saved.merit_frame`, restricted to one experiment; values are shown in percent.
+- "86.7 [84.1, 89.0]" is the value and its 95 % interval over sequences; a value alone has no records behind it.
+- Text and Markdown are for reading; CSV keeps the plain numbers, one column each for value, low, high.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from gnm.analysis.style import in_order, method_style, with_variant
+from gnm.errors import DataError
+from gnm.files import write_text
+
+DEFAULT_FIGURES = ("score", "accuracy", "specificity", "selectivity")
+_ABSENT = "–"
+
+
+def select(merit: pd.DataFrame, experiment: str | None = None) -> pd.DataFrame:
+    """Rows of one experiment, with the variant, where there is one, made part of the method's name.
+
+    Raises DataError when the frame holds several experiments and none is named, when the named one is absent, or
+    when two evaluations fall on the same method.
+    """
+    experiments = merit["experiment"].unique() if "experiment" in merit else []
+    if experiment is None and len(experiments) > 1:
+        raise DataError(f"name one of the experiments: {', '.join(sorted(experiments))}")
+    if experiment is not None:
+        merit = merit[merit["experiment"] == experiment]
+        if merit.empty:
+            raise DataError(f"no figures of {experiment!r}; there are: {', '.join(sorted(experiments))}")
+    merit = merit.copy()
+    if "variant" in merit and merit["variant"].nunique() > 1:
+        merit["method"] = list(map(with_variant, merit["method"], merit["variant"]))
+    if merit.duplicated(["method", "metric", "age"]).any():
+        raise DataError("two evaluations share one method name; give each its own results folder")
+    return merit
+
+
+def wide(merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES,
+         cost: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Formatted cells: index is the method's display name, a column a figure (heading in plain words).
+
+    A figure "retention@4" is retention at age 4. `cost` is a frame indexed by method; its columns are appended as
+    they are named, a method without cost gets a dash.
+    """
+    cells = _cells(merit, figures)
+    table = pd.DataFrame(
+        [[_percent(cells.get((method, figure))) for figure in figures] for method in in_order(merit["method"])],
+        index=pd.Index([method_style(method).name for method in in_order(merit["method"])], name="Method"),
+        columns=[heading(figure) for figure in figures],
+    )
+    for name in [] if cost is None else cost.columns:
+        table[str(name)] = [_amount(cost[name].get(method)) for method in in_order(merit["method"])]
+    return table
+
+
+def text_table(merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, cost: pd.DataFrame | None = None) -> str:
+    """The table aligned for a terminal: names flush left, numbers flush right, a rule under the headings."""
+    rows = _rows(wide(merit, figures, cost))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
+                       for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]]) + "\n"
+
+
+def markdown_table(merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES,
+                   cost: pd.DataFrame | None = None) -> str:
+    """The table as Markdown."""
+    rows = _rows(wide(merit, figures, cost))
+    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
+    escaped = ([cell.replace("|", "\\|") for cell in row] for row in (rows[0], rule, *rows[1:]))
+    return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
+
+
+def csv_table(merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, cost: pd.DataFrame | None = None) -> str:
+    """Plain numbers: method, then `<figure>`, `<figure>_low`, `<figure>_high` as fractions, then counts and cost."""
+    cells = _cells(merit, figures)
+    rows = []
+    for method in in_order(merit["method"]):
+        row = {"method": method, "name": method_style(method).name}
+        for figure in figures:
+            cell = cells.get((method, figure))
+            for suffix, key in (("", "value"), ("_low", "low"), ("_high", "high"), ("_samples", "samples")):
+                row[figure + suffix] = None if cell is None else cell[key]
+        sequences = merit.loc[merit["method"] == method, "sequences"].max()
+        row["sequences"] = sequences
+        for name in [] if cost is None else cost.columns:
+            row[str(name)] = cost[name].get(method)
+        rows.append(row)
+    return pd.DataFrame(rows).to_csv(index=False)
+
+
+def save_tables(merit: pd.DataFrame, path: str | Path, figures: Sequence[str] = DEFAULT_FIGURES,
+                cost: pd.DataFrame | None = None) -> list[Path]:
+    """Write `<path>.md` and `<path>.csv`; returns the two paths."""
+    paths = [Path(f"{path}.md"), Path(f"{path}.csv")]
+    write_text(paths[0], markdown_table(merit, figures, cost))
+    write_text(paths[1], csv_table(merit, figures, cost))
+    return paths
+
+
+def heading(figure: str) -> str:
+    """A figure's name in words: "retention@4" gives "Retention, age 4"; "refusal_f1" gives "Refusal F1"."""
+    name, _, age = figure.partition("@")
+    generated = name.endswith("_generated")
+    words = name.removesuffix("_generated").replace("_age_0", ", age 0").replace("_f1", " F1").replace("_", " ")
+    words = words[0].upper() + words[1:]
+    words += f", age {age}" if age else ""
+    return f"{words} (generated)" if generated else words
+
+
+def _cells(merit: pd.DataFrame, figures: Sequence[str]) -> dict[tuple[str, str], pd.Series]:
+    keys = merit["metric"].where(merit["age"].isna(), merit["metric"] + "@" + merit["age"].astype("string"))
+    if absent := [figure for figure in figures if figure not in set(keys)]:
+        raise DataError(f"no method has a figure {', '.join(map(repr, absent))}; there are: "
+                        f"{', '.join(sorted(set(keys)))}")
+    return {(row["method"], key): row for (_, row), key in zip(merit.iterrows(), keys, strict=True)}
+
+
+def _rows(table: pd.DataFrame) -> list[list[str]]:
+    return [[table.index.name, *table.columns], *([name, *cells] for name, cells in
+                                                  zip(table.index, table.to_numpy().tolist(), strict=True))]
+
+
+def _percent(cell: pd.Series | None) -> str:
+    if cell is None:
+        return _ABSENT
+    value = f"{100 * cell['value']:.1f}"
+    return value if pd.isna(cell["low"]) else f"{value} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
+
+
+def _amount(value: object) -> str:
+    """Counts with thousands separators, large numbers as 1.7e13, others with three digits."""
+    if value is None or pd.isna(value):
+        return _ABSENT
+    if isinstance(value, str):
+        return value
+    number = float(value)
+    if abs(number) >= 1e7:
+        mantissa, exponent = f"{number:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{int(number):,}" if number.is_integer() else f"{number:.3g}"

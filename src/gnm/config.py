@@ -1,0 +1,99 @@
+"""Strict settings: the schema base, the reading of params.yaml, and overrides from the command line.
+
+- Unknown keys are errors that name the key's place and the nearest known key.
+- A schema is a frozen pydantic model; each program declares its own (see `train_config.py`, `evaluate_config.py`).
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gnm.errors import ConfigError
+
+
+class StrictModel(BaseModel):
+    """A settings block: unknown keys are refused, values don't change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Schema = TypeVar("Schema", bound=StrictModel)
+
+
+def load_params(path: str | Path, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
+    """Read a YAML file into `schema`; `overrides` are "a.b=value" with a YAML value.
+
+    Raises ConfigError with every problem found, each with its place in the file.
+    """
+    path = Path(path)
+    try:
+        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read settings from {path}: {error.strerror}; give --params an existing file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(params, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings, it holds {type(params).__name__}")
+    for override in overrides:
+        _set(params, override)
+    return validate(params, schema, where=str(path))
+
+
+def validate(params: dict[str, Any], schema: type[Schema], where: str) -> Schema:
+    """Check a plain dict against `schema`; ConfigError lists all problems, `where` names the source."""
+    try:
+        return schema.model_validate(params)
+    except ValidationError as error:
+        problems = "; ".join(_describe(item, schema) for item in error.errors())
+        raise ConfigError(f"{where}: {problems}") from error
+
+
+def _set(params: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r} is not of the form key.subkey=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
+    *parents, last = key.split(".")
+    block = params
+    for parent in parents:
+        block = block.setdefault(parent, {})
+        if not isinstance(block, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} is a value, not a block of settings")
+    block[last] = value
+
+
+def _describe(item: dict[str, Any], schema: type[BaseModel]) -> str:
+    place = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(schema, item["loc"][:-1])
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
+        return f"unknown key {place!r} ({hint})"
+    if item["type"] == "missing":
+        return f"missing key {place!r}"
+    return f"{place or 'settings'}: {item['msg']} (got {item['input']!r})"
+
+
+def _fields_at(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """Names of the fields of the block at `location`, walking through optional, list and dict types."""
+    current: list[Any] = [schema]
+    for part in location:
+        step = []
+        for model in current:
+            if part in model.model_fields:
+                step += _models_in(model.model_fields[part].annotation)
+        current = step or current
+    return [name for model in current for name in model.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]

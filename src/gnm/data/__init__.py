@@ -1,0 +1,1 @@
+"""From CounterFact records to sequences of documents with instructions and queries."""

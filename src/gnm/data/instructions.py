@@ -1,0 +1,98 @@
+"""Instructions in plain English for every target.
+
+- The phrasings are in `instructions.yaml`; slots are filled with the taxonomy's labels.
+- In training one of several phrasings is drawn; evaluation always uses the one that training never sees.
+"""
+
+import random
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from string import Formatter
+from types import MappingProxyType
+from typing import Any, Literal
+
+import yaml
+
+from gnm.data.targets import ALL, Target, parse_target
+from gnm.data.taxonomy import load_taxonomy
+from gnm.errors import DataError
+
+Split = Literal["train", "test"]
+_WHERE = "instructions.yaml"
+_SLOTS = {
+    "facts": {"group"},
+    "facts_all": set(),
+    "format": set(),
+    "refusal": {"refused"},
+    "fact_format": {"group"},
+    "fact_format_all": set(),
+    "fact_refusal": {"group", "refused"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Phrasings:
+    """Templates of one kind of target: those drawn in training, and the one kept for evaluation."""
+
+    train: tuple[str, ...]
+    evaluation: str
+
+
+def instruction_for(target: str, split: Split, rng: random.Random | None = None) -> str:
+    """The instruction that says `target`.
+
+    `split` "train" draws a phrasing with `rng` (the first one without), "test" takes the held-out one.
+    Raises DataError for a target that names no group.
+    """
+    parsed = parse_target(target)
+    phrasings = load_phrasings()[kind_of(parsed)]
+    if split == "test":
+        template = phrasings.evaluation
+    else:
+        template = rng.choice(phrasings.train) if rng else phrasings.train[0]
+    label = load_taxonomy().label
+    group = label(parsed.learn) if parsed.learn not in (None, ALL) else ""
+    return template.format(group=group, refused=label(parsed.refuse) if parsed.refuse else "")
+
+
+def kind_of(target: Target) -> str:
+    """Which block of `instructions.yaml` has the phrasings of a target."""
+    if target.learn_rest:
+        return "refusal"
+    if target.refuse:
+        return "fact_refusal"
+    if target.learn is None:
+        return "format"
+    return ("fact_format" if target.format else "facts") + ("_all" if target.learn == ALL else "")
+
+
+@cache
+def load_phrasings() -> MappingProxyType[str, Phrasings]:
+    """The packaged phrasings by kind; the same object on every call. DataError if the table is not sound."""
+    text = files("gnm.data").joinpath(_WHERE).read_text(encoding="utf-8")
+    return build_phrasings(yaml.safe_load(text))
+
+
+def build_phrasings(table: Any) -> MappingProxyType[str, Phrasings]:
+    """Check a table laid out as `instructions.yaml`.
+
+    Raises DataError for a missing or unknown kind, a phrasing whose slots are not those of its kind, and for
+    an evaluation phrasing that occurs in training.
+    """
+    if not isinstance(table, dict) or table.keys() != _SLOTS.keys():
+        raise DataError(f"{_WHERE} must have exactly the blocks {', '.join(_SLOTS)}")
+    return MappingProxyType({kind: _phrasings(kind, block) for kind, block in table.items()})
+
+
+def _phrasings(kind: str, block: Any) -> Phrasings:
+    if not isinstance(block, dict) or block.keys() != {"train", "evaluation"} or not block["train"]:
+        raise DataError(f"{_WHERE}: block {kind!r} needs a non-empty list `train` and one text `evaluation`")
+    templates = [*block["train"], block["evaluation"]]
+    if len(set(templates)) < len(templates):
+        raise DataError(f"{_WHERE}: block {kind!r} has a phrasing twice; evaluation must differ from training")
+    for template in templates:
+        slots = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        if slots != _SLOTS[kind]:
+            raise DataError(f"{_WHERE}: {template!r} of {kind!r} must have the slots {sorted(_SLOTS[kind]) or 'none'}")
+    return Phrasings(tuple(block["train"]), block["evaluation"])

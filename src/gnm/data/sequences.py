@@ -1,0 +1,257 @@
+"""Sequences of documents with targets, instructions and queries, and what is asked after each document.
+
+- `draw_sequence` is a pure function of (documents, settings, seed, index): no global random state, no
+  order of calls.
+- Documents of a sequence share no fact, so no fact has two answers in it (files of a split share facts).
+- Where formats are eligible every document is wrapped in a random eligible format, and exactly one document,
+  at a uniformly drawn place, sets the format of all later answers.
+- Unlearning appends the first document with its learned facts turned round, each in its own line. The
+  published code swaps the words wherever they occur in the document, and skips facts.
+- After the appended document the first one's own queries are no longer asked: the appended one asks the same
+  questions, with the answers that hold now.
+"""
+
+import random
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Seq
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from gnm.config import StrictModel
+from gnm.data.documents import turn_round
+from gnm.data.formats import apply_format, check_format
+from gnm.data.instructions import Split, instruction_for
+from gnm.data.sampling import Sampling, select
+from gnm.data.targets import (
+    FORMATTING_TYPES,
+    TARGET_TYPES,
+    Groups,
+    expected_queries,
+    parse_target,
+    targets_in,
+)
+from gnm.data.types import FUTURE, NEIGHBOUR, PARAPHRASE, Document, Query, Sequence, Step
+from gnm.errors import ConfigError, DataError
+
+
+def _check_format(name: str) -> str:
+    try:
+        return check_format(name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+TargetType = Literal[TARGET_TYPES]
+FormatName = Annotated[str, AfterValidator(_check_format)]
+Length = Annotated[int, Field(ge=1)]
+
+
+class SequenceSettings(StrictModel):
+    """How sequences are drawn. `split` decides phrasings and sampling: random in "train", fixed in "test"."""
+
+    target_types: Annotated[list[TargetType], Field(min_length=1)]
+    groups: Groups
+    sequence_length: Length | tuple[Length, Length]
+    unlearning: bool
+    split: Split
+    sampling: Sampling
+    eligible_formats: list[FormatName] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SequenceSettings":
+        if not isinstance(self.sequence_length, int) and self.sequence_length[0] > self.sequence_length[1]:
+            raise ValueError("sequence_length: the first number must not be above the second")
+        if self.sets_format and not self.eligible_formats:
+            raise ValueError("eligible_formats is empty, but target_types has formats; name at least one format")
+        return self
+
+    @property
+    def sets_format(self) -> bool:
+        """Whether documents are wrapped and one of a sequence sets the format of the answers."""
+        return any(target_type in FORMATTING_TYPES for target_type in self.target_types)
+
+
+def draw_sequence(documents: Seq[Document], settings: SequenceSettings, seed: int, index: int) -> Sequence:
+    """Sequence number `index` of the stream `seed`. Raises DataError if the documents don't give one."""
+    rng = random.Random(f"{seed}/{index}")
+    candidates = (documents[place] for place in _permutation(len(documents), rng))
+    sequence, _ = _build(candidates, settings, rng)
+    return sequence
+
+
+def evaluation_sequences(documents: Seq[Document], settings: SequenceSettings, count: int, seed: int) -> list[Sequence]:
+    """`count` sequences that share no document while documents last; then all of them are there again.
+
+    Raises DataError if the documents don't give one sequence.
+    """
+    rng = random.Random(f"{seed}/evaluation")
+    pool: list[Document] = []
+    sequences = []
+    while len(sequences) < count:
+        fresh = not pool
+        if fresh:
+            pool = [documents[place] for place in _permutation(len(documents), rng)]
+        try:
+            sequence, used = _build(pool, settings, rng)
+        except DataError:
+            if fresh:
+                raise
+            pool = []
+            continue
+        sequences.append(sequence)
+        used_ids = {id(document) for document in used}
+        pool = [document for document in pool if id(document) not in used_ids]
+    return sequences
+
+
+def make_step(
+    document: Document,
+    target: str,
+    target_type: str,
+    format: str | None,
+    settings: SequenceSettings,
+    rng: random.Random,
+) -> Step:
+    """The step that writes `document` under `target`; it may have no queries if the sampling counts leave none."""
+    training = settings.split == "train"
+    return Step(
+        document=apply_format(document.text, format),
+        instruction=instruction_for(target, settings.split, rng),
+        target=target,
+        target_type=target_type,
+        format=format,
+        queries=select(expected_queries(document.pairs, target), settings.sampling, rng if training else None),
+    )
+
+
+def turned_step(step: Step, document: Document) -> Step:
+    """`step` of `document` once more, with the facts to learn turned round in the text and in the answers.
+
+    Same instruction, format and questions. Raises DataError if a fact's line cannot be told.
+    """
+    target = parse_target(step.target)
+    learned = {pair.fact_id for pair in document.pairs if target.learns(pair.category, pair.subcategory)}
+    queries = tuple(
+        replace(query, target_output=query.non_target_output, non_target_output=query.target_output)
+        if query.learn and query.type == PARAPHRASE
+        else query
+        for query in step.queries
+    )
+    return replace(step, document=apply_format(turn_round(document, learned), step.format), queries=queries)
+
+
+def asked(
+    sequence: Sequence, t: int, settings: SequenceSettings, rng: random.Random | None = None
+) -> list[tuple[int, Query]]:
+    """What is asked after document `t` was written, as (index of the document that it is about, query).
+
+    Evaluation (no `rng`): every query of documents 0..t, in order. Training (`rng`): those, as far back as
+    `sampling.num_in_past_*` say, and paraphrases of the next documents' targeted facts, whose answer is
+    still the true object; in random order, so that a caller with a limit may cut. Queries carry the format
+    in force.
+    """
+    if not 0 <= t < len(sequence.steps):
+        raise DataError(f"document {t} was asked about, the sequence has {len(sequence.steps)}")
+    turned = sequence.unlearning and t == len(sequence.steps) - 1
+    past = [(q, query) for q in range(1 if turned else 0, t + 1) for query in sequence.steps[q].queries]
+    if rng:
+        sampling = settings.sampling
+        past = [(q, query) for q, query in past if _reaches(query, t - q, sampling)]
+        past += _future(sequence, t, sampling.num_in_future_to_pull_back_future_paraphrase)
+        rng.shuffle(past)
+    wrapping = format_in_force(sequence, t)
+    return [(q, replace(query, format=wrapping)) for q, query in past]
+
+
+def format_in_force(sequence: Sequence, t: int) -> str | None:
+    """The format of answers after document `t`: that of the last document with a target for its format."""
+    for step in reversed(sequence.steps[: t + 1]):
+        if step.target_type in FORMATTING_TYPES:
+            return step.format
+    return None
+
+
+def _reaches(query: Query, age: int, sampling: Sampling) -> bool:
+    """Whether a query of the document written `age` documents ago is asked again in training."""
+    if query.type == NEIGHBOUR:
+        limit = sampling.num_in_past_to_pull_forward_true_output_neighbor
+    elif query.type == PARAPHRASE and not (query.learn or query.refuse):
+        limit = sampling.num_in_past_to_pull_forward_paraphrase_not_target_to_learn
+    else:
+        limit = None
+    return limit is None or age <= limit
+
+
+def _future(sequence: Sequence, t: int, reach: int) -> Iterator[tuple[int, Query]]:
+    """Paraphrases of targeted facts of the next `reach` documents (the appended one has no new facts)."""
+    last = len(sequence.steps) - sequence.unlearning
+    for q in range(t + 1, min(t + 1 + reach, last)):
+        for query in sequence.steps[q].queries:
+            if query.type == PARAPHRASE and (query.learn or query.refuse):
+                yield (
+                    q,
+                    replace(
+                        query,
+                        type=FUTURE,
+                        target_output=query.true_output,
+                        non_target_output=query.false_output,
+                        should_refuse=False,
+                    ),
+                )
+
+
+def _permutation(count: int, rng: random.Random) -> Iterator[int]:
+    """Numbers below `count` in random order, drawn only as far as they are used."""
+    moved: dict[int, int] = {}
+    for place in range(count):
+        other = rng.randrange(place, count)
+        yield moved.get(other, other)
+        moved[other] = moved.get(place, place)
+
+
+def _build(
+    candidates: Iterable[Document], settings: SequenceSettings, rng: random.Random
+) -> tuple[Sequence, list[Document]]:
+    """The sequence of the first candidates that fit, and those documents."""
+    length = settings.sequence_length
+    if not isinstance(length, int):
+        length = rng.randint(*length)
+    setting = [kind for kind in settings.target_types if kind in FORMATTING_TYPES]
+    plain = [kind for kind in settings.target_types if kind not in FORMATTING_TYPES]
+    format_place = rng.randrange(length) if setting else None
+    steps: list[Step] = []
+    used: list[Document] = []
+    facts: set[int] = set()
+    for document in candidates:
+        kinds = setting if not plain or len(steps) == format_place else plain
+        step = None if facts.intersection(document.fact_ids) else _step(document, kinds, settings, rng)
+        if step is None:
+            continue
+        steps.append(step)
+        used.append(document)
+        facts.update(document.fact_ids)
+        if len(steps) == length:
+            break
+    else:
+        raise DataError(
+            f"only {len(steps)} of {length} documents of a sequence could be found: no further one has a "
+            f"target of {', '.join(settings.target_types)} among the groups {settings.groups!r}, queries under "
+            "the sampling counts, and facts of its own; give more documents or shorter sequences"
+        )
+    if settings.unlearning:
+        steps.append(turned_step(steps[0], used[0]))
+    return Sequence(tuple(steps), settings.unlearning), used
+
+
+def _step(document: Document, kinds: Seq[str], settings: SequenceSettings, rng: random.Random) -> Step | None:
+    """A step with a random target of one of `kinds`, or None if the document has none or nothing to ask."""
+    targets = targets_in(document, kinds, settings.groups)
+    if not targets:
+        return None
+    target_type = rng.choice(list(targets))
+    target = rng.choice(targets[target_type])
+    name = rng.choice(settings.eligible_formats) if settings.sets_format else None
+    step = make_step(document, target, target_type, name, settings, rng)
+    return step if step.queries else None

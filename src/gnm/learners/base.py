@@ -1,0 +1,56 @@
+"""The contract of every method: a state goes in and comes out; questions are asked of a state.
+
+Training, evaluation, metrics and figures see nothing but this. A new method is one file and one line in the registry
+(`learners/__init__.py`). A batch holds B independent sequences; row b of every argument belongs to sequence b.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from gnm.reader import Answer, Question
+
+State = Any
+"""What a learner keeps of the documents it was given. A value: to undo a write, go on from the state before it."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a state holds and what a question costs: tokens or slots kept, bytes of them, FLOPs of one question."""
+
+    kept: float
+    bytes: float
+    query_flops: float
+
+
+class Learner(nn.Module, ABC):
+    """A method that is given documents with instructions, and asked questions."""
+
+    @abstractmethod
+    def reset(self, seeds: Sequence[int]) -> State:
+        """The state of B sequences before any document; `seeds` [B] make anything random their own."""
+
+    @abstractmethod
+    def write(self, state: State, documents: Sequence[str], instructions: Sequence[str]) -> State:
+        """The state after one more document per sequence. `state` itself stays as it was."""
+
+    @abstractmethod
+    def answer(
+        self, state: State, questions: Sequence[Sequence[Question]], max_new_tokens: int
+    ) -> list[list[Answer]]:
+        """Answer each sequence's questions; sequences may have different numbers of them."""
+
+    @abstractmethod
+    def loss(self, state: State, questions: Sequence[Sequence[Question]]) -> tuple[Tensor, int]:
+        """Sum of the answer tokens' cross-entropy (nats), with gradient, and the number of these tokens."""
+
+    @abstractmethod
+    def cut(self, state: State) -> State:
+        """The same state without its graph of gradients."""
+
+    @abstractmethod
+    def cost(self, state: State, row: int, asked: Question) -> Cost:
+        """What row `row` of `state` holds, and what the question `asked` costs when put to it."""

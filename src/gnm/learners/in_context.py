@@ -1,0 +1,52 @@
+"""In-context: the documents and their instructions stand before the question; and, with none of them, no memory.
+
+The context's keys and values are computed once per state, not once per question.
+"""
+
+from collections.abc import Sequence
+
+from gnm.learners.base import Cost, Learner
+from gnm.models.attention import Prefix
+from gnm.prompts import Order, block
+from gnm.reader import Question, Reader
+
+
+class InContextLearner(Learner):
+    """Reads every document into its context, in the given order of document and instruction."""
+
+    def __init__(self, reader: Reader, order: Order = "document_first"):
+        super().__init__()
+        self.reader, self.order, self.decoder = reader, order, reader.decoder
+
+    def reset(self, seeds: Sequence[int]) -> Prefix:
+        return self.reader.head(len(seeds))
+
+    def write(self, state: Prefix, documents: Sequence[str], instructions: Sequence[str]) -> Prefix:
+        texts = [block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)]
+        return self.reader.extend(state, *self.reader.encode(texts))
+
+    def answer(self, state, questions, max_new_tokens):
+        return self.reader.answer(state, questions, max_new_tokens)
+
+    def loss(self, state, questions):
+        return self.reader.loss(state, questions)
+
+    def cut(self, state: Prefix) -> Prefix:
+        return state.detach()
+
+    def cost(self, state: Prefix, row: int, asked: Question) -> Cost:
+        kept = int(state.lengths[row])
+        return Cost(kept, kept * prefix_token_bytes(state), self.reader.query_flops(asked, kept))
+
+
+class NoMemoryLearner(InContextLearner):
+    """Forgets every document at once: what the backbone knows by itself."""
+
+    def write(self, state: Prefix, documents: Sequence[str], instructions: Sequence[str]) -> Prefix:
+        return state
+
+
+def prefix_token_bytes(prefix: Prefix) -> int:
+    """Bytes of the keys and values of one token."""
+    key = prefix.keys[0]
+    return 2 * len(prefix.keys) * key.shape[1] * key.shape[3] * key.element_size()

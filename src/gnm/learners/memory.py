@@ -1,0 +1,44 @@
+"""Latent memory: documents become slots, questions read slots (GNM, MemoryLLM and the ablation).
+
+`gnm`, `gnm_ablation` and `memoryllm` are this learner with different weights; the ablation is trained without
+gradient through writing ("Tell Me What To Learn", 2026).
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from gnm.learners.base import Cost, Learner
+from gnm.models.memory_lm import Memory, MemoryLM
+from gnm.prompts import Order, block
+from gnm.reader import Question, Reader
+
+
+class MemoryLearner(Learner):
+    """Writes with a MemoryLM and answers from its prefix."""
+
+    def __init__(self, lm: MemoryLM, reader: Reader, order: Order = "instruction_first"):
+        super().__init__()
+        self.lm, self.reader, self.order = lm, reader, order
+
+    def reset(self, seeds: Sequence[int]) -> Memory:
+        return self.lm.initial(torch.tensor(seeds, dtype=torch.long))
+
+    def write(self, state: Memory, documents: Sequence[str], instructions: Sequence[str]) -> Memory:
+        texts = [block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)]
+        ids, mask = self.reader.encode(texts)
+        return self.lm.write(state, ids, mask)
+
+    def answer(self, state, questions, max_new_tokens):
+        return self.reader.answer(self.lm.prefix(state), questions, max_new_tokens)
+
+    def loss(self, state, questions):
+        return self.reader.loss(self.lm.prefix(state), questions)
+
+    def cut(self, state: Memory) -> Memory:
+        return self.lm.attach(state.state.detach())
+
+    def cost(self, state: Memory, row: int, asked: Question) -> Cost:
+        kept, slots = int(state.state.valid[row].sum()), state.state.slots
+        size = slots.shape[1] * slots.shape[3] * slots.element_size()
+        return Cost(kept, kept * size, self.reader.query_flops(asked, kept))

@@ -1,0 +1,123 @@
+"""Retrieval: all documents are kept as text; the few nearest to a question stand in its context.
+
+- Retrieved pairs stand in the order in which they came, so that a later document can correct an earlier one, and
+  questions with the same pairs share one context.
+- Two retrievers: the paper's mean of input embeddings, and BM25 (Robertson & Zaragoza 2009) from bm25s.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gnm.learners.base import Cost, Learner
+from gnm.learners.in_context import prefix_token_bytes
+from gnm.models.attention import Prefix
+from gnm.prompts import Order, block
+from gnm.reader import Answer, Question, Reader
+
+RetrieverName = Literal["mean_embedding", "bm25"]
+_CONTEXTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Library:
+    """The texts of each sequence, oldest first, and each text's mean input embedding [E]."""
+
+    texts: tuple[tuple[str, ...], ...]
+    embeddings: tuple[tuple[Tensor, ...], ...]
+
+
+class RetrievalLearner(Learner):
+    """Answers each question in the context of its `top_k` nearest document-instruction pairs."""
+
+    def __init__(self, reader: Reader, retriever: RetrieverName, top_k: int, order: Order = "document_first"):
+        super().__init__()
+        self.reader, self.retriever, self.top_k, self.order = reader, retriever, top_k, order
+        self.decoder = reader.decoder
+        self._known: dict[tuple, Answer] = {}
+
+    def reset(self, seeds: Sequence[int]) -> Library:
+        self._known.clear()
+        return Library(tuple(() for _ in seeds), tuple(() for _ in seeds))
+
+    def write(self, state: Library, documents: Sequence[str], instructions: Sequence[str]) -> Library:
+        blocks = [block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)]
+        texts = tuple((*old, new) for old, new in zip(state.texts, blocks, strict=True))
+        embeddings = tuple((*old, self._embed(new)) for old, new in zip(state.embeddings, blocks, strict=True))
+        return Library(texts, embeddings)
+
+    def answer(self, state, questions, max_new_tokens):
+        """As the contract says. A question whose pairs are the same as before gets the answer it got then."""
+        wanted: dict[tuple[str, ...], dict[tuple, Question]] = {}
+        keys = []
+        for row, asked in enumerate(questions):
+            keys.append([])
+            for question in asked:
+                context = self.retrieve(state, row, question.phrase)
+                key = (context, question, max_new_tokens)
+                keys[-1].append(key)
+                if key not in self._known:
+                    wanted.setdefault(context, {})[key] = question
+        contexts = sorted(wanted, key=lambda context: sum(map(len, context)))
+        for start in range(0, len(contexts), _CONTEXTS_AT_ONCE):
+            some = contexts[start : start + _CONTEXTS_AT_ONCE]
+            asked = [list(wanted[context].values()) for context in some]
+            for context, answers in zip(some, self.reader.answer(self._prefix(some), asked, max_new_tokens), strict=True):
+                self._known.update(zip(wanted[context], answers, strict=True))
+        return [[self._known[key] for key in row] for row in keys]
+
+    def loss(self, state, questions):
+        grouped: dict[tuple[int, tuple[str, ...]], list[Question]] = {}
+        for row, asked in enumerate(questions):
+            for question in asked:
+                grouped.setdefault((row, self.retrieve(state, row, question.phrase)), []).append(question)
+        prefix = self._prefix([context for _, context in grouped])
+        return self.reader.loss(prefix, list(grouped.values()))
+
+    def cut(self, state: Library) -> Library:
+        return state
+
+    def cost(self, state: Library, row: int, asked: Question) -> Cost:
+        """Kept: tokens of all texts. A question pays for reading its retrieved pairs."""
+        kept = sum(len(self.reader.chat.encode(text)) for text in state.texts[row])
+        context = self.retrieve(state, row, asked.phrase)
+        read = len(self.reader.chat.head) + sum(len(self.reader.chat.encode(text)) for text in context)
+        empty = self.decoder.empty_prefix(1)
+        return Cost(
+            kept, kept * prefix_token_bytes(empty), self.reader.query_flops(asked, read) + self.reader.prefill_flops(read)
+        )
+
+    def retrieve(self, state: Library, row: int, phrase: str) -> tuple[str, ...]:
+        """The texts nearest to `phrase`, at most top_k, in the order in which they were written."""
+        texts = state.texts[row]
+        if len(texts) <= self.top_k:
+            return texts
+        scores = self._bm25(texts, phrase) if self.retriever == "bm25" else self._cosine(state, row, phrase)
+        nearest = sorted(range(len(texts)), key=lambda index: (-scores[index], index))[: self.top_k]
+        return tuple(texts[index] for index in sorted(nearest))
+
+    def _cosine(self, state: Library, row: int, phrase: str) -> list[float]:
+        documents = torch.stack(state.embeddings[row])
+        return torch.nn.functional.cosine_similarity(documents, self._embed(phrase)[None], dim=-1).tolist()
+
+    @staticmethod
+    def _bm25(texts: Sequence[str], phrase: str) -> list[float]:
+        import bm25s
+
+        index = bm25s.BM25()
+        index.index(bm25s.tokenize(list(texts), stopwords=[], show_progress=False), show_progress=False)
+        words = bm25s.tokenize([phrase], stopwords=[], show_progress=False, return_ids=False)[0]
+        return index.get_scores(words).tolist()
+
+    @torch.no_grad()
+    def _embed(self, text: str) -> Tensor:
+        ids = torch.tensor(self.reader.chat.encode(text), device=self.decoder.device)
+        return self.decoder.model.get_input_embeddings()(ids).float().mean(0)
+
+    def _prefix(self, contexts: Sequence[tuple[str, ...]]) -> Prefix:
+        """One prefix per context; each text is tokenised by itself, as everywhere."""
+        ids, mask = self.reader.encode_joined(contexts)
+        return self.reader.extend(self.reader.head(len(contexts)), ids, mask)

@@ -1,0 +1,27 @@
+"""Text notes: the backbone itself writes notes on each document as its instruction says; the notes go in context."""
+
+from collections.abc import Sequence
+
+from gnm.learners.in_context import InContextLearner
+from gnm.models.attention import Prefix
+from gnm.prompts import NOTE_REQUEST, block, note
+from gnm.reader import Reader
+
+
+class TextNotesLearner(InContextLearner):
+    """A memory in words, written by the untrained backbone; one note of at most `max_note_tokens` per document."""
+
+    def __init__(self, reader: Reader, max_note_tokens: int):
+        super().__init__(reader, order="instruction_first")
+        self.max_note_tokens = max_note_tokens
+
+    def write(self, state: Prefix, documents: Sequence[str], instructions: Sequence[str]) -> Prefix:
+        notes = self.notes(documents, instructions)
+        return self.reader.extend(state, *self.reader.encode([note(text) for text in notes]))
+
+    def notes(self, documents: Sequence[str], instructions: Sequence[str]) -> list[str]:
+        """The notes that the backbone takes on each document, read on its own."""
+        requests = [
+            block(d, i, self.order) + NOTE_REQUEST for d, i in zip(documents, instructions, strict=True)
+        ]
+        return self.reader.complete(self.reader.head(len(requests)), requests, self.max_note_tokens)

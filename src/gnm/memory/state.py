@@ -1,0 +1,84 @@
+"""Memory is a value with a batch axis: it goes in and comes out, nothing is changed in place.
+
+Shape letters: B states, L layers, S slots, E hidden size.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+HEAD = -1
+"""Source of the slots that hold the start of every conversation (BOS, system turn); never evicted or forgotten."""
+
+
+def pack(keep: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns where `keep` [B, S] is true, packed to the left in their order.
+
+    Returns indices [B, S'] long, padded with 0 to the longest row, and which of them count, [B, S'] bool.
+    """
+    length = int(keep.sum(-1).max()) if keep.numel() else 0
+    index = (~keep).int().argsort(dim=-1, stable=True)[:, :length]
+    valid = keep.gather(1, index)
+    return torch.where(valid, index, 0), valid
+
+
+@dataclass(frozen=True)
+class MemoryState:
+    """The slots of B memories and where each came from.
+
+    slots: [B, L, S, E] hidden states in the backbone's dtype, oldest first.
+    valid: [B, S] bool; invalid slots are padding and are never read.
+    source: [B, S] long; the number of the document that wrote the slot (0, 1, ...), or HEAD.
+    seeds: [B] long; each memory's own seed for random eviction, so results don't depend on its batch.
+    written: documents written so far; the next one gets this number.
+    """
+
+    slots: Tensor
+    valid: Tensor
+    source: Tensor
+    seeds: Tensor
+    written: int = 0
+
+    @property
+    def batch(self) -> int:
+        return self.slots.shape[0]
+
+    def used(self) -> Tensor:
+        """Slots that count against the pool's capacity, [B] long: valid and not of the head."""
+        return (self.valid & (self.source != HEAD)).sum(-1)
+
+    def documents(self, row: int = 0) -> dict[int, int]:
+        """Slots of each document that is still in memory: {document: slots}, oldest first."""
+        sources, counts = self.source[row][self.valid[row]].unique(return_counts=True)
+        return {int(s): int(c) for s, c in zip(sources, counts, strict=True) if s != HEAD}
+
+    def select(self, keep: Tensor) -> tuple["MemoryState", Tensor, Tensor]:
+        """Keep the slots where `keep` [B, S] is true, packed to the left.
+
+        Returns the new state, and `pack`'s indices and validity for those who hold something per slot.
+        """
+        index, valid = pack(keep & self.valid)
+        slots = self.slots.gather(2, index[:, None, :, None].expand(-1, self.slots.shape[1], -1, self.slots.shape[3]))
+        source = torch.where(valid, self.source.gather(1, index), HEAD)
+        return replace(self, slots=slots, valid=valid, source=source), index, valid
+
+    def forget(self, document: int) -> "MemoryState":
+        """The memory without any slot that `document` wrote (in every row of the batch).
+
+        Raises KeyError if no row holds a slot of it.
+        """
+        if not bool((self.valid & (self.source == document)).any()):
+            raise KeyError(f"document {document} has no slots in this memory; it holds {sorted(self.documents())}")
+        return self.select(self.source != document)[0]
+
+    def rows(self, index: Tensor | list[int]) -> "MemoryState":
+        """The memories of the rows in `index`, as a batch of their own."""
+        index = torch.as_tensor(index, device=self.slots.device)
+        return replace(
+            self, slots=self.slots[index], valid=self.valid[index], source=self.source[index], seeds=self.seeds[index]
+        )
+
+    def detach(self) -> "MemoryState":
+        """The same memory, cut from the graph of gradients."""
+        return replace(self, slots=self.slots.detach())

@@ -1,0 +1,137 @@
+"""A Hugging Face decoder run over packed queries that read a prefix.
+
+Shape letters: B states, n queries per state, T tokens per query, P prefix length, L layers, E hidden size, V vocabulary.
+Decoders of the Llama shape work: `model.embed_tokens`, `model.layers` (with `input_layernorm` and `self_attn`'s
+projections), `model.norm`, `model.rotary_emb`: Llama, SmolLM, Qwen2, Qwen3, Mistral and their kin.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from gnm.errors import BackboneError
+from gnm.models.attention import IMPLEMENTATION, Prefix, Reading, additive, rotate
+
+
+class Decoder(nn.Module):
+    """Runs the backbone's own layers; holds no weights but the backbone's."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        inner = getattr(model, "model", None)
+        missing = [p for p in ("embed_tokens", "layers", "norm", "rotary_emb") if not hasattr(inner, p)]
+        if missing:
+            raise BackboneError(
+                f"{type(model).__name__} has no {', '.join('model.' + p for p in missing)}; "
+                "use a decoder of the Llama shape (Llama, SmolLM, Qwen2, Qwen3, Mistral)"
+            )
+        model.set_attn_implementation(IMPLEMENTATION)
+        self.model = model
+        self.config = model.config
+        self._head: Tensor | None = None
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.model.model.layers
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.model.embed_tokens.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.model.embed_tokens.weight.device
+
+    @property
+    def head_size(self) -> int:
+        return getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
+
+    def empty_prefix(self, batch: int) -> Prefix:
+        """A prefix of no entries for `batch` states."""
+        shape = (batch, self.config.num_key_value_heads, 0, self.head_size)
+        empty = tuple(torch.empty(shape, dtype=self.dtype, device=self.device) for _ in self.layers)
+        return Prefix(empty, empty, torch.ones(batch, 0, dtype=torch.bool, device=self.device))
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin for `positions` [B, T] long: [B, T, D] each."""
+        return self.model.model.rotary_emb(torch.empty(0, dtype=self.dtype, device=self.device), positions)
+
+    def project(self, slots: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Keys (not rotated) and values of slots [B, L, S, E]: per layer [B, K, S, D] each.
+
+        What the layer itself would compute if the slots stood at its input (MemoryLLM, Wang et al. 2024, sec. 3).
+        """
+        keys, values = [], []
+        for layer, inputs in zip(self.layers, slots.unbind(1), strict=True):
+            attention, normed = layer.self_attn, layer.input_layernorm(inputs)
+            key = attention.k_proj(normed).unflatten(-1, (-1, self.head_size))
+            if hasattr(attention, "k_norm"):
+                key = attention.k_norm(key)
+            keys.append(key.transpose(1, 2))
+            values.append(attention.v_proj(normed).unflatten(-1, (-1, self.head_size)).transpose(1, 2))
+        return tuple(keys), tuple(values)
+
+    def rotated(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], valid: Tensor) -> Prefix:
+        """A prefix from unrotated keys: valid entries get positions 0, 1, ... in their order."""
+        cos, sin = self.rotary((valid.long().cumsum(-1) - 1).clamp(min=0))
+        return Prefix(tuple(rotate(key, cos, sin) for key in keys), values, valid)
+
+    def start(self, prefix: Prefix, mask: Tensor, keep: bool = False) -> tuple[Reading, Tensor]:
+        """The reading of new tokens with `mask` [B, n, T] bool (false: padding on the right), and their positions."""
+        _, width, tokens = mask.shape
+        causal = torch.ones(tokens, tokens, dtype=torch.bool, device=mask.device).tril()
+        own = causal & mask[:, :, None, :]
+        own = own | torch.eye(tokens, dtype=torch.bool, device=mask.device)  # padding sees itself: no empty softmax
+        reading = Reading(
+            prefix,
+            width,
+            additive(prefix.valid, self.dtype)[:, None, None, None, :],
+            additive(own, self.dtype)[:, None],
+            keep,
+        )
+        return reading, prefix.lengths[:, None, None] + (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+    def run(
+        self, ids: Tensor, positions: Tensor, reading: Reading, tap: bool = False
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """One pass over ids [B, n, T] at `positions` [B, n, T].
+
+        Returns the hidden states after the final norm [B, n, T, E], or with `tap` the input of every layer,
+        [B, L, n*T, E] (the last layer itself is then not run: nothing needs its output).
+        Raises BackboneError if positions pass the backbone's attention window.
+        """
+        self._check_window(positions)
+        inner = self.model.model
+        hidden = inner.embed_tokens(ids.flatten(1))
+        flat = positions.flatten(1)
+        rotary = self.rotary(flat)
+        inputs = []
+        for index, layer in enumerate(self.layers):
+            if tap:
+                inputs.append(hidden)
+                if index == len(self.layers) - 1:
+                    return None, torch.stack(inputs, dim=1)
+            hidden = layer(hidden, position_ids=flat, position_embeddings=rotary, use_cache=False, reading=reading)
+        return inner.norm(hidden).unflatten(1, ids.shape[1:]), None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the next token for hidden rows [N, E]: [N, V] float32.
+
+        Computed in float32 whatever the backbone's dtype: bfloat16 scores would tie or swap close candidates.
+        """
+        weight = self.model.get_output_embeddings().weight
+        if weight.dtype != torch.float32:
+            if self._head is None or self._head.device != weight.device:
+                self._head = weight.detach().float()
+            weight = self._head
+        return nn.functional.linear(hidden.float(), weight)
+
+    def _check_window(self, positions: Tensor) -> None:
+        window = getattr(self.config, "sliding_window", None)
+        if not getattr(self.config, "use_sliding_window", True):
+            window = None
+        limit = min(window or self.config.max_position_embeddings, self.config.max_position_embeddings)
+        if positions.numel() and (last := int(positions.max())) >= limit:
+            raise BackboneError(
+                f"{last + 1} positions exceed the {limit} that {type(self.model).__name__} attends over; "
+                "use a smaller pool (write.capacity) or fewer documents"
+            )

@@ -1,0 +1,87 @@
+"""LoRA (Hu et al. 2021) through peft, with one product a layer instead of three.
+
+- peft owns the parameters, their names, saving and loading; only the arithmetic of a forward pass is ours.
+- The effective weight W + s·B·A is formed in float32 once for each value of A and B, rounded to the backbone's
+  dtype, and serves every pass until the adapter changes. A step of many passes (write, read, write, read) then runs
+  at the speed of the plain backbone; only the two gradients of rank r are extra.
+"""
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Linear as PeftLinear
+from pydantic import Field
+from torch import Tensor, nn
+
+from gnm.config import StrictModel
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class LoraSettings(StrictModel):
+    """Rank, scale and places of the adapter."""
+
+    r: int = Field(16, gt=0)
+    alpha: float = Field(32, gt=0)
+    target_modules: tuple[str, ...] = TARGETS
+
+
+class _Product(torch.autograd.Function):
+    """y = x·Wᵀ with W = effective weight; gradients go to x, A and B, none to the frozen base."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, effective: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+        ctx.save_for_backward(x, effective, a, b)
+        ctx.scaling = scaling
+        return nn.functional.linear(x, effective, bias)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, effective, a, b = ctx.saved_tensors
+        flat_grad, flat_x = grad.flatten(0, -2), x.flatten(0, -2)
+        grad_x = grad_a = grad_b = None
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.matmul(grad, effective)
+        if ctx.needs_input_grad[3]:
+            through_b = flat_grad @ b.to(grad.dtype)
+            grad_a = (through_b.T @ flat_x).to(a.dtype) * ctx.scaling
+        if ctx.needs_input_grad[4]:
+            through_a = flat_x @ a.to(x.dtype).T
+            grad_b = (flat_grad.T @ through_a).to(b.dtype) * ctx.scaling
+        return grad_x, None, None, grad_a, grad_b, None
+
+
+class FusedLoraLinear(PeftLinear):
+    """A peft LoRA layer whose forward is one product with the effective weight."""
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        name = self.active_adapters[0]
+        if self.disable_adapters or self.merged or len(self.active_adapters) > 1:
+            return super().forward(x, *args, **kwargs)
+        a, b = self.lora_A[name].weight, self.lora_B[name].weight
+        return _Product.apply(
+            x, self._effective(name, a, b), self.base_layer.bias, a, b, self.scaling[name]
+        )
+
+    @torch.no_grad()
+    def _effective(self, name: str, a: Tensor, b: Tensor) -> Tensor:
+        version = (name, a._version, b._version, a.data_ptr(), b.data_ptr(), self.base_layer.weight.data_ptr())
+        if getattr(self, "_version", None) != version:
+            base = self.base_layer.weight
+            self._weight = (base.float() + self.scaling[name] * (b.float() @ a.float())).to(base.dtype)
+            self._version = version
+        return self._weight
+
+
+def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> list[nn.Parameter]:
+    """Put a LoRA adapter named "default" into `model`, initialised from `seed`; return its parameters (float32)."""
+    config = LoraConfig(
+        r=settings.r, lora_alpha=settings.alpha, target_modules=list(settings.target_modules), lora_dropout=0.0
+    )
+    config._register_custom_module({nn.Linear: FusedLoraLinear})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model)
+    parameters = [parameter for name, parameter in model.named_parameters() if ".lora_" in name]
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+    return parameters

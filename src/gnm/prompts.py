@@ -1,0 +1,31 @@
+"""The words around documents and questions, the same for every method.
+
+A conversation is one user turn: head (BOS, system turn, start of the user's turn) · one block for each document with
+its instruction · the question · tail (end of the turn, start of the answer). Each part is tokenised by itself, so
+that what was written and what is asked later meet at the same token boundaries whatever the method.
+"""
+
+from typing import Literal
+
+Order = Literal["instruction_first", "document_first"]
+
+QUESTION = "Which single word most correctly continues the phrase below? Reply with that word only.\nPhrase:"
+
+
+def block(document: str, instruction: str, order: Order) -> str:
+    """The text of one document and its instruction, in the given order."""
+    instruction, document = f"Instruction: {instruction.strip()}\n", f"Document:\n{document.strip()}\n"
+    first, second = (instruction, document) if order == "instruction_first" else (document, instruction)
+    return f"{first}{second}\n"
+
+
+def question(phrase: str) -> str:
+    """What follows QUESTION for one phrase."""
+    return f" {phrase.strip()}"
+
+NOTE_REQUEST = "Write down, in short sentences, only what the instruction tells you to memorize from this document."
+
+
+def note(text: str) -> str:
+    """The text of one note in the context."""
+    return f"Note:\n{text.strip()}\n\n"

@@ -1,0 +1,228 @@
+"""Answering and training on questions that read a prefix.
+
+- The part that all questions share (QUESTION) is read once per state and joins the prefix.
+- The questions of one state lie packed in one row: see models/attention.py.
+- Scores are taken at the answer's positions only; nothing else passes through the vocabulary projection.
+
+Shape letters: B states, n questions per state, T tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gnm import flops
+from gnm.chat import ChatFormat
+from gnm.models.attention import Prefix
+from gnm.models.decoder import Decoder
+from gnm.prompts import QUESTION, question
+
+
+@dataclass(frozen=True)
+class Question:
+    """A phrase to continue, the expected answer, and the other object of the fact."""
+
+    phrase: str
+    target: str
+    other: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a learner says: its greedy answer; scores of the first token of target and other; the target's loss.
+
+    nll: sum of -log p (nats) over the `tokens` tokens of the target and its end of turn.
+    """
+
+    text: str
+    target_score: float
+    other_score: float
+    nll: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """Prompts that were read: their own keys and values per layer, mask [B, n, T], next-token scores [B, n, V]."""
+
+    own: list[tuple[Tensor, Tensor]]
+    mask: Tensor
+    scores: Tensor
+
+
+class Reader:
+    """Asks questions of prefixes."""
+
+    def __init__(self, decoder: Decoder, chat: ChatFormat, tokenizer):
+        self.decoder, self.chat, self.tokenizer = decoder, chat, tokenizer
+        self._shared = chat.encode(QUESTION)
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts as ids [B, T] long and mask [B, T] bool, padded on the right."""
+        return self.encode_joined([(text,) for text in texts])
+
+    def encode_joined(self, rows: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+        """Rows of texts as `encode` gives them; the texts of a row follow each other, each tokenised by itself."""
+        ids, mask = self._pad([[[token for text in row for token in self.chat.encode(text)]] for row in rows])
+        return ids[:, 0], mask[:, 0]
+
+    def head(self, batch: int) -> Prefix:
+        """A prefix that holds the start of a conversation (BOS, system turn, start of the user's turn)."""
+        empty = self.decoder.empty_prefix(batch)
+        if not self.chat.head:
+            return empty
+        ids = torch.tensor(self.chat.head, device=self.decoder.device).expand(batch, -1)
+        return self.extend(empty, ids, torch.ones_like(ids, dtype=torch.bool))
+
+    def query_flops(self, asked: Question, prefix_tokens: int) -> float:
+        """FLOPs of reading one question after `prefix_tokens` entries and scoring its first answer token."""
+        prompt = len(self._shared) + len(self._prompt(asked))
+        return flops.query_flops(self.decoder.config, prompt, prefix_tokens, 1)
+
+    def prefill_flops(self, tokens: int) -> float:
+        """FLOPs of reading `tokens` tokens of context."""
+        return flops.prefill_flops(self.decoder.config, tokens)
+
+    def shared(self, prefix: Prefix) -> Prefix:
+        """`prefix` followed by the words that every question begins with."""
+        ids = torch.tensor(self._shared, device=self.decoder.device).expand(prefix.valid.shape[0], 1, -1)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        return self.extend(prefix, ids[:, 0], mask[:, 0])
+
+    def extend(self, prefix: Prefix, ids: Tensor, mask: Tensor) -> Prefix:
+        """`prefix` followed by the keys and values of ids [B, T] (mask [B, T]): reading on, in context."""
+        reading, positions = self.decoder.start(prefix, mask[:, None], keep=True)
+        self.decoder.run(ids[:, None], positions, reading)
+        keys, values = zip(*((key[:, :, 0], value[:, :, 0]) for key, value in reading.own), strict=True)
+        return prefix.extend(keys, values, mask)
+
+    def loss(self, prefix: Prefix, questions: Sequence[Sequence[Question]]) -> tuple[Tensor, int]:
+        """Sum of the cross-entropy (nats) over the answer tokens of all questions, and how many tokens these are."""
+        prompts = [[self._prompt(q) for q in row] for row in questions]
+        answers = [[self._answer(q) for q in row] for row in questions]
+        # the last answer token is predicted, never read
+        rows = [[p + a[:-1] for p, a in zip(ps, as_, strict=True)] for ps, as_ in zip(prompts, answers, strict=True)]
+        ids, mask = self._pad(rows)
+        reading, positions = self.decoder.start(self.shared(prefix), mask)
+        hidden, _ = self.decoder.run(ids, positions, reading)
+        spots, targets = [], []
+        width, length = ids.shape[1:]
+        for row, (ps, as_) in enumerate(zip(prompts, answers, strict=True)):
+            for column, (p, a) in enumerate(zip(ps, as_, strict=True)):
+                first = (row * width + column) * length + len(p) - 1
+                spots += range(first, first + len(a))
+                targets += a
+        logits = self.decoder.logits(hidden.flatten(0, 2)[torch.tensor(spots, device=hidden.device)])
+        expected = torch.tensor(targets, device=hidden.device)
+        return nn.functional.cross_entropy(logits, expected, reduction="sum"), len(targets)
+
+    @torch.no_grad()
+    def answer(
+        self, prefix: Prefix, questions: Sequence[Sequence[Question]], max_new_tokens: int
+    ) -> list[list[Answer]]:
+        """Answer every question greedily and score its target; rows may have different numbers of questions."""
+        prefix = self.shared(prefix)
+        begun = self._begin(prefix, [[self._prompt(q) for q in row] for row in questions])
+        nll = self._target_nll(prefix, begun, questions)
+        texts = self._greedy(prefix, begun, [len(row) for row in questions], max_new_tokens)
+        scores = begun.scores
+        return [
+            [
+                Answer(
+                    texts[row][column],
+                    float(scores[row, column, self._first(q.target)]),
+                    float(scores[row, column, self._first(q.other)]),
+                    nll[row][column],
+                    len(self._answer(q)),
+                )
+                for column, q in enumerate(asked)
+            ]
+            for row, asked in enumerate(questions)
+        ]
+
+    @torch.no_grad()
+    def complete(self, prefix: Prefix, requests: Sequence[str], max_new_tokens: int) -> list[str]:
+        """What the backbone says, greedily, to one free request per state."""
+        begun = self._begin(prefix, [[self.chat.encode(text) + self.chat.tail] for text in requests])
+        return [row[0] for row in self._greedy(prefix, begun, [1] * len(requests), max_new_tokens)]
+
+    def _begin(self, prefix: Prefix, prompts: list[list[list[int]]]) -> "_Begun":
+        ids, mask = self._pad(prompts)
+        reading, positions = self.decoder.start(prefix, mask, keep=True)
+        hidden, _ = self.decoder.run(ids, positions, reading)
+        last = (mask.sum(-1) - 1).clamp(min=0)
+        at_end = hidden.gather(2, last[..., None, None].expand(-1, -1, 1, hidden.shape[-1]))[:, :, 0]
+        return _Begun(reading.own, mask, self.decoder.logits(at_end.flatten(0, 1)).unflatten(0, ids.shape[:2]))
+
+    def _target_nll(self, prefix, begun, questions) -> list[list[float]]:
+        answers = [[self._answer(q) for q in row] for row in questions]
+        first = begun.scores.log_softmax(-1)
+        total = [[-float(first[r, c, a[0]]) for c, a in enumerate(row)] for r, row in enumerate(answers)]
+        ids, given = self._pad([[a[:-1] for a in row] for row in answers])
+        if ids.shape[2] == 0:
+            return total
+        hidden, _ = self._go_on(prefix, begun.own, begun.mask, ids, given)
+        spots = [(r, c, t) for r, row in enumerate(answers) for c, a in enumerate(row) for t in range(len(a) - 1)]
+        rows, columns, times = (torch.tensor(part, device=ids.device) for part in zip(*spots, strict=True))
+        expected = torch.tensor([answers[r][c][t + 1] for r, c, t in spots], device=ids.device)
+        losses = nn.functional.cross_entropy(
+            self.decoder.logits(hidden[rows, columns, times]), expected, reduction="none"
+        )
+        for (r, c, _), loss in zip(spots, losses.tolist(), strict=True):
+            total[r][c] += loss
+        return total
+
+    def _greedy(self, prefix, begun, widths: list[int], max_new_tokens: int) -> list[list[str]]:
+        """Greedy continuations of what `begun` read; row b has widths[b] of them."""
+        tokens: list[list[list[int]]] = [[[] for _ in range(width)] for width in widths]
+        ends, own, mask, chosen = set(self.chat.end_of_turn), begun.own, begun.mask, begun.scores.argmax(-1)
+        open_ = torch.arange(mask.shape[1])[None, :] < torch.tensor(widths)[:, None]
+        for step in range(max_new_tokens):
+            picked = chosen.tolist()
+            for row, column in open_.nonzero().tolist():
+                if picked[row][column] in ends:
+                    open_[row, column] = False
+                else:
+                    tokens[row][column].append(picked[row][column])
+            if step == max_new_tokens - 1 or not open_.any():
+                break
+            given = open_[..., None].to(mask.device)
+            hidden, own = self._go_on(prefix, own, mask, chosen[..., None], given)
+            mask = torch.cat((mask, given), dim=-1)
+            chosen = self.decoder.logits(hidden.flatten(0, 2)).argmax(-1).view_as(chosen)
+        decode = self.tokenizer.decode
+        return [[decode(answer, skip_special_tokens=True).strip() for answer in row] for row in tokens]
+
+    def _go_on(self, prefix, own, mask, ids, given):
+        """Read `ids` [B, n, T] (where `given`) after what `own` holds of each question; returns hidden and new own."""
+        reading, positions = self.decoder.start(prefix, given, keep=True)
+        past = mask.long().sum(-1)[..., None]
+        before = torch.where(mask, 0.0, torch.finfo(reading.own_bias.dtype).min).to(reading.own_bias.dtype)
+        before = before[:, None, :, None, :].expand(-1, -1, -1, ids.shape[2], -1)
+        reading.own_bias = torch.cat((before, reading.own_bias), dim=-1)
+        reading.own = list(own)
+        hidden, _ = self.decoder.run(ids, positions + past, reading)
+        return hidden, reading.own
+
+    def _prompt(self, asked: Question) -> list[int]:
+        return self.chat.encode(question(asked.phrase)) + self.chat.tail
+
+    def _answer(self, asked: Question) -> list[int]:
+        return self.chat.encode(asked.target.strip()) + self.chat.end_of_turn[:1]
+
+    def _first(self, text: str) -> int:
+        return self.chat.encode(text.strip())[0]
+
+    def _pad(self, rows: list[list[list[int]]]) -> tuple[Tensor, Tensor]:
+        """Token lists as ids [B, n, T] long and mask [B, n, T] bool, padded on the right."""
+        width = max(len(row) for row in rows)
+        length = max((len(tokens) for row in rows for tokens in row), default=0)
+        ids = torch.zeros(len(rows), width, length, dtype=torch.long)
+        mask = torch.zeros(len(rows), width, length, dtype=torch.bool)
+        for r, row in enumerate(rows):
+            for c, tokens in enumerate(row):
+                ids[r, c, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+                mask[r, c, : len(tokens)] = True
+        return ids.to(self.decoder.device), mask.to(self.decoder.device)

@@ -1,0 +1,144 @@
+"""Per-query records: one row for every answered query, the one product that all metrics and figures are made from.
+
+- The schema is one table (`COLUMNS`); reading, writing and construction all check against it.
+- A null is "not a sample": a query to be refused has no fact verdict, a query outside the format experiments no
+  format verdict. No measure counts a null.
+- Files are parquet, written whole, rows in a canonical order, so a file does not depend on the order of answering.
+- Further columns are kept as they are: a method may record more about itself.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gnm.errors import DataError
+from gnm.files import atomic_path
+
+QUERY_TYPES = ("paraphrase", "true_output_neighbor", "future_paraphrase")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its pandas dtype, whether it may be null, and what it says."""
+
+    dtype: str
+    nullable: bool
+    meaning: str
+
+
+COLUMNS: dict[str, Column] = {
+    "sequence": Column("int64", False, "index of the sequence in the evaluation"),
+    "q": Column("int64", False, "index, within the sequence, of the document that the query belongs to"),
+    "t": Column("int64", False, "index of the last document written when the query was answered"),
+    "fact_id": Column("int64", False, "the fact that the query is about (CounterFact's case_id)"),
+    "type": Column("str", False, "paraphrase, true_output_neighbor or future_paraphrase"),
+    "subcategory": Column("str", False, "subcategory of the fact"),
+    "learn": Column("bool", False, "the instruction targets this fact for learning"),
+    "refuse": Column("bool", False, "the instruction targets this fact for refusal"),
+    "should_refuse": Column("bool", False, "the right answer is a refusal"),
+    "neighbor_of_should_refuse": Column("bool", False, "a neighbour of a fact that must be refused"),
+    "composition": Column("bool", False, "the query's document carries a composed target"),
+    "unlearning": Column("bool", False, "t is the appended document with the learned facts turned round"),
+    "input": Column("str", False, "the query"),
+    "target_output": Column("str", False, "the expected answer"),
+    "non_target_output": Column("str", False, "the object that the expected one is weighed against"),
+    "generated": Column("str", False, "the answer that was generated"),
+    "logit_target": Column("float64", True, "logit of the expected object's first token at the first content token"),
+    "logit_non_target": Column("float64", True, "the same for the other object"),
+    "fact_correct": Column("boolean", True, "logit_target > logit_non_target; null where a refusal is expected"),
+    "generated_correct": Column("boolean", True, "the generated answer contains the expected object"),
+    "nll": Column("float64", False, "sum of -log p over the expected answer's tokens, nats"),
+    "num_answer_tokens": Column("int64", False, "how many tokens that sum has"),
+    "flops_per_token": Column("float64", True, "floating-point operations of answering this query"),
+    "format_expected": Column("str", True, "format in force, such as json_text; null when there is none"),
+    "format_correct": Column("boolean", True, "the recognised format is the expected one (none where none is)"),
+    "format_age": Column("Int64", True, "documents written since the format document; null when none is in force"),
+    "refused": Column("boolean", True, "the answer is a refusal; null where refusals are not looked at"),
+}
+
+_ORDER = ["sequence", "t", "q", "fact_id", "type", "input", "target_output", "generated"]
+
+
+def records_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Build a checked frame from one mapping a query.
+
+    A nullable column that a row leaves out is null. Raises DataError as `validate_records` does.
+    """
+    rows = list(rows)
+    frame = pd.DataFrame(rows, columns=None if rows else list(COLUMNS))
+    for name, column in COLUMNS.items():
+        if name not in frame and column.nullable:
+            frame[name] = None
+    return validate_records(frame, where="records")
+
+
+def validate_records(records: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return a copy of `records` with every column in its dtype; `where` names the source in messages.
+
+    Raises DataError for missing columns, values that do not fit the dtype, nulls where none may be, unknown query
+    types, negative indices, a fact verdict that is missing though no refusal is expected, and a format age that is
+    not given exactly where a format is expected.
+    """
+    if missing := [name for name in COLUMNS if name not in records]:
+        raise DataError(f"{where}: columns are missing: {', '.join(missing)}; evaluate again to make the file anew")
+    checked = {}
+    for name, column in COLUMNS.items():
+        nulls = records[name].isna()
+        if nulls.any() and not column.nullable:
+            raise DataError(f"{where}: column {name!r} is null in {nulls.sum()} rows, first in row {_first(nulls)}")
+        checked[name] = _cast(records[name], column, name, where)
+    others = records[[name for name in records if name not in COLUMNS]]
+    frame = pd.concat([pd.DataFrame(checked), others], axis=1)
+    _refuse(~frame["type"].isin(QUERY_TYPES), where, f"'type' must be one of {', '.join(QUERY_TYPES)}")
+    for name in ("sequence", "q", "t", "num_answer_tokens"):
+        _refuse(frame[name] < 0, where, f"{name!r} must not be negative")
+    _refuse((frame["format_age"] < 0).fillna(False), where, "'format_age' must not be negative")
+    _refuse(frame["fact_correct"].isna() & ~frame["should_refuse"], where,
+            "'fact_correct' may be null only where a refusal is expected")
+    _refuse(frame["format_age"].isna() != frame["format_expected"].isna(), where,
+            "'format_age' and 'format_expected' must be given together")
+    return frame
+
+
+def write_records(path: str | Path, records: pd.DataFrame) -> None:
+    """Check `records`, sort them canonically and write parquet, whole or not at all. Raises DataError."""
+    checked = validate_records(records, where=str(path))
+    with atomic_path(path) as temporary:
+        checked.sort_values(_ORDER, kind="stable", ignore_index=True).to_parquet(temporary, index=False)
+
+
+def read_records(path: str | Path) -> pd.DataFrame:
+    """Read and check a records file. Raises DataError when it is absent, not parquet, or not of this schema."""
+    if not Path(path).is_file():
+        raise DataError(f"no records at {path}; evaluate with this results folder first")
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a readable parquet file ({error}); evaluate again to replace it") from error
+    return validate_records(frame, where=str(path))
+
+
+def _cast(values: pd.Series, column: Column, name: str, where: str) -> pd.Series:
+    kind = "boolean" if column.dtype == "bool" else column.dtype
+    try:
+        if column.dtype == "str":
+            present = values.dropna()
+            wrong = ~present.map(lambda value: isinstance(value, str)).astype(bool)
+            if wrong.any():
+                raise TypeError(f"{present[wrong].iloc[0]!r} is not text")
+        return values.astype(kind).astype(column.dtype)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: column {name!r} does not fit {column.dtype} ({error})") from error
+
+
+def _refuse(wrong: pd.Series, where: str, rule: str) -> None:
+    wrong = wrong.astype(bool)
+    if wrong.any():
+        raise DataError(f"{where}: {rule}; {wrong.sum()} rows break this, first row {_first(wrong)}")
+
+
+def _first(mask: pd.Series) -> int:
+    return int(mask.to_numpy().argmax())

@@ -1,0 +1,100 @@
+"""Figures show what the frame says, in each method's own colour, and touch no global Matplotlib state."""
+
+import subprocess
+import sys
+
+import matplotlib
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+from gnm.analysis.figures import merit_bars, overview, retention_lines
+from gnm.analysis.style import METHODS, in_order, method_style, save_figure
+from gnm.errors import DataError
+
+FIGURES = ("score", "accuracy", "specificity", "selectivity")
+
+
+def merit(methods=("no_memory", "gnm"), interval=True):
+    rows = [{"method": method, "metric": metric, "age": age, "value": 0.3 + 0.1 * place, "sequences": 12,
+             "low": 0.2 if interval else float("nan"), "high": 0.9 if interval else float("nan")}
+            for place, method in enumerate(methods)
+            for metric, age in [(name, None) for name in FIGURES] + [("retention", age) for age in range(4)]]
+    return pd.DataFrame(rows).astype({"age": "Int64"})
+
+
+def test_bars_have_the_methods_lengths_colours_and_whiskers():
+    panels = merit_bars(merit(), "A title").axes
+    assert [axes.get_title() for axes in panels] == ["Score, %", "Accuracy, %", "Specificity, %", "Selectivity, %"]
+    for axes in panels:
+        assert [bar.get_width() for bar in axes.patches] == pytest.approx([40, 30])
+        assert [to_hex(bar.get_edgecolor()).upper() for bar in axes.patches] == [METHODS["gnm"].color,
+                                                                                METHODS["no_memory"].color]
+        ends = [path.vertices[:, 0].tolist() for bars in axes.containers if hasattr(bars, "has_xerr")
+                for path in bars.lines[2][0].get_paths()]
+        assert ends == [pytest.approx([20, 90])] * 2
+    labels = [text.get_text() for text in panels[0].get_yticklabels()]
+    assert labels == ["GNM", "No memory"]
+
+
+def test_lines_have_the_methods_markers_and_values():
+    axes = retention_lines(merit(), "A title").axes[0]
+    assert [line.get_label() for line in axes.lines] == ["GNM", "No memory"]
+    assert [line.get_marker() for line in axes.lines] == [METHODS["gnm"].marker, METHODS["no_memory"].marker]
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx([40] * 4)
+    assert len(axes.collections) == 2
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["GNM", "No memory"]
+
+
+def test_variants_of_one_method_differ_in_the_dashes():
+    lines = retention_lines(merit(["gnm (a)", "gnm (b)", "no_memory"]), "A title").axes[0].lines
+    assert [line.get_label() for line in lines] == ["GNM, a", "GNM, b", "No memory"]
+    assert lines[0].get_color() == lines[1].get_color()
+    assert lines[0].get_linestyle() != lines[1].get_linestyle()
+
+
+def test_single_documents_are_shown_without_ages():
+    frame = merit()
+    assert len(overview(frame, "A title").axes) == 5
+    assert len(overview(frame[frame["age"].isna() | (frame["age"] == 0)], "A title").axes) == 4
+
+
+def test_without_intervals_nothing_is_drawn_for_them():
+    figure = overview(merit(interval=False), "A title")
+    assert all(not axes.collections for axes in figure.axes)
+    assert figure.get_supxlabel() == ""
+    assert "12 sequences" in overview(merit(), "A title").get_supxlabel()
+
+
+def test_a_method_without_a_figure_leaves_its_row_empty():
+    frame = merit()
+    frame = frame[(frame["method"] != "gnm") | (frame["metric"] != "score")]
+    score, accuracy = merit_bars(frame, "A title").axes[:2]
+    assert (len(score.patches), len(accuracy.patches)) == (1, 2)
+    with pytest.raises(DataError, match="nothing to draw for refusal_f1"):
+        merit_bars(frame, "A title", ["score", "refusal_f1"])
+
+
+def test_saving_writes_both_files_whole_and_the_same_each_time(tmp_path):
+    first = save_figure(overview(merit(METHODS), "All methods"), tmp_path / "plots" / "a.png")
+    second = save_figure(overview(merit(METHODS), "All methods"), tmp_path / "plots" / "b")
+    assert [path.name for path in first] == ["a.png", "a.svg"]
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["a.png", "a.svg", "b.png", "b.svg"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert "In-context FT (instruction first)" in first[1].read_text()
+
+
+def test_every_method_can_be_told_apart():
+    assert len({(shown.color, shown.marker) for shown in METHODS.values()}) == len(METHODS)
+    assert len({shown.marker for shown in METHODS.values()}) == len(METHODS)
+    assert in_order(["zeta", "dummy", "gnm (val_id)", "gnm", "gnm"]) == ["gnm", "gnm (val_id)", "dummy", "zeta"]
+    assert method_style("gnm (val_id)").color == METHODS["gnm"].color
+    assert method_style("zeta").name == "zeta"
+
+
+def test_drawing_changes_no_global_state(tmp_path):
+    before = dict(matplotlib.rcParams)
+    save_figure(overview(merit(), "A title"), tmp_path / "a")
+    assert dict(matplotlib.rcParams) == before
+    program = "import sys, gnm.analysis.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,48 @@
+import json
+
+import pytest
+
+from gnm.data.formats import FAMILIES, FORMATS, KEYS, apply_format, check_format, format_names
+from gnm.data.types import Query
+from gnm.errors import ConfigError
+
+
+@pytest.fixture
+def golden(shared):
+    return json.loads((shared / "golden/text/format_application.json").read_text())
+
+
+def test_the_sixty_names_are_the_golden_ones(golden):
+    assert list(FORMATS) == [name for names in golden["format_names"].values() for name in names]
+    assert len(FORMATS) == len(FAMILIES) * len(KEYS) == 60
+
+
+def test_wrapping_equals_every_golden_case(golden):
+    assert len(golden["apply"]) == 122
+    for case in golden["apply"]:
+        assert apply_format(case["text"], case["format"]) == case["result"], case["format"]
+
+
+def test_unknown_names_are_errors_as_in_the_golden_cases(golden):
+    for case in golden["unknown_formats"]:
+        with pytest.raises(ConfigError):
+            apply_format("Paris", case["format"])
+
+
+def test_an_unknown_name_gets_the_nearest_known_one():
+    with pytest.raises(ConfigError, match="'jsn_text'.*'json_text'"):
+        check_format("jsn_text")
+
+
+def test_names_of_some_families_and_keys():
+    assert format_names(["xml", "csv"], iter(["text", "data"])) == ("xml_text", "xml_data", "csv_text", "csv_data")
+
+
+def test_a_query_wraps_both_of_its_outputs_as_in_the_golden_pairs(golden):
+    for case in golden["update_pairs"]:
+        for before, after in zip(case["input_pairs"], case["output_pairs"], strict=True):
+            outputs = before["target_output"], before["non_target_output"]
+            query = Query("", "", "", "", "", "", 0, *outputs, False, False, False, False, case["format"])
+            assert query.formatted_target == after["target_output"]
+            assert query.formatted_non_target == after["non_target_output"]
+            assert query.target_output == after["target_output_no_format"]

@@ -1,0 +1,153 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from made_up_facts import make_facts, make_record
+
+from gnm.config import load_params
+from gnm.data.documents import read_documents
+from gnm.data.pipelines import CategoriseParams, DocumentsParams, main
+from gnm.data.taxonomy import load_taxonomy
+
+TAXONOMY = load_taxonomy()
+STAGES = {
+    "categorise": ("generate_categorized_counterfact_data_from_mapping", CategoriseParams),
+    "documents": ("generate_documents", DocumentsParams),
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A project's layout with CounterFact of made-up facts, and the first stage's folder as working directory."""
+    records = [
+        make_record(
+            case_id=fact.fact_id,
+            requested_rewrite={
+                "prompt": fact.prompt,
+                "subject": fact.subject,
+                "target_new": {"str": f" {fact.false}"},
+                "target_true": {"str": f" {fact.true}"},
+            },
+            paraphrase_prompts=list(fact.paraphrases),
+        )
+        for fact in make_facts(20)
+    ]
+    (tmp_path / "counterfact.json").write_text(json.dumps(records))
+    for folder, _ in STAGES.values():
+        (tmp_path / "data_pipelines" / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "data_pipelines" / STAGES["categorise"][0])
+    return tmp_path
+
+
+def run(project: Path, stage: str, *overrides: str) -> None:
+    main([stage, "--params", str(project / "data_pipelines" / STAGES[stage][0] / "params.yaml"), *overrides])
+
+
+def make_facts_files(project: Path) -> None:
+    run(project, "categorise", "source=../../counterfact.json")
+
+
+def test_both_stages_write_the_data_sets_layout(project, place, capsys):
+    make_facts_files(project)
+    run(project, "documents")
+    report = json.loads((place / "data/counterfact_categorized/report.json").read_text())
+    assert report["source"] == "../../counterfact.json" and report["revision"] is None
+    assert report["facts"] == {"train": 216, "test": 104} and report["moved_from_train_to_test"] == 72
+    folder = place / "data/counterfact_gnm/data"
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.json")) == [
+        *(f"test/test_unseen_categories_{number}.json" for number in range(3)),
+        *(f"train/train_{number}.json" for number in range(5)),
+        "val/test_seen_categories.json",
+    ]
+    train = read_documents(folder / "train")
+    assert {group for document in train for group in document.subcategories} == set(TAXONOMY.seen)
+    for number in range(3):
+        test = read_documents(folder / f"test/test_unseen_categories_{number}.json")
+        assert {document.groupings[0] for document in test} <= set(TAXONOMY.unseen)
+    val = read_documents(folder / "val")
+    assert {group for document in val for group in document.subcategories} == set(TAXONOMY.seen)
+    trained = {fact_id for document in train for fact_id in document.fact_ids}
+    assert not trained & {fact_id for document in val for fact_id in document.fact_ids}
+    assert "72 moved to test" in capsys.readouterr().out
+
+
+def test_a_file_does_not_change_with_the_number_of_others(project, place):
+    make_facts_files(project)
+    run(project, "documents")
+    file = place / "data/counterfact_gnm/data/train/train_1.json"
+    before = file.read_text()
+    assert before != (file.parent / "train_0.json").read_text()
+    run(project, "documents", "train_files=2")
+    assert file.read_text() == before
+    assert not (file.parent / "train_4.json").exists()
+    run(project, "documents", "train_files=2", "seed=1")
+    assert file.read_text() != before
+
+
+def test_counts_are_kept(project, place):
+    make_facts_files(project)
+    run(project, "documents", "train_documents_per_file=4", "val_documents=2", "test_documents_per_file=3")
+    folder = place / "data/counterfact_gnm/data"
+    assert [len(read_documents(folder / name)) for name in ("train", "val", "test")] == [20, 2, 9]
+
+
+def test_the_embedded_facts_are_a_source(project, place):
+    run(project, "categorise", "source=embedded")
+    run(project, "documents")
+    report = json.loads((place / "data/counterfact_categorized/report.json").read_text())
+    assert report["dropped"] == 0 and report["revision"] is None
+    assert len(read_documents(place / "data/counterfact_gnm/data/train/train_0.json")) > 20
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "message"),
+    [
+        ("categorise", ["source=../../nowhere"], "does not exist"),
+        ("categorise", ["sorce=x"], "did you mean 'source'"),
+        ("categorise", ["source=../../counterfact.json", "output=../.."], "would delete"),
+        ("categorise", ["source=../../counterfact.json", "output=../../counterfact.json"], "is a file"),
+        ("documents", [], "train.json"),
+        ("documents", ["min_subcategories=1"], "min_subcategories"),
+    ],
+)
+def test_what_cannot_work_ends_with_one_sentence(project, place, stage, overrides, message):
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        run(project, stage, *overrides)
+    assert (place / "counterfact.json").exists()
+
+
+def test_a_failed_stage_leaves_the_former_result(project, place):
+    make_facts_files(project)
+    run(project, "documents", "train_files=1")
+    folder = place / "data/counterfact_gnm/data"
+    with pytest.raises(SystemExit, match="val/test_seen_categories.json: .*900"):
+        run(project, "documents", "train_files=2", "val_documents=900")
+    assert [path.name for path in (folder / "train").iterdir()] == ["train_0.json"]
+    assert {path.name for path in folder.parent.iterdir()} == {"data"}
+
+
+def test_train_facts_of_held_out_groups_are_refused(project, place):
+    make_facts_files(project)
+    folder = place / "data/counterfact_categorized"
+    (folder / "train.json").write_text((folder / "test.json").read_text())
+    with pytest.raises(SystemExit, match="held-out groups"):
+        run(project, "documents")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_shipped_settings_and_stages_fit_together(project, stage):
+    name, schema = STAGES[stage]
+    folder = project / "data_pipelines" / name
+    params = load_params(folder / "params.yaml", schema)
+    described = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"][stage]
+    assert described["params"] == list(schema.model_fields)
+    assert described["cmd"] == f"python -m gnm.data.pipelines {stage} --params params.yaml"
+    assert described["outs"] == [str(params.output)]
+    missing = [dep for dep in described["deps"] if "../src/" in dep and not (folder / dep).exists()]
+    assert not missing
+    assert stage == "categorise" or str(params.facts) in described["deps"]
+    text = (folder / "params.yaml").read_text().splitlines()
+    for key in schema.model_fields:
+        (line,) = [number for number, line in enumerate(text) if line.startswith(f"{key}:")]
+        assert text[line - 1].startswith("# "), f"{key} has no comment"

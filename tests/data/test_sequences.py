@@ -1,0 +1,446 @@
+import json
+import random
+from collections import Counter
+
+import pytest
+from made_up_facts import make_facts
+
+from gnm.config import load_params, validate
+from gnm.data.documents import from_record, make_documents, turn_round
+from gnm.data.formats import FORMATS
+from gnm.data.instructions import instruction_for
+from gnm.data.sampling import Sampling
+from gnm.data.sequences import (
+    SequenceSettings,
+    asked,
+    draw_sequence,
+    evaluation_sequences,
+    format_in_force,
+    make_step,
+    turned_step,
+)
+from gnm.data.taxonomy import load_taxonomy
+from gnm.data.types import PARAPHRASE, Query, Sequence
+from gnm.errors import ConfigError, DataError
+
+TAXONOMY = load_taxonomy()
+SAMPLING = {
+    "num_paraphrase_from_facts_to_learn": 3,
+    "num_true_output_neighbor_from_facts_to_learn": 2,
+    "num_paraphrase_from_facts_to_refuse": 2,
+    "num_true_output_neighbor_from_facts_to_refuse": 2,
+    "num_paraphrase_from_other_facts": 2,
+    "num_true_output_neighbor_from_other_facts": 1,
+    "max_total_io_pairs_per_sample": 100,
+    "num_in_future_to_pull_back_future_paraphrase": 4,
+}
+FACTS = make_facts(12)
+SEEN = make_documents([fact for fact in FACTS if fact.subcategory in TAXONOMY.seen], random.Random(0), TAXONOMY.seen)
+MIXED = make_documents(FACTS, random.Random(0), TAXONOMY.unseen)
+ALL_TYPES = ["fact_categories", "fact_subcategories", "formats", "refusal_subcategories", "refusal_categories"]
+
+
+def settings(**changes) -> SequenceSettings:
+    given = {
+        "target_types": ["fact_categories", "fact_subcategories"],
+        "groups": "seen",
+        "sequence_length": 3,
+        "unlearning": False,
+        "split": "train",
+        "sampling": SAMPLING | changes.pop("sampling", {}),
+    }
+    return SequenceSettings.model_validate(given | changes)
+
+
+def formatted(**changes) -> SequenceSettings:
+    return settings(**{"target_types": ALL_TYPES, "eligible_formats": ["json_text", "csv_data", "toml_body"]} | changes)
+
+
+# ---------------------------------------------------------------- golden sequences
+
+# The appended documents whose text differs from the published one, and why.
+PUBLISHED_DEFECTS = {
+    "fact_id_one_first": ("* Ostrin Lake lies in Peru\n", "once fact 1 was swapped no later text was"),
+    "swap_touches_another_fact": ("* Pell Castle can be found in South Africa\n", "the word was swapped everywhere"),
+    "answer_word_inside_subject": ("* Rome Tram was built in Milan\n", "the subject was swapped too"),
+    "false_output_inside_true_output": ("* Vento R is assembled by Audi Sport\n", "swapped once a query, so twice"),
+    "refusal_target": ("* Jo Larkin performs on the piano\n", "a learned fact that was not sampled stayed"),
+}
+
+
+def golden_cases(shared):
+    documents = json.loads((shared / "golden/data/documents.json").read_text())
+    documents = [from_record(record, "golden") for record in documents]
+    for case in json.loads((shared / "golden/data/sequences.json").read_text()):
+        counts = {key: value for key, value in case["sampling"].items() if key in Sampling.model_fields}
+        given = settings(
+            target_types=case["eligible_target_types"], groups="all", sequence_length=case["sequence_length"],
+            unlearning=case["unlearning"], split=case["train_or_test"], sampling=counts, eligible_formats=["xml_text"],
+        )  # fmt: skip
+        for row in range(len(case["documents"][0])):
+            length = case["sequence_length"]
+            used = [documents[i] for i in case["document_indices"][row * length : (row + 1) * length]]
+            steps = []
+            for place, metadata in enumerate(case["metadata"][:length]):
+                target, kind, form = (
+                    metadata[row][key] for key in ("target_to_learn", "target_type_to_learn", "format_in_doc")
+                )
+                steps.append(make_step(used[place], target, kind, form, given, random.Random(0)))
+            if case["unlearning"]:
+                steps.append(turned_step(steps[0], used[0]))
+            texts = [texts[row] for texts in case["documents"]]
+            pairs = [pairs[row] for pairs in case["input_output_pairs"]]
+            yield case, given, used, tuple(steps), texts, pairs
+
+
+def as_golden(query: Query) -> dict:
+    """A query with the fields of a golden pair; its outputs are bare."""
+    fields = {
+        name: getattr(query, name)
+        for name in ("input", "true_output", "false_output", "category", "subcategory", "type", "fact_id",
+                     "fact_id_targeted_for_fact_learning", "fact_id_targeted_for_refusal_learning", "should_refuse",
+                     "target_output", "non_target_output")
+    }  # fmt: skip
+    if query.type == "true_output_neighbor":
+        fields["neighbor_of_should_refuse"] = query.neighbor_of_should_refuse
+    return fields
+
+
+def bare(pair: dict) -> dict:
+    kept = {key: value.strip() if key.endswith("output") else value for key, value in pair.items()}
+    kept.pop("origin_seq_idx", None)
+    return kept
+
+
+def test_golden_texts_but_for_published_defects(shared):
+    differing = {}
+    for case, _, _, steps, texts, _ in golden_cases(shared):
+        for place, (step, text) in enumerate(zip(steps, texts, strict=True)):
+            if step.document != text:
+                assert place == case["sequence_length"], "only appended documents may differ"
+                differing[case["name"]] = step.document
+    assert differing.keys() == PUBLISHED_DEFECTS.keys()
+    for name, (line, _) in PUBLISHED_DEFECTS.items():
+        assert line in differing[name]
+
+
+def test_golden_queries_of_evaluation(shared):
+    checked = 0
+    for case, _, _, steps, _, pairs in golden_cases(shared):
+        if case["train_or_test"] == "test":
+            for step, expected in zip(steps, pairs, strict=True):
+                assert [as_golden(query) for query in step.queries] == [bare(pair) for pair in expected], case["name"]
+                checked += 1
+    assert checked == 33
+
+
+def test_golden_queries_of_training(shared):
+    """Which queries are drawn is random; their answers, their numbers by kind and the pulled-back ones are not."""
+    cases = 0
+    for case, given, used, steps, _, pairs in golden_cases(shared):
+        if case["train_or_test"] != "train":
+            continue
+        cases += 1
+        own_pairs = [[bare(pair) for pair in step if pair["type"] != "future_paraphrase"] for step in pairs]
+        drawn = []
+        for place, (step, own) in enumerate(zip(steps, own_pairs, strict=True)):
+            document = used[place % case["sequence_length"]]
+            whole = make_step(document, step.target, step.target_type, None, wide(given), random.Random(0))
+            whole = turned_step(whole, document) if place == case["sequence_length"] else whole
+            known = {(query.input, query.type): query for query in whole.queries}
+            drawn.append(tuple(known[pair["input"], pair["type"]] for pair in own))
+            assert [as_golden(query) for query in drawn[-1]] == own
+            assert Counter(map(kind, drawn[-1])) == Counter(map(kind, step.queries))
+        # The published code also asks the pulled-back queries after the appended document, where they are no
+        # longer in the future; ours does not.
+        steps = tuple(replace_queries(step, queries) for step, queries in zip(steps, drawn, strict=True))
+        sequence = Sequence(steps, case["unlearning"])
+        for t in range(case["sequence_length"]):
+            future = [pair for pair in pairs[t] if pair["type"] == "future_paraphrase"]
+            ours = [
+                query for _, query in asked(sequence, t, given, random.Random(0)) if query.type == "future_paraphrase"
+            ]
+            outputs = {
+                (pair["input"], pair["target_output"].strip(), pair["non_target_output"].strip()) for pair in future
+            }
+            assert {(query.input, query.target_output, query.non_target_output) for query in ours} == outputs
+            assert len(ours) == len(future)
+    assert cases == 2
+
+
+def wide(given: SequenceSettings) -> SequenceSettings:
+    return given.model_copy(update={"sampling": Sampling(**dict.fromkeys(SAMPLING, 99)), "split": "test"})
+
+
+def kind(query: Query) -> tuple:
+    return query.type, query.learn, query.refuse
+
+
+def replace_queries(step, queries):
+    return type(step)(step.document, step.instruction, step.target, step.target_type, step.format, queries)
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def test_a_sequence_is_a_function_of_its_arguments():
+    given = formatted(unlearning=True)
+    random.seed(1)
+    first = [draw_sequence(SEEN, given, 3, index) for index in range(5)]
+    random.seed(2)
+    assert [draw_sequence(SEEN, given, 3, index) for index in reversed(range(5))] == first[::-1]
+    assert len({sequence.steps[0] for sequence in first}) > 3
+    assert draw_sequence(SEEN, given, 4, 0) != first[0]
+
+
+def test_documents_of_a_sequence_share_no_fact():
+    twice = SEEN + make_documents(
+        [fact for fact in FACTS if fact.subcategory in TAXONOMY.seen], random.Random(9), TAXONOMY.seen
+    )
+    for index in range(60):
+        steps = draw_sequence(twice, settings(sequence_length=5), 0, index).steps
+        facts = [{query.fact_id for query in step.queries} for step in steps]
+        assert len(set.union(*facts)) == sum(map(len, facts))
+
+
+def test_lengths_are_drawn_from_the_whole_range():
+    lengths = Counter(
+        len(draw_sequence(SEEN, settings(sequence_length=[1, 4]), 0, index).steps) for index in range(120)
+    )
+    assert lengths.keys() == {1, 2, 3, 4}
+
+
+def test_every_fact_target_has_something_to_learn():
+    for documents, groups in ((SEEN, "seen"), (MIXED, "unseen"), (MIXED, "all"), (MIXED, "seen")):
+        for index in range(60):
+            for step in draw_sequence(documents, settings(groups=groups), 0, index).steps:
+                learned = {query.subcategory for query in step.queries if query.learn}
+                assert learned
+                if groups != "all":
+                    assert learned <= set(getattr(TAXONOMY, groups))
+
+
+def test_all_targets_of_a_document_come_up():
+    targets = {
+        step.target for index in range(200) for step in draw_sequence(SEEN, settings(sequence_length=1), 0, index).steps
+    }
+    assert targets == {*TAXONOMY.categories, *TAXONOMY.seen, "all"}
+
+
+def test_training_and_evaluation_use_different_phrasings():
+    for split in ("train", "test"):
+        for index in range(20):
+            for step in draw_sequence(SEEN, settings(split=split), 0, index).steps:
+                assert (step.instruction == instruction_for(step.target, "test")) == (split == "test")
+
+
+def test_one_document_sets_the_format_at_any_place_and_all_are_wrapped():
+    places = Counter()
+    for index in range(150):
+        steps = draw_sequence(SEEN, formatted(), 0, index).steps
+        setting = [place for place, step in enumerate(steps) if step.target == "format"]
+        assert len(setting) == 1
+        places[setting[0]] += 1
+        for step in steps:
+            assert step.format in ("json_text", "csv_data", "toml_body")
+            assert step.document.startswith({"j": "{'text':'", "c": "data,", "t": "[body]\n"}[step.format[0]])
+    assert places.keys() == {0, 1, 2} and min(places.values()) > 30
+
+
+def test_compositions_with_a_format_may_take_its_place():
+    given = formatted(target_types=["fact_subcategories", "formats", "fact_format_compositions"])
+    kinds = Counter(step.target_type for i in range(60) for step in draw_sequence(SEEN, given, 0, i).steps)
+    assert kinds["formats"] + kinds["fact_format_compositions"] == 60
+    assert min(kinds["formats"], kinds["fact_format_compositions"]) > 10
+
+
+def test_formats_alone_make_every_document_a_format_document():
+    steps = draw_sequence(SEEN, formatted(target_types=["formats"]), 0, 0).steps
+    assert [step.target for step in steps] == ["format"] * 3
+
+
+def test_without_formats_nothing_is_wrapped():
+    given = settings(eligible_formats=list(FORMATS))
+    assert all(step.format is None for step in draw_sequence(SEEN, given, 0, 0).steps)
+
+
+def test_fact_refusal_compositions_have_both_groups():
+    given = settings(target_types=["fact_refusal_compositions"], sequence_length=1)
+    for index in range(30):
+        (step,) = draw_sequence(SEEN, given, 0, index).steps
+        assert any(query.learn for query in step.queries) and any(query.should_refuse for query in step.queries)
+
+
+def test_too_few_documents_are_an_error():
+    with pytest.raises(DataError, match="only 2 of 3 documents.*'seen'"):
+        draw_sequence(SEEN[:2], settings(), 0, 0)
+    with pytest.raises(DataError, match="only 0 of 3 documents.*'unseen'"):
+        draw_sequence(SEEN, settings(groups="unseen"), 0, 0)
+    with pytest.raises(DataError, match="sampling counts"):
+        draw_sequence(SEEN, settings(sampling=dict.fromkeys(list(SAMPLING)[:6], 0)), 0, 0)
+    with pytest.raises(DataError, match="only 0 of 3"):
+        evaluation_sequences([], settings(), 1, 0)
+
+
+def test_evaluation_uses_documents_again_only_when_none_is_left():
+    given = settings(split="test", sequence_length=4)
+    per_round = len(SEEN) // 4
+    sequences = evaluation_sequences(SEEN, given, per_round + 2, 0)
+    texts = [step.document for sequence in sequences[:per_round] for step in sequence.steps]
+    assert len(set(texts)) == len(texts) == 4 * per_round
+    assert len(sequences) == per_round + 2
+    assert {step.document for step in sequences[-1].steps} <= {document.text for document in SEEN}
+    assert evaluation_sequences(SEEN, given, 3, 0) == sequences[:3]
+    assert evaluation_sequences(SEEN, given, 3, 1) != sequences[:3]
+
+
+# ---------------------------------------------------------------- unlearning
+
+
+def test_unlearning_appends_the_first_document_turned_round():
+    turned = 0
+    for index in range(30):
+        *steps, last = draw_sequence(SEEN, formatted(unlearning=True), 0, index).steps
+        first = steps[0]
+        assert len(steps) == 3
+        same = ("instruction", "target", "target_type", "format")
+        assert all(getattr(last, name) == getattr(first, name) for name in same)
+        for before, after in zip(first.queries, last.queries, strict=True):
+            if before.learn and before.type == PARAPHRASE:
+                assert (before.target_output, after.target_output) == (before.false_output, before.true_output)
+                assert after.non_target_output == before.false_output
+                turned += 1
+            else:
+                assert after == before
+        assert (last.document != first.document) == any(query.learn for query in first.queries)
+    assert turned > 20
+
+
+def test_facts_that_no_query_asks_about_are_turned_too():
+    document = SEEN[0]
+    given = settings(
+        split="test", sampling=dict.fromkeys(list(SAMPLING)[:6], 0) | {"num_paraphrase_from_facts_to_learn": 1}
+    )
+    step = make_step(document, "all", "fact_categories", None, given, random.Random(0))
+    assert len(step.queries) == 1
+    assert turned_step(step, document).document == turn_round(document, document.fact_ids)
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+def test_evaluation_asks_every_query_of_the_documents_so_far():
+    sequence = draw_sequence(SEEN, settings(split="test"), 0, 0)
+    for t in range(3):
+        expected = [(q, query) for q in range(t + 1) for query in sequence.steps[q].queries]
+        assert asked(sequence, t, settings(split="test")) == expected
+
+
+def test_the_appended_document_asks_in_place_of_the_first():
+    sequence = draw_sequence(SEEN, settings(unlearning=True, split="test"), 0, 0)
+    assert {q for q, _ in asked(sequence, 2, settings(split="test"))} == {0, 1, 2}
+    assert {q for q, _ in asked(sequence, 3, settings(split="test"))} == {1, 2, 3}
+    assert {q for q, _ in asked(sequence, 3, settings(), random.Random(0))} == {1, 2, 3}
+
+
+def test_training_asks_earlier_ones_again_and_later_ones_ahead():
+    sequence = draw_sequence(SEEN, settings(unlearning=True), 0, 0)
+    questions = asked(
+        sequence, 0, settings(sampling={"num_in_future_to_pull_back_future_paraphrase": 1}), random.Random(0)
+    )
+    own = [query for q, query in questions if q == 0]
+    ahead = [query for q, query in questions if q == 1]
+    assert len(own) + len(ahead) == len(questions)
+    assert Counter(own) == Counter(sequence.steps[0].queries)
+    learned = [query for query in sequence.steps[1].queries if query.learn and query.type == PARAPHRASE]
+    assert Counter(query.input for query in ahead) == Counter(query.input for query in learned) and ahead
+    for query in ahead:
+        assert query.type == "future_paraphrase" and not query.should_refuse
+        assert (query.target_output, query.non_target_output) == (query.true_output, query.false_output)
+    later = asked(sequence, 2, settings(), random.Random(0))
+    assert {q for q, _ in later} == {0, 1, 2} and all(query.type != "future_paraphrase" for _, query in later)
+
+
+def test_a_refused_fact_asked_ahead_is_not_refused_yet():
+    given = settings(target_types=["refusal_subcategories"])
+    questions = asked(draw_sequence(SEEN, given, 0, 0), 0, given, random.Random(0))
+    refused = [query for q, query in questions if q > 0 and query.refuse]
+    assert refused
+    for query in refused:
+        assert query.target_output == query.true_output and not query.should_refuse
+
+
+def test_nothing_is_asked_ahead_at_reach_zero():
+    sequence = draw_sequence(SEEN, settings(), 0, 0)
+    none = settings(sampling={"num_in_future_to_pull_back_future_paraphrase": 0})
+    assert {q for q, _ in asked(sequence, 0, none, random.Random(0))} == {0}
+
+
+def test_retention_reaches_back_as_far_as_the_counts_say():
+    given = settings(target_types=["fact_subcategories"], sequence_length=4)
+    drawn = (draw_sequence(SEEN, given, 0, index) for index in range(99))
+    sequence = next(sequence for sequence in drawn if all(step.target != "all" for step in sequence.steps))
+    limits = {"num_in_past_to_pull_forward_true_output_neighbor": 1,
+              "num_in_past_to_pull_forward_paraphrase_not_target_to_learn": 0}  # fmt: skip
+    questions = asked(sequence, 3, settings(sequence_length=4, sampling=limits), random.Random(0))
+    reached = {}
+    for q, query in questions:
+        reached.setdefault((query.type, query.learn), set()).add(q)
+    assert reached["paraphrase", True] == {0, 1, 2, 3}
+    assert min(reached["true_output_neighbor", True]) == 2
+    assert reached["paraphrase", False] == {3}
+    everything = asked(sequence, 3, settings(sequence_length=4), random.Random(0))
+    assert len(everything) == sum(len(step.queries) for step in sequence.steps)
+
+
+def test_the_order_of_training_queries_is_drawn_from_the_generator():
+    sequence = draw_sequence(SEEN, settings(), 0, 0)
+    first, again, other = (asked(sequence, 2, settings(), random.Random(seed)) for seed in (0, 0, 1))
+    assert first == again != other
+    assert Counter(first) == Counter(other)
+
+
+def test_the_format_holds_from_its_document_on_for_every_query():
+    for index in range(30):
+        sequence = draw_sequence(SEEN, formatted(unlearning=True), 0, index)
+        setter = next(place for place, step in enumerate(sequence.steps) if step.target == "format")
+        for t, _ in enumerate(sequence.steps):
+            expected = None if t < setter else sequence.steps[setter].format
+            assert format_in_force(sequence, t) == expected
+            assert {query.format for _, query in asked(sequence, t, formatted(), random.Random(0))} == {expected}
+
+
+@pytest.mark.parametrize("t", [-1, 3])
+def test_asking_about_a_document_that_is_not_there_is_an_error(t):
+    with pytest.raises(DataError, match="sequence has 3"):
+        asked(draw_sequence(SEEN, settings(), 0, 0), t, settings())
+
+
+# ---------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target_types": ["facts"]}, "target_types"),
+        ({"target_types": []}, "target_types"),
+        ({"groups": "new"}, "groups"),
+        ({"sequence_length": 0}, "sequence_length"),
+        ({"sequence_length": [3, 2]}, "first number"),
+        ({"target_types": ["formats"]}, "eligible_formats is empty"),
+        ({"eligible_formats": ["jsn_text"]}, "json_text"),
+        ({"sampling": {}}, "num_paraphrase_from_facts_to_learn"),
+        ({"sampling": SAMPLING | {"num_paraphrases": 1}}, "num_paraphrases"),
+        ({"lenght": 2}, "lenght"),
+    ],
+)
+def test_bad_settings_are_errors_that_name_the_key(changes, message):
+    given = settings().model_dump() | changes
+    with pytest.raises(ConfigError, match=message):
+        validate(given, SequenceSettings, "params.yaml")
+
+
+def test_settings_are_read_from_yaml(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(json.dumps(formatted(sequence_length=[2, 5]).model_dump()))
+    assert load_params(path, SequenceSettings) == formatted(sequence_length=[2, 5])
