@@ -1,7 +1,19 @@
-"""Made-up facts and records of every subcategory, for the tests of this folder."""
+"""Made-up facts and records of every subcategory, and settings to draw from them, for the tests of this folder."""
 
+from gnm.data.sequences import SequenceSettings
 from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import Fact
+
+SAMPLING = {
+    "num_paraphrase_from_facts_to_learn": 3,
+    "num_true_output_neighbor_from_facts_to_learn": 2,
+    "num_paraphrase_from_facts_to_refuse": 2,
+    "num_true_output_neighbor_from_facts_to_refuse": 2,
+    "num_paraphrase_from_other_facts": 2,
+    "num_true_output_neighbor_from_other_facts": 1,
+    "max_total_io_pairs_per_sample": 100,
+    "num_in_future_to_pull_back_future_paraphrase": 4,
+}
 
 
 def make_facts(per_subcategory: int) -> list[Fact]:
@@ -48,3 +60,16 @@ def make_record(**changes) -> dict:
         "generation_prompts": ["Harbour Song is"],
     }
     return record | changes
+
+
+def settings(**changes) -> SequenceSettings:
+    """Training settings of seen fact groups, three documents a sequence; `sampling` changes single counts."""
+    given = {
+        "target_types": ["fact_categories", "fact_subcategories"],
+        "groups": "seen",
+        "sequence_length": 3,
+        "unlearning": False,
+        "split": "train",
+        "sampling": SAMPLING | changes.pop("sampling", {}),
+    }
+    return SequenceSettings.model_validate(given | changes)

@@ -1,0 +1,163 @@
+"""Adapters and training checkpoints on disk.
+
+- An adapter folder is in peft's layout (`PeftModel.from_pretrained` reads it) plus `gnm.json`: the method, the
+  settings it was trained with, the backbone's digest, how it was made; and a model card, README.md.
+- A training checkpoint is an adapter plus the optimizer's state and the position in the training; folders are
+  written whole and then renamed, so a kill at any moment leaves the last one usable.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gnm.backbones import Backbone
+from gnm.errors import CheckpointError
+from gnm.files import atomic_folder, write_json, write_text
+from gnm.models.lora import LoraSettings, add_lora
+
+WEIGHTS, CONFIG, ABOUT, CARD = "adapter_model.safetensors", "adapter_config.json", "gnm.json", "README.md"
+_PEFT_PREFIX = "base_model.model."
+
+
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """The adapter's tensors (float32) under peft's names."""
+    return {
+        _PEFT_PREFIX + name.replace(".default.", "."): parameter.detach().float().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name
+    }
+
+
+def save_adapter(folder: str | Path, model: nn.Module, settings: LoraSettings, about: Mapping[str, Any]) -> None:
+    """Write the adapter of `model` to `folder`, whole or not at all; `about` becomes gnm.json and the model card."""
+    with atomic_folder(folder) as temporary:
+        _write_adapter(temporary, adapter_state(model), settings, about)
+
+
+def save_checkpoint(
+    folder: str | Path,
+    state: Mapping[str, Tensor],
+    settings: LoraSettings,
+    about: Mapping[str, Any],
+    optimizer: Mapping[str, Any],
+    progress: Mapping[str, Any],
+) -> None:
+    """Write what is needed to go on: adapter, optimizer state and `progress` (JSON: step, best loss, ...)."""
+    with atomic_folder(folder) as temporary:
+        _write_adapter(temporary, state, settings, about)
+        torch.save(optimizer, temporary / "optimizer.pt")
+        write_json(temporary / "progress.json", progress)
+
+
+def load_checkpoint(folder: str | Path, model: nn.Module, about: Mapping[str, Any]) -> tuple[dict, dict] | None:
+    """Load a training checkpoint into `model`; returns (optimizer state, progress), or None if there is none.
+
+    Raises CheckpointError if it was made with other settings than `about`, or is damaged.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return None
+    made = read_about(folder)
+    if made != json.loads(json.dumps(about)):
+        changed = sorted(key for key in {*made, *about} if made.get(key) != json.loads(json.dumps(about.get(key))))
+        raise CheckpointError(
+            f"{folder} was made with other settings ({', '.join(changed)}); delete it to start anew, "
+            "or restore the settings to go on"
+        )
+    _load_weights(folder, model)
+    try:
+        optimizer = torch.load(folder / "optimizer.pt", weights_only=True)
+        progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{folder} is damaged ({error}); delete it to start anew") from error
+    return optimizer, progress
+
+
+def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
+    """Put the adapter of `folder` into `backbone` (frozen); returns its gnm.json.
+
+    Raises CheckpointError if it is missing, damaged, or was trained on another backbone.
+    """
+    folder = Path(folder)
+    about = read_about(folder)
+    if about["backbone"]["digest"] != backbone.config_digest:
+        raise CheckpointError(
+            f"the adapter {folder} was trained on {about['backbone']['name']} "
+            f"({about['backbone']['digest']}), not on {backbone.name} ({backbone.config_digest}); "
+            "choose the backbone it was trained on"
+        )
+    for parameter in add_lora(backbone.model, LoraSettings(**about["lora"]), seed=0):
+        parameter.requires_grad_(False)
+    _load_weights(folder, backbone.model)
+    return about
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """gnm.json of an adapter folder. Raises CheckpointError if it is missing or damaged."""
+    try:
+        return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder} is no adapter of this project (no {ABOUT} in it); train one, or check the path"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{folder / ABOUT} is damaged ({error}); restore it") from error
+
+
+def _write_adapter(folder: Path, state: Mapping[str, Tensor], settings: LoraSettings, about: Mapping[str, Any]) -> None:
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        target_modules=sorted(settings.target_modules),
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=about["backbone"]["name"],
+        inference_mode=True,
+    )
+    config.save_pretrained(folder)
+    save_file(dict(state), folder / WEIGHTS, metadata={"format": "pt"})
+    write_json(folder / ABOUT, about)
+    write_text(folder / CARD, model_card(about))
+
+
+def _load_weights(folder: Path, model: nn.Module) -> None:
+    try:
+        saved = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is missing or damaged ({error}); restore it") from error
+    own = {
+        _PEFT_PREFIX + name.replace(".default.", "."): parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name
+    }
+    wrong = sorted(set(saved) ^ set(own)) + sorted(
+        name for name in set(saved) & set(own) if saved[name].shape != own[name].shape
+    )
+    if wrong:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} does not fit the backbone: {len(wrong)} tensors are missing, extra or of another "
+            f"shape, the first is {wrong[0]}"
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(saved[name])
+
+
+def model_card(about: Mapping[str, Any]) -> str:
+    """The README.md of an adapter, from what gnm.json says."""
+    made = about.get("made", {})
+    rows = "\n".join(f"| {key} | {value} |" for key, value in made.items())
+    settings = json.dumps({key: about[key] for key in about if key != "made"}, indent=2)
+    return (
+        f"---\nbase_model: {about['backbone']['name']}\nlibrary_name: peft\nlicense: mit\n---\n\n"
+        f"# {about['learner']['method']} on {about['backbone']['name']}\n\n"
+        "A LoRA adapter of Generalized Neural Memory. It was made by\n\n"
+        f"| | |\n|---|---|\n{rows}\n\nwith these settings:\n\n```json\n{settings}\n```\n"
+    )

@@ -1,0 +1,113 @@
+"""The registry of methods: a name maps to how its learner is built; optional packages load on first use.
+
+Methods by name: `gnm`, `gnm_ablation` (trained memory), `memoryllm` (untrained memory), `in_context`(`_ft`),
+`retrieval`(`_ft`), `text_notes`, `no_memory`, and `dummy` for tests. What differs between a method's trained and
+untrained form is the adapter alone.
+"""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import Field
+
+from gnm.backbones import Backbone
+from gnm.chat import ChatFormat
+from gnm.config import StrictModel
+from gnm.errors import ConfigError
+from gnm.learners.base import Answer, Cost, Learner, Question, State
+from gnm.memory.pool import PoolSettings
+from gnm.models.decoder import Decoder
+from gnm.models.memory_lm import MemoryLM, WriteSettings
+from gnm.prompts import Order
+from gnm.reader import Reader
+
+__all__ = ["Answer", "Cost", "Learner", "LearnerSettings", "Question", "State", "build_learner"]
+
+
+class LearnerSettings(StrictModel):
+    """Which method, with which adapter; blocks that a method doesn't use keep their defaults."""
+
+    method: str
+    adapter: Path | None = Field(None, description="folder of a trained adapter, None: the backbone as it is")
+    order: Order | None = Field(None, description="order of document and instruction, None: the method's own")
+    memory: PoolSettings = PoolSettings()
+    write: WriteSettings = WriteSettings()
+    retriever: str = Field("mean_embedding", pattern="^(mean_embedding|bm25)$")
+    top_k: int = Field(4, gt=0, description="pairs retrieved for a question")
+    max_note_tokens: int = Field(64, gt=0, description="length of a text note")
+
+
+def build_learner(settings: LearnerSettings, backbone: Backbone) -> Learner:
+    """The learner that `settings` name, on `backbone` (an adapter, if any, is loaded by the caller beforehand).
+
+    Raises ConfigError for an unknown method, with the nearest known name.
+    """
+    if settings.method not in _BUILDERS:
+        near = difflib.get_close_matches(settings.method, _BUILDERS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_BUILDERS)}"
+        raise ConfigError(f"unknown method {settings.method!r} ({hint})")
+    return _BUILDERS[settings.method](settings, backbone)
+
+
+def _reader(backbone: Backbone) -> Reader:
+    return Reader(Decoder(backbone.model), ChatFormat.of(backbone.tokenizer), backbone.tokenizer)
+
+
+def _memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
+    from gnm.learners.memory import MemoryLearner
+
+    reader = _reader(backbone)
+    lm = MemoryLM(
+        reader.decoder,
+        reader.chat.head,
+        settings.memory,
+        settings.write,
+        gradient_through_writing=settings.method != "gnm_ablation",
+    )
+    return MemoryLearner(lm, reader, settings.order or "instruction_first")
+
+
+def _in_context(settings: LearnerSettings, backbone: Backbone) -> Learner:
+    from gnm.learners.in_context import InContextLearner
+
+    return InContextLearner(_reader(backbone), settings.order or "document_first")
+
+
+def _retrieval(settings: LearnerSettings, backbone: Backbone) -> Learner:
+    from gnm.learners.retrieval import RetrievalLearner
+
+    order = settings.order or "document_first"
+    return RetrievalLearner(_reader(backbone), settings.retriever, settings.top_k, order)
+
+
+def _text_notes(settings: LearnerSettings, backbone: Backbone) -> Learner:
+    from gnm.learners.text_notes import TextNotesLearner
+
+    return TextNotesLearner(_reader(backbone), settings.max_note_tokens)
+
+
+def _no_memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
+    from gnm.learners.in_context import NoMemoryLearner
+
+    return NoMemoryLearner(_reader(backbone))
+
+
+def _dummy(settings: LearnerSettings, backbone: Backbone) -> Learner:
+    from gnm.learners.dummy import DummyLearner
+
+    return DummyLearner()
+
+
+_BUILDERS: dict[str, Callable[[LearnerSettings, Backbone], Learner]] = {
+    "gnm": _memory,
+    "gnm_ablation": _memory,
+    "memoryllm": _memory,
+    "in_context": _in_context,
+    "in_context_ft": _in_context,
+    "retrieval": _retrieval,
+    "retrieval_ft": _retrieval,
+    "text_notes": _text_notes,
+    "no_memory": _no_memory,
+    "dummy": _dummy,
+}

@@ -1,0 +1,137 @@
+"""Schemas of params.yaml: one for training, one for evaluation. Every key is commented in the experiments' files."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from gnm.config import StrictModel
+from gnm.data.sequences import Length, SequenceSettings, TargetType
+from gnm.data.sampling import Sampling
+from gnm.data.targets import Groups
+from gnm.learners import LearnerSettings
+from gnm.models.lora import LoraSettings
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class BackboneSettings(StrictModel):
+    """Which decoder, in which precision, where."""
+
+    name: str
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    source: str | None = None
+    device: str = "auto"
+
+
+class Distributed(StrictModel):
+    """How torchrun starts the processes; read by dvc.yaml's command."""
+
+    nproc_per_node: Positive = 1
+    cuda_visible_devices: str | None = None
+
+
+class TrainData(StrictModel):
+    """Document files."""
+
+    train: Annotated[list[Path], Field(min_length=1)]
+    validation: Path
+
+
+class TrainLoop(StrictModel):
+    """What a training step is, and how long training goes on."""
+
+    steps: Positive
+    sequences_per_step: Positive
+    sequence_length: Length | tuple[Length, Length]
+    unlearning: bool
+    through: Literal["last", "all"]
+    max_queries_per_document: Positive
+    validate_every: Positive
+    validation_sequences: Positive
+    patience: Positive
+    checkpoint_every: Positive
+
+
+class Optimisation(StrictModel):
+    """AdamW with linear warm-up and linear decay."""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class TargetSettings(StrictModel):
+    """What instructions may be about."""
+
+    target_types: Annotated[list[TargetType], Field(min_length=1)]
+    groups: Groups
+    eligible_formats: list[str] = []
+
+
+class TrainParams(StrictModel):
+    """params.yaml of a training stage (one entry of `runs` per adapter)."""
+
+    seed: int
+    backbone: BackboneSettings
+    learner: LearnerSettings
+    lora: LoraSettings
+    data: TrainData
+    targets: TargetSettings
+    sampling: Sampling
+    loop: TrainLoop
+    opt: Optimisation
+    output: Path
+    distributed: Distributed = Distributed()
+
+    @model_validator(mode="after")
+    def _trainable(self) -> "TrainParams":
+        if self.learner.adapter is not None:
+            raise ValueError("learner.adapter is the result of training; leave it out here")
+        return self
+
+    def sequences(self, split: Literal["train", "test"], length: int | None = None) -> SequenceSettings:
+        """The settings of training ("train") or validation ("test": held-out phrasing, fixed sampling) sequences."""
+        return SequenceSettings(
+            **self.targets.model_dump(),
+            sequence_length=length or self.loop.sequence_length,
+            unlearning=self.loop.unlearning,
+            split=split,
+            sampling=self.sampling,
+        )
+
+
+class EvaluationLoop(StrictModel):
+    """How many sequences of how many documents, and how answers are generated."""
+
+    sequences: Positive
+    sequence_length: Length
+    unlearning: bool
+    sequences_at_once: Positive
+    max_new_tokens: Positive
+
+
+class EvaluateParams(StrictModel):
+    """params.yaml of an evaluation: each method of `methods` is evaluated on the same sequences."""
+
+    seed: int
+    backbone: BackboneSettings
+    methods: dict[str, LearnerSettings]
+    data: Annotated[list[Path], Field(min_length=1)]
+    targets: TargetSettings
+    sampling: Sampling
+    loop: EvaluationLoop
+    output: Path
+    distributed: Distributed = Distributed()
+
+    def sequences(self) -> SequenceSettings:
+        """The settings of the evaluation's sequences."""
+        return SequenceSettings(
+            **self.targets.model_dump(),
+            sequence_length=self.loop.sequence_length,
+            unlearning=self.loop.unlearning,
+            split="test",
+            sampling=self.sampling,
+        )

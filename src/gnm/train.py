@@ -1,0 +1,251 @@
+"""Train an adapter: `torchrun --nproc_per_node N -m gnm.train --params params.yaml [--run NAME] [key=value ...]`.
+
+- A step draws sequences, writes their documents one after another, and asks queries after each; the loss is the mean
+  cross-entropy over answer tokens.
+- `loop.through`: gradients reach the writing of the current document only ("last") or of every earlier one ("all").
+- Which sequences a step sees is a pure function of seed and step, so a run that was killed goes on to bit-equal
+  weights, and the number of processes changes nothing but the order of sums.
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from dvclive import Live
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from gnm.backbones import load_backbone
+from gnm.checkpoints import adapter_state, load_checkpoint, save_adapter, save_checkpoint
+from gnm.config import load_params
+from gnm.data.documents import read_documents
+from gnm.data.sequences import asked, draw_sequence, evaluation_sequences
+from gnm.data.types import Document
+from gnm.data.types import Sequence as DocumentSequence
+from gnm.devices import pick_device
+from gnm.learners import Learner, Question, build_learner
+from gnm.models.lora import add_lora
+from gnm.params import TrainParams
+from gnm.provenance import provenance
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One sequence as it is trained on: its documents, and the questions asked after each."""
+
+    sequence: DocumentSequence
+    questions: tuple[tuple[Question, ...], ...]
+    seed: int
+
+
+class TrainingLoss(nn.Module):
+    """Writes and asks: the forward pass that DDP and FSDP wrap."""
+
+    def __init__(self, learner: Learner, through: str):
+        super().__init__()
+        self.learner, self.through = learner, through
+
+    def forward(self, batch: Sequence[Exercise]) -> tuple[Tensor, int]:
+        """Sum of the answers' cross-entropy (nats) and the number of answer tokens; sequences are equally long."""
+        state = self.learner.reset([exercise.seed for exercise in batch])
+        total, tokens = torch.zeros(()), 0
+        for t in range(len(batch[0].sequence.steps)):
+            if self.through == "last":
+                state = self.learner.cut(state)
+            steps = [exercise.sequence.steps[t] for exercise in batch]
+            state = self.learner.write(state, [s.document for s in steps], [s.instruction for s in steps])
+            loss, count = self.learner.loss(state, [exercise.questions[t] for exercise in batch])
+            total, tokens = total + loss.cpu(), tokens + count
+        return total, tokens
+
+
+class Trainer:
+    """A training run; `fit` carries it through."""
+
+    def __init__(self, params: TrainParams, command: str):
+        self.params, self.command = params, command
+        self.train = [document for path in params.data.train for document in read_documents(path)]
+        self.validation = validation_exercises(params, read_documents(params.data.validation))
+        device = pick_device(params.backbone.device)
+        self.accelerator = Accelerator(cpu=device.type == "cpu")
+        self.device = self.accelerator.device
+        backbone = load_backbone(
+            params.backbone.name, dtype=params.backbone.dtype, source=params.backbone.source, device=self.device
+        )
+        self.parameters = add_lora(backbone.model, params.lora, params.seed)
+        self.model = backbone.model
+        self.about = {
+            "backbone": {"name": backbone.name, "digest": backbone.config_digest, "dtype": params.backbone.dtype},
+            "lora": params.lora.model_dump(mode="json"),
+            "learner": params.learner.model_dump(mode="json", exclude={"adapter"}),
+            "training": params.model_dump(mode="json", exclude={"output", "backbone", "learner", "lora", "distributed"}),
+        }
+        optimizer = torch.optim.AdamW(
+            self.parameters, lr=params.opt.learning_rate, weight_decay=params.opt.weight_decay, fused=True
+        )
+        loss = TrainingLoss(build_learner(params.learner, backbone), params.loop.through)
+        self.module, self.optimizer = self.accelerator.prepare(loss, optimizer)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.params.output.parent / f".{self.params.output.name}-checkpoint"
+
+    def fit(self) -> None:
+        """Train to the last step or until validation stops improving; save the best adapter."""
+        params, loop, start = self.params, self.params.loop, time.time()
+        progress = {"step": 0, "best": None, "best_step": 0, "bad": 0, "seconds": 0.0}
+        best = adapter_state(self.model)
+        found = load_checkpoint(self.checkpoint, self.model, self.about)
+        if found:
+            self.optimizer.load_state_dict(found[0]["optimizer"])
+            best, progress = found[0]["best"], found[1]
+            start -= progress["seconds"]
+        main = self.accelerator.is_main_process
+        bar = tqdm(total=loop.steps, initial=progress["step"], disable=not main, desc=params.output.name, mininterval=5)
+        with _live(params, resume=bool(found), enabled=main) as live:
+            while progress["step"] < loop.steps and progress["bad"] < loop.patience:
+                step = progress["step"]
+                loss = self.step(step)
+                progress |= {"step": step + 1, "seconds": time.time() - start}
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}")
+                live.log_metric("train/loss", loss)
+                live.log_metric("train/seconds", progress["seconds"])
+                if (step + 1) % loop.validate_every == 0 or step + 1 == loop.steps:
+                    value = self.validate()
+                    live.log_metric("validation/loss", value)
+                    better = progress["best"] is None or value < progress["best"]
+                    if better:
+                        best = adapter_state(self.model)
+                        progress |= {"best": value, "best_step": step + 1, "bad": 0}
+                    else:
+                        progress["bad"] += 1
+                if main and ((step + 1) % loop.checkpoint_every == 0):
+                    held = {"optimizer": self.optimizer.state_dict(), "best": best}
+                    save_checkpoint(
+                        self.checkpoint, adapter_state(self.model), params.lora, self.about, held, progress
+                    )
+                live.next_step()
+        if main:
+            self._save(best, progress)
+        self.accelerator.wait_for_everyone()
+
+    def step(self, step: int) -> float:
+        """One optimizer step; returns the mean loss over the answer tokens of all processes."""
+        batch = training_exercises(self.params, self.train, step)
+        share = self.accelerator.num_processes
+        own = batch[self.accelerator.process_index :: share]
+        self._set_learning_rate(step)
+        self.module.train(False)  # no dropout anywhere: training mode would change nothing but the model's flags
+        total, tokens = self.module(own)
+        everywhere = self.accelerator.reduce(torch.tensor([float(total.detach()), tokens], device=self.device))
+        # gradients are averaged over processes: scale so that the average is the mean over all tokens
+        self.accelerator.backward(total * (share / everywhere[1].item()))
+        self.accelerator.clip_grad_norm_(self.parameters, self.params.opt.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return (everywhere[0] / everywhere[1]).item()
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Mean loss over the validation sequences' answer tokens (each process its share)."""
+        sums = torch.zeros(2, dtype=torch.float64)
+        size = self.params.loop.sequences_per_step
+        for batch in _batches(self.validation[self.accelerator.process_index :: self.accelerator.num_processes], size):
+            total, tokens = self.accelerator.unwrap_model(self.module)(batch)
+            sums += torch.tensor([float(total), tokens], dtype=torch.float64)
+        total, tokens = self.accelerator.reduce(sums.to(self.device)).tolist()
+        return total / tokens
+
+    def _save(self, best: dict[str, Tensor], progress: dict) -> None:
+        made = {
+            "command": self.command,
+            "seed": self.params.seed,
+            "steps": progress["step"],
+            "best step": progress["best_step"],
+            "validation loss": f"{progress['best']:.4f}",
+            "seconds": round(progress["seconds"]),
+            "processes": self.accelerator.num_processes,
+            **provenance(self.device),
+        }
+        with torch.no_grad():
+            current = dict(self.model.named_parameters())
+            for name, value in best.items():
+                current[_own_name(name)].copy_(value)
+        save_adapter(self.params.output, self.model, self.params.lora, {**self.about, "made": made})
+
+    def _set_learning_rate(self, step: int) -> None:
+        opt, steps = self.params.opt, self.params.loop.steps
+        warm = min(1.0, (step + 1) / max(opt.warmup_steps, 1))
+        left = 1 - max(0, step - opt.warmup_steps) / max(1, steps - opt.warmup_steps)
+        rate = warm * (opt.final_learning_rate + left * (opt.learning_rate - opt.final_learning_rate))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+
+def training_exercises(params: TrainParams, documents: Sequence[Document], step: int) -> list[Exercise]:
+    """The sequences of one step, all of the length that the step drew; a pure function of its arguments."""
+    length = params.loop.sequence_length
+    if not isinstance(length, int):
+        length = random.Random(f"{params.seed}/length/{step}").randint(*length)
+    settings = params.sequences("train", length)
+    exercises = []
+    for place in range(params.loop.sequences_per_step):
+        index = step * params.loop.sequences_per_step + place
+        sequence = draw_sequence(documents, settings, params.seed, index)
+        rng = random.Random(f"{params.seed}/questions/{index}")
+        questions = tuple(
+            to_questions(asked(sequence, t, settings, rng)[: params.loop.max_queries_per_document])
+            for t in range(len(sequence.steps))
+        )
+        exercises.append(Exercise(sequence, questions, seed=index))
+    return exercises
+
+
+def validation_exercises(params: TrainParams, documents: Sequence[Document]) -> list[Exercise]:
+    """Fixed sequences with the held-out phrasing; as long as the longest in training."""
+    length = params.loop.sequence_length
+    settings = params.sequences("test", length if isinstance(length, int) else length[1])
+    sequences = evaluation_sequences(documents, settings, params.loop.validation_sequences, params.seed)
+    return [
+        Exercise(s, tuple(to_questions(asked(s, t, settings)) for t in range(len(s.steps))), seed=index)
+        for index, s in enumerate(sequences)
+    ]
+
+
+def to_questions(queries) -> tuple[Question, ...]:
+    """Questions for a learner from (index of document, Query) pairs."""
+    return tuple(Question(q.input, q.formatted_target, q.formatted_non_target) for _, q in queries)
+
+
+def _batches(items: Sequence, size: int):
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _own_name(name: str) -> str:
+    inner = name.removeprefix("base_model.model.")
+    return inner.replace(".lora_A.weight", ".lora_A.default.weight").replace(".lora_B.weight", ".lora_B.default.weight")
+
+
+def _live(params: TrainParams, resume: bool, enabled: bool) -> Live:
+    folder = params.output.parent / f".{params.output.name}-live" if enabled else None
+    return Live(dir=str(folder), resume=resume, save_dvc_exp=False, report=None, dvcyaml=None)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the settings, check them, train."""
+    parser = argparse.ArgumentParser(prog="python -m gnm.train", description=__doc__.splitlines()[0])
+    parser.add_argument("--params", type=Path, required=True, help="params.yaml of the experiment")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
+    options = parser.parse_args(arguments)
+    params = load_params(options.params, TrainParams, options.overrides)
+    Trainer(params, "python -m gnm.train --params params.yaml " + " ".join(options.overrides)).fit()
+
+
+if __name__ == "__main__":
+    main()
