@@ -1,12 +1,13 @@
 """Attention of many short queries to one shared key/value prefix.
 
 - A prefix (a memory, or a context) is projected once per state; every query of that state reads the same keys.
-- Queries of one state lie side by side in one row of the batch, so each linear layer sees one large product, and
-  the prefix is never copied per query. A query attends to the prefix and to itself, never to its neighbours.
+- All tokens of all queries of all states lie in one row without padding, so each linear layer is one product of real
+  tokens; only inside attention they stand in a rectangle [B, n, T]. A query attends to its state's prefix and to
+  itself, never to its neighbours.
 - The function is registered as an attention implementation of transformers; without a `reading` it is plain SDPA.
 
-Shape letters: B states, n queries per state, T tokens per query, S own keys per query (past + T), P prefix length,
-H heads, K key/value heads, G = H / K, D head size.
+Shape letters: B states, n queries per state, T tokens per query, N real tokens of all queries, S own keys per query
+(past + T), P prefix length, H heads, K key/value heads, G = H / K, D head size.
 """
 
 from dataclasses import dataclass, field, replace
@@ -60,16 +61,54 @@ class Prefix:
 class Reading:
     """What one forward pass attends to; `own` collects the pass's own keys and values if `keep` is set.
 
+    shape: (B, n, T). cells: [N] long, the place of each real token in the rectangle [B * n * T].
     prefix_bias: [B, 1, 1, 1, P] additive, own_bias: [B, 1, n, T, S] additive (0 or the dtype's minimum).
     own: for each layer past keys and values, [B, K, n, S, D] each.
     """
 
     prefix: Prefix
-    width: int
+    shape: tuple[int, int, int]
+    cells: Tensor
     prefix_bias: Tensor
     own_bias: Tensor
     keep: bool = False
     own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def spread(self, packed: Tensor) -> Tensor:
+        """Packed tokens [N, ...] in the rectangle [B, n, T, ...], zeros where there is padding."""
+        cells = self.shape[0] * self.shape[1] * self.shape[2]
+        return _Move.apply(packed, self.cells, cells).unflatten(0, self.shape)
+
+    def pack(self, rectangle: Tensor) -> Tensor:
+        """The real tokens [N, ...] of a rectangle [B, n, T, ...]."""
+        return _Pick.apply(rectangle.flatten(0, 2), self.cells)
+
+
+class _Move(torch.autograd.Function):
+    """Rows to other places of a larger tensor; the gradient picks them up again (each place is used once)."""
+
+    @staticmethod
+    def forward(ctx, packed: Tensor, cells: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(cells)
+        return packed.new_zeros(size, *packed.shape[1:]).index_copy_(0, cells, packed)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad.index_select(0, ctx.saved_tensors[0]), None, None
+
+
+class _Pick(torch.autograd.Function):
+    """The opposite of `_Move`."""
+
+    @staticmethod
+    def forward(ctx, rectangle: Tensor, cells: Tensor) -> Tensor:
+        ctx.save_for_backward(cells)
+        ctx.size = rectangle.shape[0]
+        return rectangle.index_select(0, cells)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad.new_zeros(ctx.size, *grad.shape[1:]).index_copy_(0, ctx.saved_tensors[0], grad), None
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -94,18 +133,18 @@ def attend(
     reading: Reading | None = None,
     **kwargs,
 ) -> tuple[Tensor, None]:
-    """Attention of query [B, H, n*T, D] to the prefix and to its own key, value [B, K, n*T, D].
+    """Attention of packed tokens, query [1, H, N, D], key and value [1, K, N, D], to their prefix and to themselves.
 
-    Returns [B, n*T, H, D]. Without a `reading` this is transformers' SDPA with the mask it was given.
+    Returns [1, N, H, D]. Without a `reading` this is transformers' SDPA with the mask it was given.
     """
     if reading is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     layer = module.layer_idx
-    batch, heads, packed, size = query.shape
-    groups, n = key.shape[1], reading.width
-    own_key, own_value = key.unflatten(2, (n, -1)), value.unflatten(2, (n, -1))
+    batch, n, tokens = reading.shape
+    groups, per_group, size = key.shape[1], query.shape[1] // key.shape[1], query.shape[3]
+    own_key, own_value = (reading.spread(x[0].transpose(0, 1)).permute(0, 3, 1, 2, 4) for x in (key, value))
     if layer < len(reading.own):
         past_key, past_value = reading.own[layer]
         own_key, own_value = torch.cat((past_key, own_key), 3), torch.cat((past_value, own_value), 3)
@@ -114,22 +153,20 @@ def attend(
     elif reading.keep:
         reading.own.append((own_key, own_value))
     prefix_key, prefix_value = reading.prefix.keys[layer], reading.prefix.values[layer]
-    prefix_length = prefix_key.shape[2]
 
-    # [B, H, n*T, D] -> [B, K, n, G*T, D]: heads that share keys stand side by side, so keys are never repeated
-    q = query.unflatten(1, (groups, -1)).unflatten(3, (n, -1)).transpose(2, 3)
-    per_group, tokens = q.shape[3], q.shape[4]
-    q = (q * scaling).reshape(batch, groups, n, per_group * tokens, size)
+    # [B, K, n, G*T, D]: heads that share keys stand side by side, so keys are never repeated
+    q = reading.spread(query[0].transpose(0, 1) * scaling).unflatten(3, (groups, per_group))
+    q = q.permute(0, 3, 1, 4, 2, 5).reshape(batch, groups, n, per_group * tokens, size)
     to_prefix = torch.matmul(q.flatten(2, 3), prefix_key.transpose(2, 3)).unflatten(2, (n, per_group, tokens))
     to_own = torch.matmul(q, own_key.transpose(3, 4)).unflatten(3, (per_group, tokens))
-    to_prefix = to_prefix + reading.prefix_bias.unsqueeze(2)
-    to_own = to_own + reading.own_bias.unsqueeze(3)
-    weights = torch.cat((to_prefix, to_own), dim=-1).softmax(-1)
+    scores = torch.cat((to_prefix + reading.prefix_bias.unsqueeze(2), to_own + reading.own_bias.unsqueeze(3)), dim=-1)
+    weights = scores.softmax(-1)
+    prefix_length = prefix_key.shape[2]
     from_prefix = torch.matmul(weights[..., :prefix_length].flatten(2, 4), prefix_value)
     from_own = torch.matmul(weights[..., prefix_length:].flatten(3, 4), own_value)
-    mixed = from_prefix.view(batch, groups, n, per_group, tokens, size) + from_own.unflatten(3, (per_group, tokens))
-    # [B, K, n, G, T, D] -> [B, n*T, H, D]
-    return mixed.permute(0, 2, 4, 1, 3, 5).reshape(batch, packed, heads, size), None
+    mixed = from_prefix.view_as(from_own) + from_own
+    mixed = mixed.unflatten(3, (per_group, tokens)).permute(0, 2, 4, 1, 3, 5)  # [B, n, T, K, G, D]
+    return reading.pack(mixed.flatten(3, 4))[None], None
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)

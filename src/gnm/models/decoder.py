@@ -77,13 +77,14 @@ class Decoder(nn.Module):
 
     def start(self, prefix: Prefix, mask: Tensor, keep: bool = False) -> tuple[Reading, Tensor]:
         """The reading of new tokens with `mask` [B, n, T] bool (false: padding on the right), and their positions."""
-        _, width, tokens = mask.shape
+        tokens = mask.shape[2]
         causal = torch.ones(tokens, tokens, dtype=torch.bool, device=mask.device).tril()
         own = causal & mask[:, :, None, :]
         own = own | torch.eye(tokens, dtype=torch.bool, device=mask.device)  # padding sees itself: no empty softmax
         reading = Reading(
             prefix,
-            width,
+            tuple(mask.shape),
+            mask.flatten().nonzero()[:, 0],
             additive(prefix.valid, self.dtype)[:, None, None, None, :],
             additive(own, self.dtype)[:, None],
             keep,
@@ -93,25 +94,25 @@ class Decoder(nn.Module):
     def run(
         self, ids: Tensor, positions: Tensor, reading: Reading, tap: bool = False
     ) -> tuple[Tensor | None, Tensor | None]:
-        """One pass over ids [B, n, T] at `positions` [B, n, T].
+        """One pass over the real tokens of ids [B, n, T] at `positions` [B, n, T].
 
-        Returns the hidden states after the final norm [B, n, T, E], or with `tap` the input of every layer,
-        [B, L, n*T, E] (the last layer itself is then not run: nothing needs its output).
+        Returns the hidden states after the final norm [B, n, T, E] (zeros at padding), or with `tap` the input of
+        every layer, [B, L, n*T, E] (the last layer itself is then not run: nothing needs its output).
         Raises BackboneError if positions pass the backbone's attention window.
         """
         self._check_window(positions)
         inner = self.model.model
-        hidden = inner.embed_tokens(ids.flatten(1))
-        flat = positions.flatten(1)
-        rotary = self.rotary(flat)
+        positions = positions.flatten()[reading.cells][None]
+        hidden = inner.embed_tokens(ids.flatten()[reading.cells][None])
+        rotary = self.rotary(positions)
         inputs = []
         for index, layer in enumerate(self.layers):
             if tap:
-                inputs.append(hidden)
+                inputs.append(reading.spread(hidden[0]).flatten(1, 2))
                 if index == len(self.layers) - 1:
                     return None, torch.stack(inputs, dim=1)
-            hidden = layer(hidden, position_ids=flat, position_embeddings=rotary, use_cache=False, reading=reading)
-        return inner.norm(hidden).unflatten(1, ids.shape[1:]), None
+            hidden = layer(hidden, position_ids=positions, position_embeddings=rotary, use_cache=False, reading=reading)
+        return reading.spread(inner.norm(hidden)[0]), None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token for hidden rows [N, E]: [N, V] float32.

@@ -105,7 +105,7 @@ def build_facts(
             raise DataError(f"facts: {dict(row)} has no subject or a relation that relations.yaml does not word")
         for item in (fact.object, *also):
             if taxonomy.subcategory_of(item) not in relation.subcategories:
-                raise DataError(f"facts: {item!r} of {dict(row)} is in none of {relation.subcategories}; see taxonomy.yaml")
+                raise DataError(f"facts: {item!r} of {dict(row)} is in none of {relation.subcategories}")
         if (fact.subject, fact.relation) in facts:
             raise DataError(f"facts: {fact.subject!r} occurs twice in {fact.relation!r}; put other objects in `also`")
         facts[fact.subject, fact.relation] = fact
