@@ -1,9 +1,10 @@
 """Strict settings: the schema base, the reading of params.yaml, and overrides from the command line.
 
 - Unknown keys are errors that name the key's place and the nearest known key.
-- A schema is a frozen pydantic model; each program declares its own (see `train_config.py`, `evaluate_config.py`).
+- A schema is a frozen pydantic model; each program declares its own (`params.py`, `data/pipelines.py`).
 """
 
+import argparse
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,23 +25,32 @@ class StrictModel(BaseModel):
 Schema = TypeVar("Schema", bound=StrictModel)
 
 
-def load_params(path: str | Path, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
+def load_params(
+    path: str | Path, schema: type[Schema], overrides: Sequence[str] = (), block: str | None = None
+) -> Schema:
     """Read a YAML file into `schema`; `overrides` are "a.b=value" with a YAML value.
 
+    block: name of the top-level block that holds the settings, None: the whole file. Overrides are within it.
     Raises ConfigError with every problem found, each with its place in the file.
     """
     path = Path(path)
     try:
         params = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read settings from {path}: {error.strerror}; give --params an existing file") from error
+        raise ConfigError(
+            f"cannot read settings from {path}: {error.strerror}; give --params an existing file"
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(params, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, it holds {type(params).__name__}")
+    if block is not None:
+        if not isinstance(params.get(block), dict):
+            raise ConfigError(f"{path} has no block {block!r}; it has: {', '.join(map(str, params))}")
+        params = params[block]
     for override in overrides:
         _set(params, override)
-    return validate(params, schema, where=str(path))
+    return validate(params, schema, where=f"{path}, {block}" if block else str(path))
 
 
 def validate(params: dict[str, Any], schema: type[Schema], where: str) -> Schema:
@@ -50,6 +60,13 @@ def validate(params: dict[str, Any], schema: type[Schema], where: str) -> Schema
     except ValidationError as error:
         problems = "; ".join(_describe(item, schema) for item in error.errors())
         raise ConfigError(f"{where}: {problems}") from error
+
+
+def add_params_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments by which every program is given its settings."""
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings file (params.yaml)")
+    parser.add_argument("--block", help="block of the settings file to read; without it the whole file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
 
 
 def _set(params: dict[str, Any], override: str) -> None:

@@ -1,4 +1,8 @@
-"""Errors that a user can act on: what was wrong, where, and what to do. The CLI prints them as one sentence."""
+"""Errors that a user can act on: what was wrong, where, and what to do. Programs print them as one sentence."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class GNMError(Exception):
@@ -23,3 +27,12 @@ class CheckpointError(GNMError):
 
 class MemoryFileError(GNMError):
     """A memory file is damaged or belongs to another model; or a write does not fit the pool."""
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """End the program with the error's sentence, without a traceback, if it is the user's to solve."""
+    try:
+        yield
+    except GNMError as error:
+        sys.exit(f"error: {error}")

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from gnm.config import StrictModel
-from gnm.data.sequences import Length, SequenceSettings, TargetType
 from gnm.data.sampling import Sampling
+from gnm.data.sequences import Length, SequenceSettings, TargetType
 from gnm.data.targets import Groups
+from gnm.errors import ConfigError
 from gnm.learners import LearnerSettings
 from gnm.models.lora import LoraSettings
 
@@ -72,11 +73,11 @@ class TargetSettings(StrictModel):
 
 
 class TrainParams(StrictModel):
-    """params.yaml of a training stage (one entry of `runs` per adapter)."""
+    """params.yaml of a training: each of `methods` is trained on the same sequences, into `output`/NAME."""
 
     seed: int
     backbone: BackboneSettings
-    learner: LearnerSettings
+    methods: dict[str, LearnerSettings]
     lora: LoraSettings
     data: TrainData
     targets: TargetSettings
@@ -88,9 +89,14 @@ class TrainParams(StrictModel):
 
     @model_validator(mode="after")
     def _trainable(self) -> "TrainParams":
-        if self.learner.adapter is not None:
-            raise ValueError("learner.adapter is the result of training; leave it out here")
+        for name, settings in self.methods.items():
+            if settings.adapter is not None:
+                raise ValueError(f"methods.{name}.adapter is the result of training; leave it out here")
         return self
+
+    def method(self, name: str) -> LearnerSettings:
+        """The settings of one method. Raises ConfigError if there is none of this name."""
+        return _method(self.methods, name)
 
     def sequences(self, split: Literal["train", "test"], length: int | None = None) -> SequenceSettings:
         """The settings of training ("train") or validation ("test": held-out phrasing, fixed sampling) sequences."""
@@ -126,6 +132,10 @@ class EvaluateParams(StrictModel):
     output: Path
     distributed: Distributed = Distributed()
 
+    def method(self, name: str) -> LearnerSettings:
+        """The settings of one method. Raises ConfigError if there is none of this name."""
+        return _method(self.methods, name)
+
     def sequences(self) -> SequenceSettings:
         """The settings of the evaluation's sequences."""
         return SequenceSettings(
@@ -135,3 +145,9 @@ class EvaluateParams(StrictModel):
             split="test",
             sampling=self.sampling,
         )
+
+
+def _method(methods: dict[str, LearnerSettings], name: str) -> LearnerSettings:
+    if name not in methods:
+        raise ConfigError(f"methods has no {name!r}; it has: {', '.join(methods)}")
+    return methods[name]

@@ -20,6 +20,9 @@ from gnm.models.decoder import Decoder
 from gnm.prompts import QUESTION, question
 
 
+_AT_ONCE = 32  # questions per state that are read in one pass; bounds the attention's memory
+
+
 @dataclass(frozen=True)
 class Question:
     """A phrase to continue, the expected answer, and the other object of the fact."""
@@ -123,7 +126,14 @@ class Reader:
         self, prefix: Prefix, questions: Sequence[Sequence[Question]], max_new_tokens: int
     ) -> list[list[Answer]]:
         """Answer every question greedily and score its target; rows may have different numbers of questions."""
-        prefix = self.shared(prefix)
+        prefix, width = self.shared(prefix), max(map(len, questions))
+        parts = [
+            self._answer_some(prefix, [row[start : start + _AT_ONCE] for row in questions], max_new_tokens)
+            for start in range(0, width, _AT_ONCE)
+        ]
+        return [[answer for part in parts for answer in part[row]] for row in range(len(questions))]
+
+    def _answer_some(self, prefix, questions, max_new_tokens: int) -> list[list[Answer]]:
         begun = self._begin(prefix, [[self._prompt(q) for q in row] for row in questions])
         nll = self._target_nll(prefix, begun, questions)
         texts = self._greedy(prefix, begun, [len(row) for row in questions], max_new_tokens)

@@ -1,4 +1,4 @@
-"""Train an adapter: `torchrun --nproc_per_node N -m gnm.train --params params.yaml [--run NAME] [key=value ...]`.
+"""Train an adapter: `torchrun --nproc_per_node N -m gnm.train --method NAME [--block B] [key=value ...]`.
 
 - A step draws sequences, writes their documents one after another, and asks queries after each; the loss is the mean
   cross-entropy over answer tokens.
@@ -22,16 +22,17 @@ from tqdm import tqdm
 
 from gnm.backbones import load_backbone
 from gnm.checkpoints import adapter_state, load_checkpoint, save_adapter, save_checkpoint
-from gnm.config import load_params
+from gnm.config import add_params_arguments, load_params
 from gnm.data.documents import read_documents
 from gnm.data.sequences import asked, draw_sequence, evaluation_sequences
 from gnm.data.types import Document
 from gnm.data.types import Sequence as DocumentSequence
 from gnm.devices import pick_device
+from gnm.errors import exit_on_error
 from gnm.learners import Learner, Question, build_learner
-from gnm.models.lora import add_lora
+from gnm.models.lora import add_lora, renew_effective_weights
 from gnm.params import TrainParams
-from gnm.provenance import provenance
+from gnm.provenance import command_line, provenance
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class TrainingLoss(nn.Module):
 
     def forward(self, batch: Sequence[Exercise]) -> tuple[Tensor, int]:
         """Sum of the answers' cross-entropy (nats) and the number of answer tokens; sequences are equally long."""
+        renew_effective_weights(self.learner)
         state = self.learner.reset([exercise.seed for exercise in batch])
         total, tokens = torch.zeros(()), 0
         for t in range(len(batch[0].sequence.steps)):
@@ -67,8 +69,10 @@ class TrainingLoss(nn.Module):
 class Trainer:
     """A training run; `fit` carries it through."""
 
-    def __init__(self, params: TrainParams, command: str):
+    def __init__(self, params: TrainParams, method: str, command: str):
         self.params, self.command = params, command
+        learner = params.method(method)
+        self.output = params.output / method
         self.train = [document for path in params.data.train for document in read_documents(path)]
         self.validation = validation_exercises(params, read_documents(params.data.validation))
         device = pick_device(params.backbone.device)
@@ -82,18 +86,20 @@ class Trainer:
         self.about = {
             "backbone": {"name": backbone.name, "digest": backbone.config_digest, "dtype": params.backbone.dtype},
             "lora": params.lora.model_dump(mode="json"),
-            "learner": params.learner.model_dump(mode="json", exclude={"adapter"}),
-            "training": params.model_dump(mode="json", exclude={"output", "backbone", "learner", "lora", "distributed"}),
+            "learner": learner.model_dump(mode="json", exclude={"adapter"}),
+            "training": params.model_dump(
+                mode="json", exclude={"output", "backbone", "methods", "lora", "distributed"}
+            ),
         }
         optimizer = torch.optim.AdamW(
             self.parameters, lr=params.opt.learning_rate, weight_decay=params.opt.weight_decay, fused=True
         )
-        loss = TrainingLoss(build_learner(params.learner, backbone), params.loop.through)
+        loss = TrainingLoss(build_learner(learner, backbone), params.loop.through)
         self.module, self.optimizer = self.accelerator.prepare(loss, optimizer)
 
     @property
     def checkpoint(self) -> Path:
-        return self.params.output.parent / f".{self.params.output.name}-checkpoint"
+        return self.output.parent / f".{self.output.name}-checkpoint"
 
     def fit(self) -> None:
         """Train to the last step or until validation stops improving; save the best adapter."""
@@ -106,8 +112,8 @@ class Trainer:
             best, progress = found[0]["best"], found[1]
             start -= progress["seconds"]
         main = self.accelerator.is_main_process
-        bar = tqdm(total=loop.steps, initial=progress["step"], disable=not main, desc=params.output.name, mininterval=5)
-        with _live(params, resume=bool(found), enabled=main) as live:
+        bar = tqdm(total=loop.steps, initial=progress["step"], disable=not main, desc=self.output.name, mininterval=5)
+        with _live(self.output, resume=bool(found), enabled=main) as live:
             while progress["step"] < loop.steps and progress["bad"] < loop.patience:
                 step = progress["step"]
                 loss = self.step(step)
@@ -177,7 +183,7 @@ class Trainer:
             current = dict(self.model.named_parameters())
             for name, value in best.items():
                 current[_own_name(name)].copy_(value)
-        save_adapter(self.params.output, self.model, self.params.lora, {**self.about, "made": made})
+        save_adapter(self.output, self.model, self.params.lora, {**self.about, "made": made})
 
     def _set_learning_rate(self, step: int) -> None:
         opt, steps = self.params.opt, self.params.loop.steps
@@ -232,19 +238,20 @@ def _own_name(name: str) -> str:
     return inner.replace(".lora_A.weight", ".lora_A.default.weight").replace(".lora_B.weight", ".lora_B.default.weight")
 
 
-def _live(params: TrainParams, resume: bool, enabled: bool) -> Live:
-    folder = params.output.parent / f".{params.output.name}-live" if enabled else None
+def _live(output: Path, resume: bool, enabled: bool) -> Live:
+    folder = output.parent / f".{output.name}-live" if enabled else None
     return Live(dir=str(folder), resume=resume, save_dvc_exp=False, report=None, dvcyaml=None)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, check them, train."""
     parser = argparse.ArgumentParser(prog="python -m gnm.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--params", type=Path, required=True, help="params.yaml of the experiment")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
-    options = parser.parse_args(arguments)
-    params = load_params(options.params, TrainParams, options.overrides)
-    Trainer(params, "python -m gnm.train --params params.yaml " + " ".join(options.overrides)).fit()
+    parser.add_argument("--method", required=True, help="one of the keys of `methods`")
+    add_params_arguments(parser)
+    options = parser.parse_intermixed_args(arguments)
+    with exit_on_error():
+        params = load_params(options.params, TrainParams, options.overrides, options.block)
+        Trainer(params, options.method, command_line("gnm.train", options)).fit()
 
 
 if __name__ == "__main__":

@@ -49,6 +49,12 @@ class SavedEvaluation:
         return _read_json(path) if path.is_file() else {}
 
     @property
+    def cost(self) -> dict[str, list[float | None]] | None:
+        """Cost by t (`gnm.evaluate`), None when it was not saved. Raises DataError."""
+        path = self.folder / "cost.json"
+        return _read_json(path) if path.is_file() else None
+
+    @property
     def records(self) -> pd.DataFrame | None:
         """Per-query records, None when the evaluation kept none. Raises DataError."""
         path = self.folder / "records.parquet"

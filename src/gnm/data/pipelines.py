@@ -1,4 +1,4 @@
-"""The two stages that make the data set: `python -m gnm.data.pipelines STAGE [--params FILE] [key=value ...]`.
+"""The two stages that make the data set: `python -m gnm.data.pipelines STAGE [--block B] [key=value ...]`.
 
 - `categorise` reads CounterFact and writes categorised facts: train.json, test.json, report.json.
 - `documents` writes the data set's files from them: train/, val/ and test/.
@@ -9,19 +9,18 @@
 
 import argparse
 import random
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import Field
 
-from gnm.config import StrictModel, load_params
+from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.data.counterfact import categorise, read_facts, write_facts
 from gnm.data.documents import make_documents, write_documents
 from gnm.data.sources import EMBEDDED, SPLITS, read_records
 from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import Fact
-from gnm.errors import DataError, GNMError
+from gnm.errors import DataError, exit_on_error
 from gnm.files import atomic_folder, write_json
 
 REPORT = "report.json"
@@ -85,16 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one stage; exits with the error's sentence where one is the user's to solve."""
     parser = argparse.ArgumentParser(prog="python -m gnm.data.pipelines", description="make the GNM data set")
     parser.add_argument("stage", choices=("categorise", "documents"))
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="settings (default: params.yaml)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings in place of the file's")
+    add_params_arguments(parser)
     given = parser.parse_intermixed_args(arguments)
-    try:
+    with exit_on_error():
         if given.stage == "categorise":
-            run_categorise(load_params(given.params, CategoriseParams, given.overrides))
+            run_categorise(load_params(given.params, CategoriseParams, given.overrides, given.block))
         else:
-            run_documents(load_params(given.params, DocumentsParams, given.overrides))
-    except GNMError as error:
-        sys.exit(f"error: {error}")
+            run_documents(load_params(given.params, DocumentsParams, given.overrides, given.block))
 
 
 def _files(params: DocumentsParams) -> Iterator[tuple[str, list[Fact], tuple[str, ...], int | None]]:

@@ -72,6 +72,16 @@ class FusedLoraLinear(PeftLinear):
         return self._weight
 
 
+def renew_effective_weights(model: nn.Module) -> None:
+    """Have every layer form its effective weight anew: call it after each optimizer step.
+
+    In-place changes by plain torch operations are noticed without it; fused optimizers leave no trace of theirs.
+    """
+    for module in model.modules():
+        if isinstance(module, FusedLoraLinear):
+            module._version = None
+
+
 def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> list[nn.Parameter]:
     """Put a LoRA adapter named "default" into `model`, initialised from `seed`; return its parameters (float32)."""
     config = LoraConfig(

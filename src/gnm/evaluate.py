@@ -1,0 +1,183 @@
+"""Evaluate methods: `torchrun --nproc_per_node N -m gnm.evaluate --method NAME [--block B] [key=value ...]`.
+
+- After each document of a sequence every query of it and of the earlier ones is answered (protocol, section 6).
+- Sequences are shared out among processes and gathered again; each one's result depends on nothing but itself.
+- Written per method: records.parquet (a row a query), summary.json, counts.json, cost.json, run_config.json.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from gnm.backbones import load_backbone
+from gnm.checkpoints import load_adapter
+from gnm.config import add_params_arguments, load_params
+from gnm.data.documents import read_documents
+from gnm.data.sequences import asked, evaluation_sequences
+from gnm.data.types import Query
+from gnm.data.types import Sequence as DocumentSequence
+from gnm.devices import pick_device
+from gnm.errors import exit_on_error
+from gnm.files import write_json
+from gnm.learners import Answer, Learner, Question, build_learner
+from gnm.metrics import summarise, write_summary
+from gnm.params import EvaluateParams
+from gnm.provenance import command_line, provenance
+from gnm.records import records_frame, write_records
+
+_TIMED_QUESTIONS = 5
+
+
+def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
+    """Evaluate one method of `params` and write its folder under `params.output`; returns that folder.
+
+    Raises ConfigError if `params` have no such method; DataError, CheckpointError, BackboneError before any work.
+    """
+    started, settings = time.time(), params.method(method)
+    sequences = evaluation_sequences(
+        read_documents_of(params.data), params.sequences(), params.loop.sequences, params.seed
+    )
+    processes = PartialState(cpu=pick_device(params.backbone.device).type == "cpu")
+    backbone = load_backbone(
+        params.backbone.name, dtype=params.backbone.dtype, source=params.backbone.source, device=processes.device
+    )
+    adapter = load_adapter(settings.adapter, backbone) if settings.adapter else None
+    learner = build_learner(settings, backbone).eval()
+
+    own = list(enumerate(sequences))[processes.process_index :: processes.num_processes]
+    rows, costs = [], []
+    bar = tqdm(total=len(own), desc=method, disable=not processes.is_main_process, mininterval=5)
+    for start in range(0, len(own), params.loop.sequences_at_once):
+        batch = own[start : start + params.loop.sequences_at_once]
+        batch_rows, batch_costs = run_sequences(learner, batch, params)
+        rows += batch_rows
+        costs += batch_costs
+        bar.update(len(batch))
+    bar.close()
+    rows, costs = gather_object(rows), gather_object(costs)
+
+    folder = params.output / method
+    if processes.is_main_process:
+        records = records_frame(rows)
+        write_records(folder / "records.parquet", records)
+        write_summary(folder, summarise(records, sequence_length=params.loop.sequence_length))
+        write_json(folder / "cost.json", _mean_cost(costs))
+        made = {"command": command, "seconds": round(time.time() - started), **provenance(processes.device)}
+        config = params.model_dump(mode="json", exclude={"methods"}) | {
+            "method": method,
+            "learner": settings.model_dump(mode="json"),
+            "backbone_digest": backbone.config_digest,
+            "adapter": adapter,
+            "made": made | {"processes": processes.num_processes},
+        }
+        write_json(folder / "run_config.json", config)
+    processes.wait_for_everyone()
+    return folder
+
+
+def read_documents_of(paths: Sequence[Path]) -> list:
+    """The documents of all files."""
+    return [document for path in paths for document in read_documents(path)]
+
+
+def run_sequences(
+    learner: Learner, batch: Sequence[tuple[int, DocumentSequence]], params: EvaluateParams
+) -> tuple[list[dict], list[dict]]:
+    """Write and ask through a batch of (index, sequence); returns record rows, and the cost after each document."""
+    settings, loop = params.sequences(), params.loop
+    state = learner.reset([index for index, _ in batch])
+    rows, costs = [], []
+    length = len(batch[0][1].steps)
+    for t in range(length):
+        steps = [sequence.steps[t] for _, sequence in batch]
+        started = time.perf_counter()
+        state = learner.write(state, [s.document for s in steps], [s.instruction for s in steps])
+        write_seconds = (time.perf_counter() - started) / len(batch)
+        queries = [asked(sequence, t, settings) for _, sequence in batch]
+        questions = [[as_question(query) for _, query in row] for row in queries]
+        answers = learner.answer(state, questions, loop.max_new_tokens)
+        for row, (index, sequence) in enumerate(batch):
+            cost = learner.cost(state, row, questions[row][0])
+            costs.append({"t": t, "kept": cost.kept, "bytes": cost.bytes, "query_flops": cost.query_flops})
+            costs[-1]["write_seconds"] = write_seconds
+            unlearning = sequence.unlearning and t == length - 1
+            for (q, query), answer in zip(queries[row], answers[row], strict=True):
+                rows.append(record(index, q, t, query, answer, cost.query_flops, unlearning))
+    for seconds in _query_seconds(learner, state, questions, loop.max_new_tokens):
+        costs.append({"t": length - 1, "query_seconds": seconds})
+    return rows, costs
+
+
+def as_question(query: Query) -> Question:
+    """What a learner is asked for `query`."""
+    return Question(query.input, query.formatted_target, query.formatted_non_target)
+
+
+def record(sequence: int, q: int, t: int, query: Query, answer: Answer, flops: float, unlearning: bool) -> dict:
+    """One row of records.parquet."""
+    return {
+        "sequence": sequence,
+        "q": q,
+        "t": t,
+        "fact_id": query.fact_id,
+        "type": query.type,
+        "subcategory": query.subcategory,
+        "learn": query.learn,
+        "refuse": query.refuse,
+        "should_refuse": query.should_refuse,
+        "neighbor_of_should_refuse": query.neighbor_of_should_refuse,
+        "composition": False,
+        "unlearning": unlearning,
+        "input": query.input,
+        "target_output": query.target_output,
+        "non_target_output": query.non_target_output,
+        "generated": answer.text,
+        "logit_target": answer.target_score,
+        "logit_non_target": answer.other_score,
+        "fact_correct": answer.target_score > answer.other_score,
+        "generated_correct": query.target_output.casefold() in answer.text.casefold(),
+        "nll": answer.nll,
+        "num_answer_tokens": answer.tokens,
+        "flops_per_token": flops,
+    }
+
+
+def _query_seconds(learner: Learner, state, questions, max_new_tokens: int) -> list[float]:
+    """Seconds to answer one question that was not asked before, each time alone, per sequence of the batch."""
+    seconds = []
+    for number in range(_TIMED_QUESTIONS):
+        fresh = [[Question(f"({number}) {row[0].phrase}", row[0].target, row[0].other)] for row in questions]
+        started = time.perf_counter()
+        learner.answer(state, fresh, max_new_tokens)
+        seconds.append((time.perf_counter() - started) / len(fresh))
+    return seconds
+
+
+def _mean_cost(costs: Sequence[dict]) -> dict[str, list[float | None]]:
+    """Means over sequences by t: tokens or slots kept, bytes of them, FLOPs and seconds a query, seconds a write."""
+    length = max(cost["t"] for cost in costs) + 1
+    table = {}
+    for name in ("kept", "bytes", "query_flops", "query_seconds", "write_seconds"):
+        values = [[cost[name] for cost in costs if cost["t"] == t and name in cost] for t in range(length)]
+        table[name] = [sum(some) / len(some) if some else None for some in values]
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the settings, check them, evaluate one method."""
+    parser = argparse.ArgumentParser(prog="python -m gnm.evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("--method", required=True, help="one of the keys of `methods`")
+    add_params_arguments(parser)
+    options = parser.parse_intermixed_args(arguments)
+    with exit_on_error():
+        params = load_params(options.params, EvaluateParams, options.overrides, options.block)
+        evaluate(params, options.method, command_line("gnm.evaluate", options))
+
+
+if __name__ == "__main__":
+    main()
