@@ -1,3 +1,13 @@
-"""Generalized Neural Memory: a latent memory for language models that follows instructions on what to keep."""
+"""Generalized Neural Memory: a language model with a latent memory that people control in plain English."""
 
 __version__ = "0.1.0"
+__all__ = ["load"]
+
+
+def __getattr__(name: str):
+    # the model's libraries take seconds to import: they load with the first use
+    if name == "load":
+        from gnm.api import load
+
+        return load
+    raise AttributeError(f"module 'gnm' has no attribute {name!r}")

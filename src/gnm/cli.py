@@ -1,0 +1,110 @@
+"""`gnm`: write into, ask, prune and look at a memory file from the shell; train, evaluate and report."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gnm.errors import ConfigError, exit_on_error
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; errors that are the user's to solve end in one sentence."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in _PROGRAMS:
+        _PROGRAMS[given[0]]()(given[1:])
+        return
+    options = _parser().parse_args(given)
+    with exit_on_error():
+        options.run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gnm", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("memory", type=Path, help="memory file (safetensors)")
+    common.add_argument("--adapter", default=None, help="adapter folder; default: models/smollm2-135m/gnm")
+    common.add_argument("--backbone", default=None, help="backbone, untrained unless --adapter is given too")
+
+    write = commands.add_parser("write", parents=[common], help="write a document into the memory; makes the file")
+    write.add_argument("document", help="the document's text, or @FILE")
+    write.add_argument("--instruction", required=True, help="what to take from it, in plain English")
+    write.set_defaults(run=_write)
+    ask = commands.add_parser("ask", parents=[common], help="have a phrase continued")
+    ask.add_argument("phrase")
+    ask.add_argument("--max-new-tokens", type=int, default=8)
+    ask.set_defaults(run=_ask)
+    forget = commands.add_parser("forget", parents=[common], help="drop what a document wrote")
+    forget.add_argument("document", type=int, help="its number, as `gnm inspect` shows it")
+    forget.set_defaults(run=_forget)
+    inspect = commands.add_parser("inspect", parents=[common], help="show what is in the memory")
+    inspect.set_defaults(run=_inspect)
+    for name in _PROGRAMS:
+        commands.add_parser(name, help=f"as `python -m` does; `gnm {name} --help` says more")
+    return parser
+
+
+def _conversation(options: argparse.Namespace, must_exist: bool = True):
+    from gnm.api import DEFAULT_ADAPTER, load
+
+    adapter = options.adapter or (None if options.backbone else DEFAULT_ADAPTER)
+    conversation = load(adapter, backbone=options.backbone)
+    if must_exist or options.memory.exists():
+        conversation.load_memory(options.memory)
+    return conversation
+
+
+def _write(options: argparse.Namespace) -> None:
+    text = options.document
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the document {text[1:]}: {error}; give a text file") from error
+    conversation = _conversation(options, must_exist=False)
+    number = conversation.write(text, options.instruction)
+    conversation.save_memory(options.memory)
+    print(f"document {number}: {conversation.documents[-1].slots} slots written to {options.memory}")
+
+
+def _ask(options: argparse.Namespace) -> None:
+    print(_conversation(options).ask(options.phrase, options.max_new_tokens))
+
+
+def _forget(options: argparse.Namespace) -> None:
+    conversation = _conversation(options)
+    conversation.forget(options.document)
+    conversation.save_memory(options.memory)
+    print(f"document {options.document} is forgotten; {len(conversation.documents)} documents are left")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    conversation = _conversation(options)
+    print(f"{options.memory}: {int(conversation.state.used().sum())} slots of {len(conversation.documents)} documents")
+    for document in conversation.documents:
+        print(f"{document.number:4d}  {document.slots:5d} slots  {document.instruction}\n      {document.beginning}")
+
+
+def _train():
+    from gnm.train import main
+
+    return main
+
+
+def _evaluate():
+    from gnm.evaluate import main
+
+    return main
+
+
+def _report():
+    from gnm.analysis.report import main
+
+    return main
+
+
+_PROGRAMS = {"train": _train, "evaluate": _evaluate, "report": _report}
+
+if __name__ == "__main__":
+    main()
