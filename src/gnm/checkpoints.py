@@ -27,9 +27,9 @@ _PEFT_PREFIX = "base_model.model."
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """The adapter's tensors (float32) under peft's names."""
+    """A copy of the adapter's tensors (float32) under peft's names."""
     return {
-        _PEFT_PREFIX + name.replace(".default.", "."): parameter.detach().float().cpu().contiguous()
+        _PEFT_PREFIX + name.replace(".default.", "."): parameter.detach().to("cpu", torch.float32, copy=True).contiguous()
         for name, parameter in model.named_parameters()
         if ".lora_" in name
     }

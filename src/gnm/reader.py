@@ -19,7 +19,6 @@ from gnm.models.attention import Prefix
 from gnm.models.decoder import Decoder
 from gnm.prompts import QUESTION, question
 
-
 _AT_ONCE = 32  # questions per state that are read in one pass; bounds the attention's memory
 
 
@@ -96,6 +95,8 @@ class Reader:
 
     def extend(self, prefix: Prefix, ids: Tensor, mask: Tensor) -> Prefix:
         """`prefix` followed by the keys and values of ids [B, T] (mask [B, T]): reading on, in context."""
+        if not mask.any():
+            return prefix
         reading, positions = self.decoder.start(prefix, mask[:, None], keep=True)
         self.decoder.run(ids[:, None], positions, reading)
         keys, values = zip(*((key[:, :, 0], value[:, :, 0]) for key, value in reading.own), strict=True)
@@ -105,6 +106,8 @@ class Reader:
         """Sum of the cross-entropy (nats) over the answer tokens of all questions, and how many tokens these are."""
         prompts = [[self._prompt(q) for q in row] for row in questions]
         answers = [[self._answer(q) for q in row] for row in questions]
+        if not any(prompts):
+            return torch.zeros((), device=self.decoder.device), 0
         # the last answer token is predicted, never read
         rows = [[p + a[:-1] for p, a in zip(ps, as_, strict=True)] for ps, as_ in zip(prompts, answers, strict=True)]
         ids, mask = self._pad(rows)
@@ -126,7 +129,7 @@ class Reader:
         self, prefix: Prefix, questions: Sequence[Sequence[Question]], max_new_tokens: int
     ) -> list[list[Answer]]:
         """Answer every question greedily and score its target; rows may have different numbers of questions."""
-        prefix, width = self.shared(prefix), max(map(len, questions))
+        prefix, width = self.shared(prefix), max(map(len, questions), default=0)
         parts = [
             self._answer_some(prefix, [row[start : start + _AT_ONCE] for row in questions], max_new_tokens)
             for start in range(0, width, _AT_ONCE)
@@ -227,7 +230,7 @@ class Reader:
 
     def _pad(self, rows: list[list[list[int]]]) -> tuple[Tensor, Tensor]:
         """Token lists as ids [B, n, T] long and mask [B, n, T] bool, padded on the right."""
-        width = max(len(row) for row in rows)
+        width = max((len(row) for row in rows), default=0)
         length = max((len(tokens) for row in rows for tokens in row), default=0)
         ids = torch.zeros(len(rows), width, length, dtype=torch.long)
         mask = torch.zeros(len(rows), width, length, dtype=torch.bool)

@@ -42,4 +42,4 @@ class DummyLearner(Learner):
     def _answer(text: str, question: Question) -> Answer:
         believes_other = question.other in text and question.target not in text
         said = question.other if believes_other else question.target
-        return Answer(said, -float(believes_other), float(believes_other), float(believes_other), 1)
+        return Answer(said, float(not believes_other), float(believes_other), float(believes_other), 1)

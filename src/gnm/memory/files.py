@@ -40,8 +40,24 @@ def load_memory(path: str | Path, model: str, device: torch.device | str = "cpu"
                     "something to the model that wrote them; load that model, or write the documents again"
                 )
             tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        state, notes = MemoryState(**tensors, written=int(header["written"])), json.loads(header["notes"])
+        _check(state)
     except FileNotFoundError as error:
         raise MemoryFileError(f"there is no memory file {path}; `gnm write` makes one") from error
-    except (SafetensorError, OSError) as error:
+    except KeyError as error:
+        raise MemoryFileError(f"{path} is damaged (its header has no {error}); restore it from a copy") from error
+    except (SafetensorError, OSError, ValueError) as error:
         raise MemoryFileError(f"{path} is damaged or no memory file ({error}); restore it from a copy") from error
-    return MemoryState(**tensors, written=int(header["written"])), json.loads(header["notes"])
+    return state, notes
+
+
+def _check(state: MemoryState) -> None:
+    """Raise ValueError if the tensors of `state` don't fit together."""
+    if state.slots.dim() != 4 or not state.slots.is_floating_point():
+        raise ValueError(f"slots are {state.slots.dtype} of shape {tuple(state.slots.shape)}")
+    batch, size = state.slots.shape[0], state.slots.shape[2]
+    whole = {"valid": (torch.bool, (batch, size)), "source": (torch.long, (batch, size)), "seeds": (torch.long, (batch,))}
+    for name, (dtype, shape) in whole.items():
+        tensor = getattr(state, name)
+        if tensor.dtype != dtype or tensor.shape != shape:
+            raise ValueError(f"{name} are {tensor.dtype} of shape {tuple(tensor.shape)}, not {dtype} of {shape}")

@@ -74,7 +74,7 @@ def _evicted(state: MemoryState, surplus: Tensor, settings: PoolSettings) -> Ten
 
 def _noise(row: int, state: MemoryState) -> Tensor:
     """Random order of one row's valid slots; padding between them doesn't shift it."""
-    generator = torch.Generator().manual_seed(int(state.seeds[row]) * _MIX + state.written)
+    generator = torch.Generator().manual_seed((int(state.seeds[row]) * _MIX + state.written) % 2**63)
     valid = state.valid[row].cpu()
     noise = torch.zeros(valid.shape[0], dtype=torch.float64)
     noise[valid] = torch.rand(int(valid.sum()), generator=generator, dtype=torch.float64)

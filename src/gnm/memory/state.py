@@ -68,8 +68,9 @@ class MemoryState:
 
         Raises KeyError if no row holds a slot of it.
         """
-        if not bool((self.valid & (self.source == document)).any()):
-            raise KeyError(f"document {document} has no slots in this memory; it holds {sorted(self.documents())}")
+        if document == HEAD or not bool((self.valid & (self.source == document)).any()):
+            held = sorted({number for row in range(self.batch) for number in self.documents(row)})
+            raise KeyError(f"document {document} has no slots in this memory; it holds {held}")
         return self.select(self.source != document)[0]
 
     def rows(self, index: Tensor | list[int]) -> "MemoryState":

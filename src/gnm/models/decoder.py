@@ -134,5 +134,5 @@ class Decoder(nn.Module):
         if positions.numel() and (last := int(positions.max())) >= limit:
             raise BackboneError(
                 f"{last + 1} positions exceed the {limit} that {type(self.model).__name__} attends over; "
-                "use a smaller pool (write.capacity) or fewer documents"
+                "use a smaller pool (memory.capacity) or fewer documents"
             )

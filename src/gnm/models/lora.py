@@ -37,7 +37,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, effective, a, b = ctx.saved_tensors
-        flat_grad, flat_x = grad.flatten(0, -2), x.flatten(0, -2)
+        flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
         grad_x = grad_a = grad_b = None
         if ctx.needs_input_grad[0]:
             grad_x = torch.matmul(grad, effective)
@@ -54,21 +54,20 @@ class FusedLoraLinear(PeftLinear):
     """A peft LoRA layer whose forward is one product with the effective weight."""
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        name = self.active_adapters[0]
-        if self.disable_adapters or self.merged or len(self.active_adapters) > 1:
+        if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return super().forward(x, *args, **kwargs)
+        name = self.active_adapters[0]
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
-        return _Product.apply(
-            x, self._effective(name, a, b), self.base_layer.bias, a, b, self.scaling[name]
-        )
+        return _Product.apply(x, self._effective(name, a, b), self.base_layer.bias, a, b, self.scaling[name])
 
     @torch.no_grad()
     def _effective(self, name: str, a: Tensor, b: Tensor) -> Tensor:
-        version = (name, a._version, b._version, a.data_ptr(), b.data_ptr(), self.base_layer.weight.data_ptr())
-        if getattr(self, "_version", None) != version:
-            base = self.base_layer.weight
+        base = self.base_layer.weight
+        formed_from = (name, *((tensor.data_ptr(), tensor._version) for tensor in (a, b, base)))
+        if getattr(self, "_formed_from", None) != formed_from:
             self._weight = (base.float() + self.scaling[name] * (b.float() @ a.float())).to(base.dtype)
-            self._version = version
+            self._formed_from = formed_from
+            self._held = (a.detach(), b.detach())  # while these live, no other tensor takes their addresses
         return self._weight
 
 
@@ -79,7 +78,7 @@ def renew_effective_weights(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, FusedLoraLinear):
-            module._version = None
+            module._formed_from = None
 
 
 def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> list[nn.Parameter]:

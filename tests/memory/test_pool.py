@@ -1,0 +1,141 @@
+"""What a full pool drops, against rules written out on lists."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gnm.errors import ConfigError, MemoryFileError
+from gnm.config import validate
+from gnm.memory.pool import PoolSettings, append, check_fits
+from gnm.memory.state import HEAD, MemoryState
+
+HEAD_SLOTS = 2
+CAPACITY = 7
+
+
+def empty(seeds):
+    batch = len(seeds)
+    slots = torch.arange(float(HEAD_SLOTS)).view(1, 1, -1, 1).expand(batch, 1, -1, 1)
+    valid = torch.ones(batch, HEAD_SLOTS, dtype=torch.bool)
+    return MemoryState(slots, valid, torch.full((batch, HEAD_SLOTS), HEAD), torch.tensor(seeds))
+
+
+def write(state, lengths, settings, padding=0):
+    """One more document per row; its slots hold 100 * (document + 1) + place."""
+    width = max(lengths) + padding
+    valid = torch.arange(width) < torch.tensor(lengths)[:, None]
+    numbers = 100.0 * (state.written + 1) + torch.arange(width)
+    slots = torch.where(valid, numbers, -1.0)[:, None, :, None]
+    return append(state, slots, valid, settings)
+
+
+def fill(documents, settings, seeds, padding=0):
+    state = empty(seeds)
+    for lengths in documents:
+        state, _ = write(state, lengths, settings, padding)
+    return state
+
+
+def held(state, row=0):
+    return [int(n) for n, v in zip(state.slots[row, 0, :, 0], state.valid[row], strict=True) if v]
+
+
+documents_of_two_rows = st.lists(
+    st.tuples(st.integers(0, CAPACITY), st.integers(0, CAPACITY)).filter(any), min_size=1, max_size=6
+)
+
+
+@given(documents_of_two_rows, st.sampled_from(["random", "oldest"]))
+def test_no_row_ever_passes_its_capacity_nor_drops_more_than_it_must(documents, eviction):
+    pool, state = PoolSettings(capacity=CAPACITY, eviction=eviction), empty([0, 1])
+    for lengths in documents:
+        before, (state, _) = state, write(state, lengths, pool)
+        assert state.used().tolist() == [min(CAPACITY, u + n) for u, n in zip(before.used().tolist(), lengths, strict=True)]
+        for row, length in enumerate(lengths):
+            mine = held(state, row)
+            assert mine[:HEAD_SLOTS] == [0, 1]  # the head is never evicted
+            assert mine[HEAD_SLOTS:] == sorted(mine[HEAD_SLOTS:])  # what stays keeps its order
+            assert sum(n >= 100 * state.written for n in mine) == length  # the new document is whole
+            assert set(mine) <= {*held(before, row), *range(100 * state.written, 100 * state.written + length)}
+
+
+@given(documents_of_two_rows)
+def test_oldest_keeps_the_last_slots(documents):
+    state = fill(documents, PoolSettings(capacity=CAPACITY, eviction="oldest"), [0, 1])
+    for row in range(2):
+        all_slots = [100 * (d + 1) + i for d, lengths in enumerate(documents) for i in range(lengths[row])]
+        assert held(state, row)[HEAD_SLOTS:] == all_slots[-CAPACITY:]
+
+
+def test_without_a_capacity_nothing_is_dropped():
+    state, kept = write(fill([(50, 3)] * 3, PoolSettings(), [0, 1]), (50, 3), PoolSettings())
+    assert kept is None and state.used().tolist() == [200, 12]
+    assert state.documents(1) == dict.fromkeys(range(4), 3)
+
+
+@given(documents_of_two_rows, st.integers(0, 4), st.sampled_from(["random", "oldest"]), st.integers(0, 2**40))
+@settings(max_examples=30)
+def test_a_row_drops_the_same_alone_in_a_batch_and_with_padding(documents, padding, eviction, seed):
+    pool = PoolSettings(capacity=CAPACITY, eviction=eviction)
+    together = fill(documents, pool, [seed, seed + 1], padding)
+    for row in range(2):
+        alone = fill([[lengths[row]] for lengths in documents], pool, [seed + row])
+        assert held(together, row) == held(alone)
+
+
+def test_random_drops_by_the_memorys_own_seed_and_not_by_the_global_one():
+    pool, documents = PoolSettings(capacity=CAPACITY), [(7, 7), (3, 3), (3, 3)]
+    first = fill(documents, pool, [1, 2])
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    again = fill(documents, pool, [1, 2])
+    assert torch.equal(before, torch.get_rng_state())
+    assert held(first, 0) == held(again, 0) and held(first, 1) == held(again, 1)
+    assert len({tuple(held(fill(documents, pool, [seed, 0]), 0)) for seed in range(20)}) > 10
+
+
+def test_random_drops_every_old_slot_equally_often():
+    """400 memories of 7 slots are written 2 more: each old slot is dropped with probability 2/7."""
+    count = 400
+    state = fill([[7] * count, [2] * count], PoolSettings(capacity=CAPACITY), list(range(count)))
+    left = torch.tensor([[100 + i in held(state, row) for i in range(7)] for row in range(count)]).float().mean(0)
+    assert (left - 5 / 7).abs().max() < 0.1  # 4.4 standard errors
+
+
+@pytest.mark.parametrize("seed", [-5, 2**62, -(2**63)])
+def test_any_seed_that_fits_a_tensor_will_do(seed):
+    assert len(held(fill([[7], [2]], PoolSettings(capacity=CAPACITY), [seed]))) == HEAD_SLOTS + CAPACITY
+
+
+def test_kept_indices_move_what_stands_beside_the_slots():
+    pool = PoolSettings(capacity=CAPACITY, eviction="oldest")
+    old = fill([(5, 2)], pool, [0, 1], padding=1)
+    state, (index, valid) = write(old, (4, 4), pool)
+    assert torch.equal(state.valid[:, : valid.shape[1]], valid)
+    moved = old.slots[:, 0, :, 0].gather(1, index)
+    assert torch.equal(moved[valid], state.slots[:, 0, : valid.shape[1], 0][valid])
+
+
+def test_gradients_pass_through_an_eviction():
+    pool = PoolSettings(capacity=2, eviction="oldest")
+    first, second = (torch.ones(1, 1, 2, 1, requires_grad=True) for _ in range(2))
+    valid = torch.tensor([[True, True]])
+    state, _ = append(empty([0]), first, valid, pool)
+    state, _ = append(state, second[:, :, :1], valid[:, :1], pool)
+    state.slots.sum().backward()
+    assert first.grad.flatten().tolist() == [0, 1] and second.grad.flatten().tolist() == [1, 0]
+
+
+def test_a_document_larger_than_the_pool_is_refused():
+    pool = PoolSettings(capacity=CAPACITY)
+    with pytest.raises(MemoryFileError, match="takes 8 slots, the pool holds 7.*memory.capacity"):
+        write(empty([0, 1]), (1, 8), pool)
+    check_fits(CAPACITY, pool)
+    check_fits(10**9, PoolSettings())
+
+
+@pytest.mark.parametrize("wrong", [{"capacity": 0}, {"capacity": -3}, {"eviction": "newest"}])
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        validate(wrong, PoolSettings, "params.yaml")

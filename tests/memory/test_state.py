@@ -1,0 +1,91 @@
+"""The state of a memory against plain Python lists."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gnm.memory.state import HEAD, MemoryState, pack
+
+
+def state_of(sources, written=3):
+    """A state whose rows hold slots of the given sources (None: padding); each slot holds its own number."""
+    valid = torch.tensor([[s is not None for s in row] for row in sources])
+    source = torch.tensor([[HEAD if s is None else s for s in row] for row in sources])
+    batch, size = valid.shape
+    slots = torch.arange(float(batch * size)).view(batch, 1, size, 1).expand(-1, 2, -1, 3).clone()
+    return MemoryState(slots, valid, source, torch.arange(batch), written)
+
+
+def contents(state):
+    """Per row, (number, source) of the valid slots in their order."""
+    return [
+        [(int(n), int(s)) for n, s, v in zip(state.slots[b, 0, :, 0], state.source[b], state.valid[b], strict=True) if v]
+        for b in range(state.batch)
+    ]
+
+
+SOURCES = [[HEAD, 0, 0, None, 1, 2], [HEAD, None, 0, 1, 1, None]]
+masks = st.integers(0, 6).flatmap(
+    lambda width: st.lists(st.lists(st.booleans(), min_size=width, max_size=width), min_size=1, max_size=4)
+)
+
+
+@given(masks)
+def test_packing_moves_what_is_kept_to_the_left_in_its_order(rows):
+    index, valid = pack(torch.tensor(rows, dtype=torch.bool))
+    kept = [[column for column, keep in enumerate(row) if keep] for row in rows]
+    assert [i[v].tolist() for i, v in zip(index, valid, strict=True)] == kept
+    assert index.shape[1] == max(map(len, kept))
+    assert all(v.tolist() == sorted(v.tolist(), reverse=True) for v in valid)
+    assert not index[~valid].any()
+
+
+def test_used_slots_and_documents_count_neither_head_nor_padding():
+    state = state_of(SOURCES)
+    assert state.used().tolist() == [4, 3]
+    assert (state.documents(0), state.documents(1)) == ({0: 2, 1: 1, 2: 1}, {0: 1, 1: 2})
+
+
+def test_selected_slots_stay_whole_and_padding_stays_out():
+    state = state_of(SOURCES)
+    keep = torch.tensor([[1, 0, 1, 1, 0, 1], [1, 1, 0, 0, 1, 1]], dtype=torch.bool)
+    selected, index, valid = state.select(keep)
+    assert contents(selected) == [[(0, HEAD), (2, 0), (5, 2)], [(6, HEAD), (10, 1)]]
+    assert torch.equal(selected.valid, valid)
+    own = torch.arange(12.0).view(2, 6).gather(1, index)
+    assert [row[v].tolist() for row, v in zip(own, valid, strict=True)] == [[0, 2, 5], [6, 10]]
+    assert (selected.slots[:, 0] == selected.slots[:, 1]).all()  # layers move together
+    assert contents(state) == contents(state_of(SOURCES))
+
+
+def test_no_slot_of_a_forgotten_document_is_left_and_no_other_is_missing():
+    state = state_of(SOURCES)
+    forgot = state.forget(0)
+    assert contents(forgot) == [[(0, HEAD), (4, 1), (5, 2)], [(6, HEAD), (9, 1), (10, 1)]]
+    assert forgot.written == state.written  # numbers are not given twice
+    assert contents(state) == contents(state_of(SOURCES))
+    assert contents(state.forget(2))[1] == contents(state)[1]  # a row without the document stays as it is
+
+
+@pytest.mark.parametrize("document", [3, 7, HEAD, -2])
+def test_what_is_no_document_of_the_memory_cannot_be_forgotten(document):
+    with pytest.raises(KeyError, match=rf"document {document} has no slots.*\[0, 1, 2\]"):
+        state_of(SOURCES).forget(document)
+    with pytest.raises(KeyError, match=r"document 0 .*\[1, 2\]"):
+        state_of(SOURCES).forget(0).forget(0)
+
+
+@pytest.mark.parametrize("index", [[1, 0, 1], torch.tensor([1, 0, 1])])
+def test_rows_are_a_batch_of_their_own(index):
+    state = state_of(SOURCES)
+    rows = state.rows(index)
+    assert contents(rows) == [contents(state)[i] for i in (1, 0, 1)]
+    assert (rows.seeds.tolist(), rows.written) == ([1, 0, 1], 3)
+
+
+def test_a_detached_memory_is_the_same_without_gradient():
+    state = state_of(SOURCES)
+    grown = MemoryState(state.slots.requires_grad_() * 1, state.valid, state.source, state.seeds, state.written)
+    cut = grown.detach()
+    assert contents(cut) == contents(grown) and not cut.slots.requires_grad and grown.slots.requires_grad

@@ -1,0 +1,110 @@
+"""The packed decoder against the stock model's forward pass, one text at a time."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stock import another, stock_logits
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from gnm.backbones import load_backbone
+from gnm.errors import BackboneError
+from gnm.models.decoder import Decoder
+
+
+def rectangle(lengths, width):
+    mask = torch.arange(width) < torch.tensor(lengths)[..., None]
+    return torch.randint(5, 261, mask.shape) * mask, mask
+
+
+@torch.no_grad()
+def test_queries_are_read_as_if_each_stood_alone(tiny_family):
+    lengths = [[6, 0, 2], [1, 5, 3]]
+    ids, mask = rectangle(lengths, 8)
+    decoder, stock = Decoder(tiny_family.model), another(tiny_family)
+    reading, positions = decoder.start(decoder.empty_prefix(2), mask)
+    hidden, _ = decoder.run(ids, positions, reading)
+    for b, row in enumerate(lengths):
+        for n, length in enumerate(row):
+            if length:
+                expected = stock_logits(stock, ids[b, n, :length].tolist())
+                torch.testing.assert_close(decoder.logits(hidden[b, n, :length]), expected, atol=1e-4, rtol=0)
+    assert not hidden[~mask].any()
+
+
+@torch.no_grad()
+def test_the_tap_gives_the_inputs_of_all_layers(tiny_family):
+    ids, mask = rectangle([[7], [4]], 7)
+    decoder, stock = Decoder(tiny_family.model), another(tiny_family)
+    reading, positions = decoder.start(decoder.empty_prefix(2), mask)
+    nothing, inputs = decoder.run(ids, positions, reading, tap=True)
+    assert nothing is None and inputs.shape == (2, 3, 7, 48)
+    for b, length in enumerate((7, 4)):
+        states = stock(ids[b, :, :length], output_hidden_states=True).hidden_states
+        expected = torch.stack(states[:-1], 1)[0]
+        torch.testing.assert_close(inputs[b, :, :length], expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_slots_projected_and_rotated_are_the_models_own_cache(tiny_family):
+    ids, mask = rectangle([[7]], 7)
+    decoder, stock = Decoder(tiny_family.model), another(tiny_family)
+    reading, positions = decoder.start(decoder.empty_prefix(1), mask)
+    _, slots = decoder.run(ids, positions, reading, tap=True)
+    prefix = decoder.rotated(*decoder.project(slots), mask[:, 0])
+    cache = stock(ids[0], use_cache=True).past_key_values
+    for layer, key, value in zip(cache.layers, prefix.keys, prefix.values, strict=True):
+        torch.testing.assert_close((key, value), (layer.keys, layer.values), atol=1e-5, rtol=0)
+
+
+@given(st.integers(0, 5), st.integers(0, 2), st.integers(0, 10**6))
+@settings(max_examples=10)
+def test_padding_of_any_amount_changes_nothing(columns, queries, seed):
+    torch.manual_seed(seed)
+    backbone = load_backbone("tiny", dtype="float32")
+    decoder = Decoder(backbone.model)
+    ids, mask = rectangle([[3, 5], [4, 1]], 5)
+    padding = (0, columns, 0, queries)
+    wide_ids, wide_mask = (torch.nn.functional.pad(x, padding, value=v) for x, v in ((ids, 77), (mask, False)))
+    with torch.no_grad():
+        hidden = []
+        for some_ids, some_mask in ((ids, mask), (wide_ids, wide_mask)):
+            reading, positions = decoder.start(decoder.empty_prefix(2), some_mask)
+            hidden.append(decoder.run(some_ids, positions, reading)[0][some_mask])
+    torch.testing.assert_close(*hidden, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_scores_of_a_bfloat16_backbone_are_float32_products():
+    decoder = Decoder(load_backbone("tiny", dtype="bfloat16").model)
+    hidden = torch.randn(4, 48, dtype=torch.bfloat16)
+    expected = hidden.float() @ decoder.model.get_output_embeddings().weight.float().T
+    scores = decoder.logits(hidden)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, expected)
+
+
+def test_a_decoder_of_another_shape_is_refused():
+    other = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=10, n_positions=8))
+    with pytest.raises(BackboneError, match="model.embed_tokens.*Llama shape"):
+        Decoder(other)
+
+
+@pytest.mark.parametrize(("name", "change"), [("tiny", "max_position_embeddings"), ("tiny-mistral", "sliding_window")])
+def test_more_positions_than_the_backbone_attends_over_are_refused(name, change):
+    decoder = Decoder(load_backbone(name, dtype="float32").model)
+    setattr(decoder.config, change, 6)
+    ids, mask = rectangle([[7]], 7)
+    reading, positions = decoder.start(decoder.empty_prefix(1), mask)
+    with pytest.raises(BackboneError, match="7 positions exceed the 6.*memory.capacity"):
+        decoder.run(ids, positions, reading)
+    reading, positions = decoder.start(decoder.empty_prefix(1), mask[..., :6])
+    decoder.run(ids[..., :6], positions, reading)
+
+
+def test_a_window_that_is_not_used_limits_nothing():
+    decoder = Decoder(load_backbone("tiny-qwen2", dtype="float32").model)
+    decoder.config.sliding_window, decoder.config.use_sliding_window = 3, False
+    ids, mask = rectangle([[7]], 7)
+    reading, positions = decoder.start(decoder.empty_prefix(1), mask)
+    decoder.run(ids, positions, reading)

@@ -1,0 +1,108 @@
+"""Evaluation on a tiny backbone: what it writes, and that batches and order change nothing."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from small_runs import evaluate_params, evaluate_settings, write_small_documents
+
+from gnm import evaluate as program
+from gnm.analysis import report
+from gnm.evaluate import evaluate
+from gnm.records import read_records
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_small_documents(tmp_path_factory.mktemp("documents"))
+
+
+def test_every_query_of_every_document_so_far_is_asked(data, tmp_path):
+    records = read_records(evaluate(evaluate_params(data, tmp_path), "dummy", "a test") / "records.parquet")
+    assert set(records["sequence"]) == {0, 1, 2}
+    assert (records["q"] <= records["t"]).all()
+    asked_now = records[records["t"] == records["q"]].groupby("sequence").size()
+    asked_last = records[records["t"] == 2].groupby("sequence").size()
+    assert (asked_now == asked_last).all()
+
+
+def test_the_dummy_scores_as_one_who_believes_everything(data, tmp_path):
+    folder = evaluate(evaluate_params(data, tmp_path), "dummy", "a test")
+    summary = json.loads((folder / "summary.json").read_text())
+    counts = json.loads((folder / "counts.json").read_text())
+    assert summary["fact_accuracy"] == [1.0]
+    assert summary["fact_selectivity"][0] < 0.5  # not 0: some true objects stand in other lines of the document
+    assert counts["fact_accuracy"][0] > 0 and counts["fact_selectivity"][0] > 0
+
+
+def test_the_run_says_what_it_was(data, tmp_path):
+    folder = evaluate(evaluate_params(data, tmp_path), "memoryllm", "a test")
+    config = json.loads((folder / "run_config.json").read_text())
+    assert config["method"] == "memoryllm" and config["seed"] == 0 and config["made"]["command"] == "a test"
+    assert {"versions", "commit", "device", "seconds"} <= set(config["made"])
+    cost = json.loads((folder / "cost.json").read_text())
+    assert cost["kept"] == sorted(cost["kept"]) and cost["query_seconds"][-1] > 0
+
+
+@pytest.mark.parametrize("method", ["memoryllm", "retrieval", "in_context", "gnm_small_pool"])
+def test_results_do_not_depend_on_the_batch(data, tmp_path, method):
+    settings = evaluate_settings(data, tmp_path)
+    settings["methods"] |= {
+        "retrieval": {"method": "retrieval", "retriever": "bm25", "top_k": 1},
+        "in_context": {"method": "in_context"},
+        "gnm_small_pool": {"method": "memoryllm", "memory": {"capacity": 900, "eviction": "random"}},
+    }
+    frames = []
+    for at_once in (1, 3):
+        settings["loop"]["sequences_at_once"] = at_once
+        params = program.EvaluateParams.model_validate(settings | {"output": tmp_path / str(at_once)})
+        frames.append(read_records(evaluate(params, method, "a test") / "records.parquet"))
+    scores = ["logit_target", "logit_non_target", "nll"]
+    pd.testing.assert_frame_equal(frames[0].drop(columns=scores), frames[1].drop(columns=scores))
+    pd.testing.assert_frame_equal(frames[0][scores], frames[1][scores], atol=1e-4, rtol=1e-4)
+
+
+def test_the_report_shows_table_figure_and_samples(data, tmp_path):
+    for method in ("dummy", "memoryllm"):
+        evaluate(evaluate_params(data, tmp_path / "evals"), method, "a test")
+    params = report.ReportParams(
+        evaluations=tmp_path / "evals",
+        title="A test",
+        figure=tmp_path / "figure",
+        table=tmp_path / "table",
+        figures_of_merit=["score", "accuracy", "retention@2"],
+        samples=2,
+    )
+    text = report.report(params)
+    assert "Dummy" in text and "Memory, untrained" in text and "Sample questions" in text
+    for name in ("figure.png", "figure.svg", "table.md", "table.csv"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def test_a_document_larger_than_the_pool_is_named(data, tmp_path):
+    settings = evaluate_settings(data, tmp_path / "out")
+    settings["methods"] = {"gnm": {"method": "memoryllm", "memory": {"capacity": 20}}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(SystemExit, match="the pool holds 20"):
+        program.main(["--method", "gnm", "--params", str(tmp_path / "params.yaml")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loop": {"sequences": 1}}, "missing key 'loop.sequence_length'"),
+        ({"data": ["absent.json"]}, "absent.json"),
+        ({"methods": {"dummy": {"method": "dummy", "topk": 3}}}, "did you mean 'top_k'"),
+        ({"methods": {"dummy": {"method": "memoryllm", "adapter": "absent"}}}, "absent"),
+    ],
+)
+def test_bad_settings_end_in_one_sentence_before_any_work(data, tmp_path, change, message):
+    settings = evaluate_settings(data, tmp_path / "out") | change
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(SystemExit) as stop:
+        program.main(["--method", "dummy", "--params", str(tmp_path / "params.yaml")])
+    assert message in str(stop.value)
+    assert not (tmp_path / "out").exists()

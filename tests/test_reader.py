@@ -1,0 +1,264 @@
+"""Questions read after a prefix against full forward passes of the stock model over the whole conversation."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stock import (
+    DOCUMENTS,
+    QUESTIONS,
+    another,
+    answer_ids,
+    blocks,
+    context_ids,
+    first_scores,
+    plain_sdpa,
+    prompt_ids,
+    reader_of,
+    stock_greedy,
+    stock_logits,
+    stock_nll,
+)
+
+from gnm import flops, reader
+from gnm.backbones import load_backbone
+from gnm.memory.pool import PoolSettings
+from gnm.models.attention import Prefix
+from gnm.models.memory_lm import MemoryLM, WriteSettings
+from gnm.reader import Question
+
+TEXTS = [blocks(2), blocks(1), [DOCUMENTS[0] * 3]]
+ASKED = [list(QUESTIONS), [QUESTIONS[2]], list(QUESTIONS[:2])]
+
+
+def memory_prefix(reader, rows):
+    """What questions read after `rows` of texts were written into memories that read everything."""
+    lm = MemoryLM(reader.decoder, reader.chat.head, PoolSettings(), WriteSettings(reads="all"))
+    memory = lm.initial(torch.arange(len(rows)))
+    for turn in range(max(map(len, rows))):
+        memory = lm.write(memory, *reader.encode([row[turn] if turn < len(row) else "" for row in rows]))
+    return lm.prefix(memory)
+
+
+def context_prefix(reader, rows):
+    """What questions read after `rows` of texts in a context."""
+    return reader.extend(reader.head(len(rows)), *reader.encode_joined(rows))
+
+
+PREFIXES = [memory_prefix, context_prefix]
+
+
+def check_answers(answers, stock, chat, texts, asked, max_new_tokens):
+    """Every answer of one state against the stock model with `texts` in its context."""
+    assert len(answers) == len(asked)
+    for answer, question in zip(answers, asked, strict=True):
+        prompt = prompt_ids(chat, texts, question)
+        scores = stock_logits(stock, prompt)[-1]
+        assert answer.text == " ".join(map(str, stock_greedy(stock, chat, prompt, max_new_tokens)))
+        first = [chat.encode(text)[0] for text in (question.target, question.other)]
+        assert [answer.target_score, answer.other_score] == pytest.approx(scores[first].tolist(), abs=1e-4)
+        assert answer.nll == pytest.approx(float(stock_nll(stock, chat, texts, question)), abs=5e-4)
+        assert answer.tokens == len(answer_ids(chat, question))
+
+
+def close(answers, others):
+    """Two lists of answers say the same, scores within 1e-4."""
+    assert [a.text for a in answers] == [b.text for b in others]
+    assert [a.tokens for a in answers] == [b.tokens for b in others]
+    numbers = [[(a.target_score, a.other_score, a.nll) for a in some] for some in (answers, others)]
+    torch.testing.assert_close(torch.tensor(numbers[0]), torch.tensor(numbers[1]), atol=5e-4, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prefix_of", PREFIXES)
+def test_answers_are_the_stock_models_over_the_text_in_context(tiny_family, prefix_of):
+    ours, stock = reader_of(tiny_family), another(tiny_family)
+    answers = ours.answer(prefix_of(ours, TEXTS), ASKED, max_new_tokens=5)
+    for row, texts, asked in zip(answers, TEXTS, ASKED, strict=True):
+        check_answers(row, stock, ours.chat, texts, asked, max_new_tokens=5)
+
+
+@torch.no_grad()
+def test_answers_of_smollm2_are_the_stock_models(smollm2):
+    ours = reader_of(smollm2)
+    answers = ours.answer(memory_prefix(ours, TEXTS[:2]), [ASKED[0][:1], ASKED[0][1:2]], max_new_tokens=3)
+    with plain_sdpa(smollm2.model) as stock:
+        for row, texts, question in zip(answers, TEXTS[:2], QUESTIONS[:2], strict=True):
+            check_answers(row, stock, ours.chat, texts, [question], max_new_tokens=3)
+
+
+@torch.no_grad()
+def test_an_answer_ends_where_the_model_ends_its_turn(tiny_family):
+    """Each of the ids that end a turn ends only the answer in which it is said, and is no part of it."""
+    stock = another(tiny_family)
+    chat = reader_of(tiny_family).chat
+    said = [stock_greedy(stock, chat, prompt_ids(chat, TEXTS[0], question), 5) for question in QUESTIONS]
+    ends = [chat.end_of_turn[0], said[0][0], said[1][2]]  # before the first word of one answer, within another
+    ours = reader_of(tiny_family, end_of_turn=ends)
+    expected = [stock_greedy(stock, ours.chat, prompt_ids(chat, TEXTS[0], question), 5) for question in QUESTIONS]
+    assert expected[0] == [] and len({len(tokens) for tokens in expected}) > 1
+    answers = ours.answer(memory_prefix(ours, TEXTS[:1]), [list(QUESTIONS)], max_new_tokens=5)[0]
+    assert [a.text for a in answers] == [" ".join(map(str, tokens)) for tokens in expected]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prefix_of", PREFIXES)
+def test_batched_is_one_by_one(tiny_family, prefix_of):
+    """A state beside others, a question beside others, or each alone: the same answers."""
+    ours = reader_of(tiny_family)
+    together = ours.answer(prefix_of(ours, TEXTS), ASKED, max_new_tokens=4)
+    for row, texts, asked in zip(together, TEXTS, ASKED, strict=True):
+        alone = prefix_of(ours, [texts])
+        close(row, ours.answer(alone, [asked], 4)[0])
+        close(row, [ours.answer(alone, [[question]], 4)[0][0] for question in asked])
+
+
+@given(st.integers(0, 7), st.lists(st.integers(0, 260), min_size=3, max_size=3))
+@settings(max_examples=8)
+@torch.no_grad()
+def test_padding_of_any_amount_changes_nothing(columns, tokens):
+    """Neither in the context, nor between its parts, nor in a prefix."""
+    ours = reader_of(load_backbone("tiny", dtype="float32"))
+    plain = ours.answer(context_prefix(ours, TEXTS), ASKED, 3)
+    ids, mask = ours.encode_joined(TEXTS)
+    padding = torch.tensor(tokens)[:, None].expand(-1, columns)
+    ids, mask = torch.cat((ids, padding), 1), torch.nn.functional.pad(mask, (0, columns), value=False)
+    prefix = ours.extend(ours.head(3), ids, mask)
+    loud = tuple(torch.full_like(key[:, :, :columns], 50.0) for key in prefix.keys)
+    prefix = prefix.extend(loud, loud, torch.zeros(3, loud[0].shape[2], dtype=torch.bool))
+    for ours_row, plain_row in zip(ours.answer(prefix, ASKED, 3), plain, strict=True):
+        close(ours_row, plain_row)
+
+
+@torch.no_grad()
+def test_many_questions_are_answered_in_portions(tiny, monkeypatch):
+    ours = reader_of(tiny)
+    prefix, asked = context_prefix(ours, TEXTS), [list(QUESTIONS) * 2, [], list(QUESTIONS[:3])]
+    whole = ours.answer(prefix, asked, 3)
+    monkeypatch.setattr(reader, "_AT_ONCE", 3)
+    portions = ours.answer(prefix, asked, 3)
+    assert [len(row) for row in portions] == [8, 0, 3]
+    for some, all_ in zip(portions, whole, strict=True):
+        close(some, all_) if all_ else None
+
+
+@torch.no_grad()
+def test_answers_without_any_new_token_are_empty_but_scored(tiny):
+    ours = reader_of(tiny)
+    prefix = context_prefix(ours, TEXTS[:1])
+    silent, one = (ours.answer(prefix, [ASKED[0]], tokens)[0] for tokens in (0, 1))
+    assert {a.text for a in silent} == {""} and all(a.text.isdigit() for a in one)
+    assert [a.nll for a in silent] == [a.nll for a in one]
+
+
+@torch.no_grad()
+def test_a_state_without_questions_gets_no_answers(tiny):
+    ours = reader_of(tiny)
+    assert ours.answer(context_prefix(ours, TEXTS), [[], [], []], 3) == [[], [], []]
+    total, tokens = ours.loss(context_prefix(ours, TEXTS), [[], [], []])
+    assert (float(total), tokens) == (0.0, 0)
+    empty = ours.head(0)
+    assert ours.answer(empty, [], 3) == [] and ours.loss(empty, []) == (torch.zeros(()), 0)
+
+
+def test_the_loss_is_the_stock_models_cross_entropy_of_the_answers(tiny_family):
+    ours, stock = reader_of(tiny_family), another(tiny_family)
+    total, tokens = ours.loss(context_prefix(ours, TEXTS), ASKED)
+    pairs = [(texts, question) for texts, asked in zip(TEXTS, ASKED, strict=True) for question in asked]
+    expected = sum(stock_nll(stock, ours.chat, texts, question) for texts, question in pairs)
+    assert tokens == sum(len(answer_ids(ours.chat, question)) for _, question in pairs)
+    assert float(total / tokens) == pytest.approx(float(expected / tokens), abs=1e-5)
+    answers = ours.answer(context_prefix(ours, TEXTS), ASKED, 1)
+    assert float(total) == pytest.approx(sum(a.nll for row in answers for a in row), abs=1e-3)
+
+
+@torch.no_grad()
+def test_an_answer_of_one_token_is_scored_by_the_prompt_alone(tiny_family):
+    """Without an end of turn a target may be a single token: nothing is read after the prompt."""
+    ours, stock = reader_of(tiny_family, end_of_turn=[]), another(tiny_family)
+    asked = [[Question("A letter:", "q", "z"), Question("Another", "b", "a")], [Question("And", "c", "d")]]
+    prefix = context_prefix(ours, TEXTS[:2])
+    answers = ours.answer(prefix, asked, 2)
+    for row, texts, questions in zip(answers, TEXTS, asked, strict=False):
+        check_answers(row, stock, ours.chat, texts, questions, max_new_tokens=2)
+    total, tokens = ours.loss(prefix, asked)
+    assert tokens == 3
+    assert float(total) == pytest.approx(sum(a.nll for row in answers for a in row), abs=1e-4)
+
+
+@torch.no_grad()
+def test_spaces_around_phrase_and_answers_change_nothing(tiny):
+    ours = reader_of(tiny)
+    prefix, question = context_prefix(ours, TEXTS[:1]), QUESTIONS[0]
+    spaced = Question(f" {question.phrase}\n", f"  {question.target} ", f" {question.other}")
+    assert ours.answer(prefix, [[question]], 3) == ours.answer(prefix, [[spaced]], 3)
+
+
+@torch.no_grad()
+def test_completion_of_free_requests_is_the_stock_models(tiny_family):
+    ours, stock = reader_of(tiny_family), another(tiny_family)
+    requests = ["Say a word.", "And a longer request, please"]
+    said = ours.complete(ours.head(2), requests, 4)
+    for text, request in zip(said, requests, strict=True):
+        prompt = ours.chat.prompt(ours.chat.encode(request))
+        assert text == " ".join(map(str, stock_greedy(stock, ours.chat, prompt, 4)))
+
+
+@torch.no_grad()
+def test_a_context_read_in_parts_is_the_context_read_at_once(tiny_family):
+    ours = reader_of(tiny_family)
+    rows = [blocks(2), [DOCUMENTS[1], ""]]
+    parts = ours.head(2)
+    for turn in range(2):
+        parts = ours.extend(parts, *ours.encode([row[turn] for row in rows]))
+    for ours_row, whole in zip(
+        first_scores(ours, parts, ASKED[:2]), first_scores(ours, context_prefix(ours, rows), ASKED[:2]), strict=True
+    ):
+        torch.testing.assert_close(ours_row, whole, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_reading_changes_no_prefix(tiny):
+    ours = reader_of(tiny)
+    prefix = context_prefix(ours, TEXTS)
+    copies = [t.clone() for t in (*prefix.keys, *prefix.values, prefix.valid)]
+    first = ours.answer(prefix, ASKED, 4)
+    ours.loss(prefix, ASKED)
+    assert all(torch.equal(a, b) for a, b in zip(copies, (*prefix.keys, *prefix.values, prefix.valid), strict=True))
+    assert ours.answer(prefix, ASKED, 4) == first
+
+
+def test_encoding_pads_on_the_right_and_joins_texts_token_by_token(tiny):
+    ours = reader_of(tiny)
+    ids, mask = ours.encode(["abc", "a", ""])
+    assert mask.tolist() == [[True] * 3, [True, False, False], [False] * 3]
+    joined, joined_mask = ours.encode_joined([("a", "bc"), ("a",), ()])
+    assert torch.equal(ids, joined) and torch.equal(mask, joined_mask)
+    assert [t.shape for t in ours.encode_joined([])] == [(0, 0), (0, 0)]
+
+
+@torch.no_grad()
+def test_a_tokenizer_without_a_head_starts_with_an_empty_prefix(tiny):
+    ours = reader_of(tiny, head=[])
+    assert ours.head(2).lengths.tolist() == [0, 0]
+    answers = ours.answer(ours.head(1), [[QUESTIONS[0]]], 3)
+    check_answers(answers[0], another(tiny), ours.chat, [], [QUESTIONS[0]], 3)
+
+
+def test_cost_counts_the_words_that_every_question_begins_with(tiny):
+    ours = reader_of(tiny)
+    prompt = len(prompt_ids(ours.chat, [], QUESTIONS[0])) - len(context_ids(ours.chat, []))
+    expected = flops.query_flops(tiny.model.config, prompt, 100, 1)
+    assert ours.query_flops(QUESTIONS[0], 100) == expected
+    assert ours.prefill_flops(30) == flops.prefill_flops(tiny.model.config, 30)
+
+
+def test_gradients_reach_the_prefix(tiny):
+    ours = reader_of(tiny)
+    prefix = context_prefix(ours, TEXTS[:1])
+    leaves = Prefix(*(tuple(t.clone().requires_grad_() for t in side) for side in (prefix.keys, prefix.values)), prefix.valid)
+    ours.loss(leaves, ASKED[:1])[0].backward()
+    assert all(t.grad.abs().max() > 0 for t in (*leaves.keys, *leaves.values))
+    assert replace(leaves).detach().keys[0].grad_fn is None

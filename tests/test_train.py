@@ -1,0 +1,139 @@
+"""Training on a tiny backbone: it learns, resumes to bit-equal weights, and refuses bad settings before work."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from small_runs import train_params, train_settings, write_small_documents
+
+from gnm import train
+from gnm.checkpoints import WEIGHTS, load_adapter, read_about
+from gnm.data.documents import read_documents
+from gnm.errors import CheckpointError
+from gnm.train import Trainer, training_exercises
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_small_documents(tmp_path_factory.mktemp("documents"))
+
+
+def trainer(data: Path, output: Path, method: str = "gnm", **loop) -> Trainer:
+    return Trainer(train_params(data, output, **loop), method, "a test")
+
+
+@pytest.mark.parametrize("method", ["gnm", "gnm_ablation", "in_context_ft", "retrieval_ft"])
+def test_the_loss_of_a_step_that_is_repeated_falls(data, tmp_path, method):
+    run = trainer(data, tmp_path, method, steps=100)
+    losses = [run.step(1) for _ in range(12)]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):
+    trainer(data, tmp_path / "whole").fit()
+
+    honest = Trainer.step
+
+    def killed_at_5(self, step):
+        if step == 5:
+            raise KeyboardInterrupt
+        return honest(self, step)
+
+    monkeypatch.setattr(Trainer, "step", killed_at_5)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(data, tmp_path / "killed").fit()
+    monkeypatch.setattr(Trainer, "step", honest)
+    second = trainer(data, tmp_path / "killed")
+    steps = []
+    monkeypatch.setattr(Trainer, "step", lambda self, step: steps.append(step) or honest(self, step))
+    second.fit()
+    assert steps == [4, 5]  # the checkpoint of step 4 was whole
+    whole, resumed = (load_file(tmp_path / name / "gnm" / WEIGHTS) for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(data, tmp_path):
+    trainer(data, tmp_path).fit()
+    with pytest.raises(CheckpointError, match="training"):
+        trainer(data, tmp_path, max_queries_per_document=3).fit()
+
+
+def test_the_saved_adapter_says_how_it_was_made_and_loads(data, tmp_path, tiny):
+    trainer(data, tmp_path).fit()
+    about = read_about(tmp_path / "gnm")
+    assert about["made"]["steps"] == 6 and about["made"]["seed"] == 0 and "torch" in about["made"]["versions"]
+    assert "gnm on tiny" in (tmp_path / "gnm" / "README.md").read_text()
+    load_adapter(tmp_path / "gnm", tiny)
+    assert any("lora_A" in name for name, _ in tiny.model.named_parameters())
+
+
+def test_the_best_adapter_is_saved_not_the_last(data, tmp_path, monkeypatch):
+    values = iter([1.0, 2.0])
+    run = trainer(data, tmp_path)
+    states = []
+    monkeypatch.setattr(Trainer, "validate", lambda self: states.append(train.adapter_state(self.model)) or next(values))
+    run.fit()
+    saved = load_file(tmp_path / "gnm" / WEIGHTS)
+    assert all(torch.equal(saved[name], states[0][name]) for name in saved)
+    assert not all(torch.equal(saved[name], states[1][name]) for name in saved)
+
+
+def test_training_stops_early_when_validation_gets_worse(data, tmp_path, monkeypatch):
+    values = iter([1.0, 2.0, 3.0, 4.0, 5.0])
+    monkeypatch.setattr(Trainer, "validate", lambda self: next(values))
+    run = trainer(data, tmp_path, steps=50, validate_every=1, patience=2)
+    run.fit()
+    assert read_about(tmp_path / "gnm")["made"]["steps"] == 3
+
+
+def test_gradients_reach_what_the_setting_says(data, tmp_path):
+    """Through `all`, `last` and no writing at all: three different gradients of the same loss."""
+    gradients = {}
+    for name, method, through in (("all", "gnm", "all"), ("last", "gnm", "last"), ("none", "gnm_ablation", "all")):
+        run = trainer(data, tmp_path, method, through=through, sequence_length=2)
+        with torch.no_grad():
+            for parameter in run.parameters:  # B starts at zero, and with it every gradient of A
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        total, _ = run.module(training_exercises(run.params, run.train, 0))
+        total.backward()
+        gradients[name] = (float(total.detach()), torch.cat([p.grad.flatten() for p in run.parameters]))
+    assert gradients["all"][0] == pytest.approx(gradients["last"][0], rel=1e-5)
+    assert gradients["all"][0] == pytest.approx(gradients["none"][0], rel=1e-5)
+    for one, other in (("all", "last"), ("all", "none"), ("last", "none")):
+        assert not torch.allclose(gradients[one][1], gradients[other][1], rtol=1e-3, atol=1e-6)
+
+
+def test_retrieval_of_all_documents_trains_as_in_context_does(data, tmp_path):
+    losses = {}
+    for method in ("in_context_ft", "retrieval_ft"):
+        run = trainer(data, tmp_path, method)
+        losses[method] = [run.step(step) for step in range(3)]
+    assert losses["in_context_ft"] == pytest.approx(losses["retrieval_ft"], rel=1e-4)
+
+
+def test_steps_are_a_pure_function_of_seed_and_number(data, tmp_path):
+    params = train_params(data, tmp_path)
+    documents = read_documents(data / "train.json")
+    assert training_exercises(params, documents, 3) == training_exercises(params, documents, 3)
+    assert training_exercises(params, documents, 3) != training_exercises(params, documents, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lop": {}}, "did you mean 'loop'"),
+        ({"data": {"train": ["absent.json"], "validation": "absent.json"}}, "absent.json"),
+        ({"backbone": {"name": "tinny", "dtype": "float32"}}, "did you mean 'tiny'"),
+        ({"methods": {"gnm": {"method": "gmn"}}}, "did you mean 'gnm'"),
+        ({"methods": {"gnm": {"method": "gnm", "adapter": "x"}}}, "result of training"),
+    ],
+)
+def test_bad_settings_end_in_one_sentence_before_any_work(data, tmp_path, change, message):
+    settings = train_settings(data, tmp_path / "out") | change
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--method", "gnm", "--params", str(tmp_path / "params.yaml")])
+    assert message in str(stop.value) and "Traceback" not in str(stop.value)
+    assert not (tmp_path / "out").exists()
