@@ -9,6 +9,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gnm.backbones import Backbone
-from gnm.errors import CheckpointError
+from gnm.config import validate
+from gnm.errors import CheckpointError, ConfigError
 from gnm.files import atomic_folder, write_json, write_text
 from gnm.models.lora import LoraSettings, add_lora
 
@@ -75,8 +77,11 @@ def load_checkpoint(folder: str | Path, model: nn.Module, about: Mapping[str, An
     try:
         optimizer = torch.load(folder / "optimizer.pt", weights_only=True)
         progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{folder} is damaged ({error}); delete it to start anew") from error
+    except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
+        raise CheckpointError(
+            f"{folder} is damaged (optimizer.pt or progress.json cannot be read: {type(error).__name__}); "
+            "delete it to start anew"
+        ) from error
     return optimizer, progress
 
 
@@ -93,7 +98,11 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
             f"({about['backbone']['digest']}), not on {backbone.name} ({backbone.config_digest}); "
             "choose the backbone it was trained on"
         )
-    for parameter in add_lora(backbone.model, LoraSettings(**about["lora"]), seed=0):
+    try:
+        settings = validate(about["lora"], LoraSettings, where="lora")
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / ABOUT} is damaged ({error}); restore it") from error
+    for parameter in add_lora(backbone.model, settings, seed=0):
         parameter.requires_grad_(False)
     _load_weights(folder, backbone.model)
     return about
@@ -102,13 +111,21 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
 def read_about(folder: Path) -> dict[str, Any]:
     """gnm.json of an adapter folder. Raises CheckpointError if it is missing or damaged."""
     try:
-        return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        if not isinstance(about, dict):
+            raise ValueError(f"it holds a {type(about).__name__}, not a mapping")
+        for key in ("backbone", "lora", "learner"):
+            if not isinstance(about.get(key), dict):
+                raise ValueError(f"it has no block {key!r}")
+        if missing := {"name", "digest"} - about["backbone"].keys():
+            raise ValueError(f"its block 'backbone' has no {', '.join(sorted(missing))}")
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(
             f"{folder} is no adapter of this project (no {ABOUT} in it); train one, or check the path"
         ) from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / ABOUT} is damaged ({error}); restore it") from error
+    return about
 
 
 def _write_adapter(folder: Path, state: Mapping[str, Tensor], settings: LoraSettings, about: Mapping[str, Any]) -> None:

@@ -48,6 +48,8 @@ def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
     )
     adapter = load_adapter(settings.adapter, backbone) if settings.adapter else None
     learner = build_learner(settings, backbone).eval()
+    steps = [step for sequence in sequences for step in sequence.steps]
+    learner.check([step.document for step in steps], [step.instruction for step in steps])
 
     own = list(enumerate(sequences))[processes.process_index :: processes.num_processes]
     rows, costs = [], []

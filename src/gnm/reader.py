@@ -68,7 +68,7 @@ class Reader:
     def encode_joined(self, rows: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """Rows of texts as `encode` gives them; the texts of a row follow each other, each tokenised by itself."""
         ids, mask = self._pad([[[token for text in row for token in self.chat.encode(text)]] for row in rows])
-        return ids[:, 0], mask[:, 0]
+        return ids.flatten(1), mask.flatten(1)
 
     def head(self, batch: int) -> Prefix:
         """A prefix that holds the start of a conversation (BOS, system turn, start of the user's turn)."""

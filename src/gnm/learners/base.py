@@ -37,6 +37,9 @@ class Learner(nn.Module, ABC):
     def write(self, state: State, documents: Sequence[str], instructions: Sequence[str]) -> State:
         """The state after one more document per sequence. `state` itself stays as it was."""
 
+    def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
+        """Raise a GNMError if any of these pairs can never be written. By default all can."""
+
     @abstractmethod
     def answer(
         self, state: State, questions: Sequence[Sequence[Question]], max_new_tokens: int

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from gnm.learners.base import Cost, Learner
+from gnm.memory.pool import check_fits
 from gnm.models.memory_lm import Memory, MemoryLM
 from gnm.prompts import Order, block
 from gnm.reader import Question, Reader
@@ -28,6 +29,10 @@ class MemoryLearner(Learner):
         texts = [block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)]
         ids, mask = self.reader.encode(texts)
         return self.lm.write(state, ids, mask)
+
+    def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
+        for document, instruction in zip(documents, instructions, strict=True):
+            check_fits(len(self.reader.chat.encode(block(document, instruction, self.order))), self.lm.pool)
 
     def answer(self, state, questions, max_new_tokens):
         return self.reader.answer(self.lm.prefix(state), questions, max_new_tokens)

@@ -107,15 +107,19 @@ class RetrievalLearner(Learner):
     def _bm25(texts: Sequence[str], phrase: str) -> list[float]:
         import bm25s
 
-        index = bm25s.BM25()
-        index.index(bm25s.tokenize(list(texts), stopwords=[], show_progress=False), show_progress=False)
+        known = bm25s.tokenize(list(texts), stopwords=[], show_progress=False)
         words = bm25s.tokenize([phrase], stopwords=[], show_progress=False, return_ids=False)[0]
+        if not words or not known.vocab:
+            return [0.0] * len(texts)
+        index = bm25s.BM25()
+        index.index(known, show_progress=False)
         return index.get_scores(words).tolist()
 
     @torch.no_grad()
     def _embed(self, text: str) -> Tensor:
-        ids = torch.tensor(self.reader.chat.encode(text), device=self.decoder.device)
-        return self.decoder.model.get_input_embeddings()(ids).float().mean(0)
+        embeddings = self.decoder.model.get_input_embeddings()
+        ids = torch.tensor(self.reader.chat.encode(text), dtype=torch.long, device=self.decoder.device)
+        return embeddings(ids).float().mean(0) if len(ids) else torch.zeros(embeddings.weight.shape[1:], device=ids.device)
 
     def _prefix(self, contexts: Sequence[tuple[str, ...]]) -> Prefix:
         """One prefix per context; each text is tokenised by itself, as everywhere."""

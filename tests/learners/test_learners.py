@@ -1,0 +1,410 @@
+"""The contract of every registered method, and what is particular to each."""
+
+import copy
+import dataclasses
+import math
+
+import pytest
+import torch
+from stock import DOCUMENTS, INSTRUCTIONS, QUESTIONS, another, prompt_ids, stock_nll
+
+from gnm.backbones import load_backbone
+from gnm.chat import ChatFormat
+from gnm.config import validate
+from gnm.errors import ConfigError
+from gnm.learners import _BUILDERS, LearnerSettings, build_learner
+from gnm.models.lora import LoraSettings, add_lora
+from gnm.prompts import NOTE_REQUEST, block, note
+from gnm.reader import Question
+
+METHODS = sorted(_BUILDERS)
+WITH_DOCUMENTS = [m for m in METHODS if m not in ("no_memory", "dummy", "text_notes")]
+TURNS = [(list(DOCUMENTS[:2]), list(INSTRUCTIONS[:2])), ([DOCUMENTS[2], "Later text."], ["", "Take nothing"])]
+ASKED = [list(QUESTIONS), [QUESTIONS[1]]]
+
+
+def learner_of(method, backbone, **settings):
+    return build_learner(LearnerSettings(method=method, max_note_tokens=6, **settings), backbone)
+
+
+def written(learner, turns=TURNS, seeds=(3, 4)):
+    state = learner.reset(list(seeds))
+    for documents, instructions in turns:
+        state = learner.write(state, documents, instructions)
+    return state
+
+
+def row_of(turns, row):
+    return [([documents[row]], [instructions[row]]) for documents, instructions in turns]
+
+
+def parts(state):
+    """The leaves of a state: tensors, texts and numbers."""
+    if dataclasses.is_dataclass(state):
+        return parts([getattr(state, field.name) for field in dataclasses.fields(state)])
+    if isinstance(state, (list, tuple)):
+        return [leaf for item in state for leaf in parts(item)]
+    return [state]
+
+
+def same(state, other):
+    mine, theirs = parts(state), parts(other)
+    return len(mine) == len(theirs) and all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(mine, theirs, strict=True)
+    )
+
+
+def close(answers, others):
+    for answer, other in zip(answers, others, strict=True):
+        assert (answer.text, answer.tokens) == (other.text, other.tokens)
+        for name in ("target_score", "other_score", "nll"):
+            assert getattr(answer, name) == pytest.approx(getattr(other, name), abs=5e-4)
+
+
+# --- the contract
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", METHODS)
+def test_a_write_gives_a_new_state_and_leaves_the_old(tiny, method):
+    learner = learner_of(method, tiny)
+    states = [learner.reset([3, 4])]
+    for documents, instructions in TURNS:
+        before = copy.deepcopy(states[-1])
+        states.append(learner.write(states[-1], documents, instructions))
+        learner.answer(states[-1], ASKED, 3)
+        assert same(states[-2], before)
+        assert same(states[-1], learner.write(states[-2], documents, instructions))
+        assert same(states[-1], states[-2]) == (method == "no_memory")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", METHODS)
+def test_every_sequence_is_answered_as_if_alone(tiny, method):
+    learner = learner_of(method, tiny)
+    together = learner.answer(written(learner), ASKED, 3)
+    assert [len(row) for row in together] == [4, 1]
+    for row in range(2):
+        alone = written(learner, row_of(TURNS, row), seeds=[3 + row])
+        close(together[row], learner.answer(alone, ASKED[row : row + 1], 3)[0])
+        cost, lone = (learner.cost(s, r, QUESTIONS[0]) for s, r in ((written(learner), row), (alone, 0)))
+        assert cost == lone
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", METHODS)
+def test_before_any_document_there_are_answers_too(tiny, method):
+    learner = learner_of(method, tiny)
+    state = learner.reset([0, 1])
+    answers = learner.answer(state, ASKED, 3)
+    assert [len(row) for row in answers] == [4, 1]
+    if method != "dummy":
+        chat, stock = ChatFormat.of(tiny.tokenizer), another(tiny)
+        expected = [float(stock_nll(stock, chat, [], question)) for question in ASKED[0]]
+        assert [a.nll for a in answers[0]] == pytest.approx(expected, abs=5e-4)
+    assert learner.cost(state, 0, QUESTIONS[0]).kept >= 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_loss_is_the_answers_and_has_a_gradient(tiny, method):
+    parameters = add_lora(tiny.model, LoraSettings(r=2, alpha=4), seed=0)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.copy_(torch.randn_like(parameter) * 0.1)
+    learner = learner_of(method, tiny)
+    parameters = parameters if method != "dummy" else [learner.weight]
+    assert {id(p) for p in learner.parameters() if p.requires_grad} == {id(p) for p in parameters}
+    state = written(learner)
+    total, tokens = learner.loss(state, ASKED)
+    total.backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in parameters)
+    if method != "dummy":
+        answers = [answer for row in learner.answer(state, ASKED, 1) for answer in row]
+        assert tokens == sum(answer.tokens for answer in answers)
+        assert total.item() == pytest.approx(sum(answer.nll for answer in answers), abs=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_cut_state_is_the_same_without_its_graph(tiny, method):
+    add_lora(tiny.model, LoraSettings(r=2, alpha=4), seed=0)
+    learner = learner_of(method, tiny)
+    state = written(learner)
+    cut = learner.cut(state)
+    for ours, theirs in zip(learner.answer(cut, ASKED, 3), learner.answer(state, ASKED, 3), strict=True):
+        close(ours, theirs)
+    assert learner.cost(cut, 0, QUESTIONS[0]) == learner.cost(state, 0, QUESTIONS[0])
+    slots = cut.state.slots if method in ("gnm", "gnm_ablation", "memoryllm") else None
+    tensors = [slots] if slots is not None else [leaf for leaf in parts(cut) if isinstance(leaf, torch.Tensor)]
+    assert not any(tensor.requires_grad for tensor in tensors)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", METHODS)
+def test_no_questions_are_no_error(tiny, method):
+    learner = learner_of(method, tiny)
+    state = written(learner)
+    assert learner.answer(state, [[], []], 3) == [[], []]
+    total, tokens = learner.loss(state, [[], []])
+    assert (float(total), tokens) == (0.0, 0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", METHODS)
+def test_the_cost_grows_with_what_is_kept(tiny, method):
+    learner = learner_of(method, tiny, top_k=2)
+    first = learner.reset([3, 4])
+    states = [first, *(written(learner, (TURNS * 2)[:count]) for count in (1, 2, 4))]
+    costs = [learner.cost(state, 0, QUESTIONS[0]) for state in states]
+    assert all(math.isfinite(c.kept) and math.isfinite(c.bytes) and c.query_flops >= 0 for c in costs)
+    grows = method != "no_memory"
+    assert (costs[0].kept < costs[1].kept < costs[2].kept < costs[3].kept) == grows
+    assert (costs[0].bytes < costs[1].bytes < costs[2].bytes < costs[3].bytes) == grows
+    if method != "dummy":
+        assert (costs[1].query_flops < costs[2].query_flops) == grows
+    if method.startswith("retrieval"):  # two pairs are read however many there are
+        assert costs[3].query_flops < 1.5 * costs[2].query_flops
+
+
+# --- the registry
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"), [("gmn", "did you mean 'gnm'"), ("in_contxt", "did you mean 'in_context'"), ("%%", "known: gnm")]
+)
+def test_an_unknown_method_is_refused_with_the_nearest_name(tiny, wrong, hint):
+    with pytest.raises(ConfigError, match=f"unknown method '{wrong}'.*{hint}"):
+        learner_of(wrong, tiny)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"retriever": "bm52"}, {"top_k": 0}, {"order": "document_last"}, {"memory": {"capacty": 3}}]
+)
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        validate({"method": "gnm"} | wrong, LearnerSettings, "params.yaml")
+
+
+def test_the_ablation_alone_writes_without_gradient(tiny):
+    through = {m: learner_of(m, tiny).lm.gradient_through_writing for m in ("gnm", "gnm_ablation", "memoryllm")}
+    assert through == {"gnm": True, "gnm_ablation": False, "memoryllm": True}
+
+
+# --- each against the stock model with its text in context
+
+
+def expected_texts(method, order):
+    own = "instruction_first" if method in ("gnm", "gnm_ablation", "memoryllm") else "document_first"
+    return [[block(d[row], i[row], order or own) for d, i in TURNS] for row in range(2)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("order", [None, "instruction_first", "document_first"])
+@pytest.mark.parametrize("method", WITH_DOCUMENTS)
+def test_with_everything_in_reach_a_method_is_the_text_in_context(tiny, method, order):
+    """Memory that reads all, retrieval of all: the stock model with head, pairs in their order, question."""
+    learner = learner_of(method, tiny, order=order, write={"reads": "all"}, top_k=2)
+    answers = learner.answer(written(learner), ASKED, 1)
+    chat, stock = ChatFormat.of(tiny.tokenizer), another(tiny)
+    for row, texts, asked in zip(answers, expected_texts(method, order), ASKED, strict=True):
+        for answer, question in zip(row, asked, strict=True):
+            assert answer.nll == pytest.approx(float(stock_nll(stock, chat, texts, question)), abs=5e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("retriever", ["mean_embedding", "bm25"])
+def test_retrieval_of_all_is_in_context(tiny_family, retriever):
+    turns = TURNS * 2
+    retrieval = learner_of("retrieval", tiny_family, retriever=retriever, top_k=4)
+    in_context = learner_of("in_context", tiny_family)
+    ours, theirs = (learner.answer(written(learner, turns), ASKED, 4) for learner in (retrieval, in_context))
+    for row, other in zip(ours, theirs, strict=True):
+        close(row, other)
+
+
+@torch.no_grad()
+def test_without_memory_no_document_is_read(tiny):
+    learner = learner_of("no_memory", tiny)
+    assert learner.answer(written(learner), ASKED, 3) == learner.answer(learner.reset([3, 4]), ASKED, 3)
+
+
+@torch.no_grad()
+def test_text_notes_put_what_the_backbone_noted_into_the_context(tiny_family):
+    learner = learner_of("text_notes", tiny_family)
+    chat, stock = ChatFormat.of(tiny_family.tokenizer), another(tiny_family)
+    texts = [[], []]
+    for documents, instructions in TURNS:
+        notes = learner.notes(documents, instructions)
+        for row, (document, instruction) in enumerate(zip(documents, instructions, strict=True)):
+            request = chat.encode(block(document, instruction, "instruction_first") + NOTE_REQUEST)
+            ids = torch.tensor([chat.prompt(request)])
+            said = stock.generate(ids, max_new_tokens=6, do_sample=False, attention_mask=torch.ones_like(ids))
+            spoken = tiny_family.tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True).strip()
+            assert notes[row] == spoken
+            texts[row].append(note(spoken))
+    answers = learner.answer(written(learner), ASKED, 1)
+    for row, own, asked in zip(answers, texts, ASKED, strict=True):
+        for answer, question in zip(row, asked, strict=True):
+            assert answer.nll == pytest.approx(float(stock_nll(stock, chat, own, question)), abs=5e-4)
+
+
+def test_the_dummy_believes_its_documents(tiny):
+    learner, question = learner_of("dummy", tiny), Question("Oslo lies in", "Norway", "Peru")
+    said = []
+    for text in ("nothing", "Oslo lies in Peru.", "Oslo lies in Norway.", "Norway, not Peru"):
+        answer = learner.answer(learner.write(learner.reset([0]), [text], ["all"]), [[question]], 3)[0][0]
+        said.append((answer.text, answer.target_score > answer.other_score))
+    assert said == [("Norway", True), ("Peru", False), ("Norway", True), ("Norway", True)]
+
+
+# --- retrieval
+
+LIBRARY = [
+    "The harbour of Bergen was built by merchants.",
+    "Marie Curie discovered radium in her laboratory.",
+    "Penguins breed on the coast of the Antarctic.",
+    "The violin concerto was written in Vienna.",
+]
+LOOKED_FOR = {
+    "Marie Curie found the element": 1,
+    "Who wrote the violin concerto? It was": 3,
+    "Animals like penguins live near the": 2,
+    "In Bergen, the merchants built a": 0,
+}
+
+
+def library(learner, texts=LIBRARY):
+    return written(learner, [([text], ["Learn all facts"]) for text in texts], seeds=[0])
+
+
+@pytest.mark.parametrize("retriever", ["bm25", "mean_embedding"])
+def test_the_document_that_a_question_is_about_is_found(smollm2, retriever):
+    learner = learner_of("retrieval", smollm2, retriever=retriever, top_k=1)
+    state = library(learner)
+    for phrase, index in LOOKED_FOR.items():
+        assert learner.retrieve(state, 0, phrase) == (state.texts[0][index],)
+
+
+def test_retrieved_pairs_stand_in_the_order_in_which_they_came(tiny):
+    learner = learner_of("retrieval", tiny, retriever="bm25", top_k=2)
+    state = library(learner)
+    for phrase in ("violin Bergen", "Bergen violin", "violin violin violin Bergen"):
+        assert learner.retrieve(state, 0, phrase) == (state.texts[0][0], state.texts[0][3])
+
+
+def test_the_nearest_documents_have_the_nearest_mean_embeddings(tiny):
+    learner = learner_of("retrieval", tiny, retriever="mean_embedding", top_k=2)
+    state, embed = library(learner), tiny.model.get_input_embeddings().weight
+    chat = ChatFormat.of(tiny.tokenizer)
+    for phrase in LOOKED_FOR:
+        means = [embed[chat.encode(text)].mean(0) for text in (phrase, *state.texts[0])]
+        cosines = [float(means[0] @ m / means[0].norm() / m.norm()) for m in means[1:]]
+        nearest = sorted(sorted(range(4), key=lambda i: -cosines[i])[:2])
+        assert learner.retrieve(state, 0, phrase) == tuple(state.texts[0][i] for i in nearest)
+
+
+@pytest.mark.parametrize("phrase", ["zyx qwv", "?", "", "北京"])
+@pytest.mark.parametrize("texts", [LIBRARY, LIBRARY[:1], ["—", "!"]])
+def test_bm25_without_a_known_word_takes_the_first_documents(tiny, phrase, texts):
+    learner = learner_of("retrieval", tiny, retriever="bm25", top_k=1)
+    state = library(learner, texts)
+    assert learner.retrieve(state, 0, phrase) == state.texts[0][:1]
+    assert learner._bm25(texts, phrase) == [0.0] * len(texts)
+
+
+@torch.no_grad()
+def test_an_empty_phrase_is_no_error_for_the_mean_embedding(tiny):
+    learner = learner_of("retrieval", tiny, retriever="mean_embedding", top_k=1)
+    state = library(learner)
+    assert learner.retrieve(state, 0, "") == state.texts[0][:1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("retriever", ["bm25", "mean_embedding"])
+def test_each_question_is_answered_in_the_context_of_its_own_pairs(tiny, retriever):
+    learner = learner_of("retrieval", tiny, retriever=retriever, top_k=1)
+    state, chat, stock = library(learner), ChatFormat.of(tiny.tokenizer), another(tiny)
+    questions = [Question(phrase, "yes", "no") for phrase in LOOKED_FOR]
+    assert len({learner.retrieve(state, 0, q.phrase) for q in questions}) > 1
+    for answer, question in zip(learner.answer(state, [questions], 1)[0], questions, strict=True):
+        nearest = learner.retrieve(state, 0, question.phrase)
+        assert answer.nll == pytest.approx(float(stock_nll(stock, chat, nearest, question)), abs=5e-4)
+    total, _ = learner.loss(state, [questions])
+    assert total.item() == pytest.approx(sum(a.nll for a in learner.answer(state, [questions], 1)[0]), abs=1e-3)
+
+
+@torch.no_grad()
+def test_answers_are_remembered_for_equal_pairs_and_forgotten_at_a_reset(tiny, monkeypatch):
+    learner = learner_of("retrieval", tiny, retriever="bm25", top_k=1)
+    state, questions = library(learner), [[Question(phrase, "yes", "no") for phrase in LOOKED_FOR]]
+    asked, answer = [], learner.reader.answer
+
+    def counted(prefix, some, max_new_tokens):
+        asked.extend(question for row in some for question in row)
+        return answer(prefix, some, max_new_tokens)
+
+    monkeypatch.setattr(learner.reader, "answer", counted)
+    first = learner.answer(state, questions, 3)
+    later = learner.write(state, ["Quite another thing."], ["Learn"])
+    assert learner.answer(later, questions, 3) == first and len(asked) == 4
+    learner.answer(later, questions, 2)  # other lengths are other answers
+    assert len(asked) == 8
+    learner.reset([0])
+    assert learner.answer(later, questions, 3) == first and len(asked) == 12
+
+
+@torch.no_grad()
+def test_many_contexts_are_read_in_portions(tiny, monkeypatch):
+    learner = learner_of("retrieval", tiny, retriever="bm25", top_k=1)
+    state, questions = library(learner), [[Question(phrase, "yes", "no") for phrase in LOOKED_FOR]]
+    whole = learner.answer(state, questions, 3)[0]
+    monkeypatch.setattr("gnm.learners.retrieval._CONTEXTS_AT_ONCE", 1)
+    learner.reset([0])
+    close(learner.answer(state, questions, 3)[0], whole)
+
+
+# --- memory
+
+
+@torch.no_grad()
+def test_a_pool_of_a_third_holds_a_third_and_answers(tiny_family):
+    turns = TURNS * 3
+    sizes = written(learner_of("gnm", tiny_family), turns).state.used()
+    capacity = max(int(sizes.max()) // 3, 110)
+    for eviction in ("random", "oldest"):
+        learner = learner_of("gnm", tiny_family, memory={"capacity": capacity, "eviction": eviction})
+        state = written(learner, turns)
+        assert state.state.used().tolist() == [capacity, capacity]
+        head = len(ChatFormat.of(tiny_family.tokenizer).head)
+        assert learner.cost(state, 1, QUESTIONS[0]).kept == capacity + head
+        answers = learner.answer(state, ASKED, 3)
+        for row in range(2):
+            alone = written(learner, row_of(turns, row), seeds=[3 + row])
+            close(answers[row], learner.answer(alone, ASKED[row : row + 1], 3)[0])
+
+
+@torch.no_grad()
+def test_memory_costs_are_the_slots_and_the_question(tiny):
+    learner = learner_of("memoryllm", tiny)
+    cost = learner.cost(written(learner), 0, QUESTIONS[0])
+    chat = ChatFormat.of(tiny.tokenizer)
+    tokens = len(prompt_ids(chat, expected_texts("memoryllm", None)[0], QUESTIONS[0]))
+    question = len(prompt_ids(chat, [], QUESTIONS[0])) - len(chat.head)
+    assert cost.kept == tokens - question
+    assert cost.bytes == cost.kept * 3 * 48 * 4  # layers, width, bytes of a float
+
+
+def test_a_learner_can_stand_on_any_family(tiny_family):
+    for method in METHODS:
+        learner = learner_of(method, tiny_family)
+        with torch.no_grad():
+            assert len(learner.answer(written(learner), ASKED, 2)) == 2
+
+
+def test_a_learner_in_bfloat16_answers(tiny):
+    backbone = load_backbone("tiny", dtype="bfloat16")
+    for method in METHODS:
+        learner, reference = learner_of(method, backbone), learner_of(method, tiny)
+        with torch.no_grad():
+            low, high = (one.answer(written(one), ASKED, 1)[0][0] for one in (learner, reference))
+        if method != "text_notes":  # notes may differ in a letter
+            assert low.nll == pytest.approx(high.nll, rel=0.05)

@@ -1,0 +1,101 @@
+"""Memory for a program and from the shell, on a tiny untrained backbone; and what the README shows of them."""
+
+import functools
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from gnm import api, cli
+from gnm.api import load
+from gnm.errors import CheckpointError, DataError, MemoryFileError
+
+DOCUMENT, INSTRUCTION = "* The capital of Elbonia is Orvane", "Memorize all facts."
+
+
+@pytest.fixture
+def memory():
+    return load(None, backbone="tiny", dtype="float32", device="cpu")
+
+
+def blocks(project: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (project / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_undo_and_forget_take_back_a_write(memory):
+    empty, silent = memory.state, memory.ask("The capital of Elbonia is")
+    number = memory.write(DOCUMENT, INSTRUCTION)
+    written = memory.state
+    assert number == 0 and memory.documents[0].slots > len(DOCUMENT)
+    memory.forget(0)
+    assert memory.documents == [] and memory.ask("The capital of Elbonia is") == silent
+    memory.undo()
+    assert memory.state is written
+    memory.undo()
+    assert memory.state is empty
+    with pytest.raises(MemoryFileError, match="nothing to undo"):
+        memory.undo()
+
+
+def test_a_saved_memory_answers_as_before(memory, tmp_path):
+    memory.write(DOCUMENT, INSTRUCTION)
+    memory.save_memory(tmp_path / "m")
+    other = load(None, backbone="tiny", dtype="float32", device="cpu")
+    other.load_memory(tmp_path / "m")
+    assert torch.equal(other.state.slots, memory.state.slots)
+    assert other.documents == memory.documents
+    assert other.ask("The capital of Elbonia is") == memory.ask("The capital of Elbonia is")
+
+
+def test_numbers_go_on_after_forgetting(memory):
+    memory.write(DOCUMENT, INSTRUCTION)
+    memory.forget(0)
+    assert memory.write(DOCUMENT, INSTRUCTION) == 1
+
+
+def test_bad_input_is_refused_in_one_sentence(memory, tmp_path):
+    with pytest.raises(DataError, match="the document is empty"):
+        memory.write(" \n", INSTRUCTION)
+    with pytest.raises(DataError, match="the instruction is empty"):
+        memory.write(DOCUMENT, "")
+    with pytest.raises(MemoryFileError, match="document 3 has no slots"):
+        memory.forget(3)
+    memory.write(DOCUMENT, INSTRUCTION)
+    memory.save_memory(tmp_path / "m")
+    qwen = load(None, backbone="tiny-qwen2", dtype="float32", device="cpu")
+    with pytest.raises(MemoryFileError, match="was written by the model"):
+        qwen.load_memory(tmp_path / "m")
+    small = load(None, backbone="tiny", dtype="float32", device="cpu", capacity=10)
+    with pytest.raises(MemoryFileError, match="the pool holds 10"):
+        small.write(DOCUMENT, INSTRUCTION)
+    with pytest.raises(CheckpointError, match="no adapter"):
+        load(tmp_path / "absent")
+
+
+def test_the_shell_commands_of_the_readme(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = [line for block in blocks(project, "sh") for line in block.splitlines() if line.startswith("gnm ")]
+    assert [line.split()[1] for line in lines] == ["write", "ask", "inspect", "forget"]
+    for line in lines:
+        cli.main([*shlex.split(line)[1:], "--backbone", "tiny"])
+    said = capsys.readouterr().out
+    assert "document 0:" in said and "Memorize all facts." in said and "0 documents are left" in said
+
+
+def test_the_program_of_the_readme(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(api, "load", functools.partial(load, None, backbone="tiny", dtype="float32"))
+    (program,) = blocks(project, "python")
+    exec(compile(program, "README.md", "exec"), {})
+    assert (tmp_path / "elbonia.safetensors").is_file() and "Memorize only" in capsys.readouterr().out
+
+
+def test_shell_errors_are_sentences(tmp_path):
+    for line, message in (
+        (["ask", "absent.mem", "a"], "there is no memory file"),
+        (["write", "m", "@absent.txt", "--instruction", "a"], "cannot read the document"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            cli.main([*line, "--backbone", "tiny"])

@@ -1,0 +1,113 @@
+"""Files are written whole or not at all."""
+
+import json
+import os
+import stat
+
+import pytest
+
+from gnm.files import atomic_folder, atomic_path, write_json, write_text
+
+
+def listing(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_text_and_json_are_written_into_new_folders(tmp_path):
+    write_text(tmp_path / "a" / "b" / "t.txt", "grün\n")
+    assert (tmp_path / "a" / "b" / "t.txt").read_bytes() == "grün\n".encode()
+    write_json(tmp_path / "v.json", {"ä": [1, None, 0.5]})
+    assert (tmp_path / "v.json").read_text(encoding="utf-8") == '{\n  "ä": [\n    1,\n    null,\n    0.5\n  ]\n}\n'
+    write_json(tmp_path / "v.json", [1], indent=None)
+    assert (tmp_path / "v.json").read_text() == "[1]\n"
+    assert listing(tmp_path) == ["a", "v.json"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, {"a": object()}])
+def test_what_is_no_json_leaves_the_old_file(tmp_path, value):
+    write_json(tmp_path / "v.json", "old")
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "v.json", {"deep": [value]})
+    assert json.loads((tmp_path / "v.json").read_text()) == "old"
+    assert listing(tmp_path) == ["v.json"]
+
+
+def test_a_failure_while_writing_leaves_the_old_file_or_none(tmp_path):
+    (tmp_path / "f").write_text("old")
+    for name in ("f", "g"):
+        with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / name) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+    assert listing(tmp_path) == ["f"] and (tmp_path / "f").read_text() == "old"
+
+
+def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
+    target = tmp_path / "f"
+    target.write_text("old")
+    with atomic_path(target) as temporary:
+        assert temporary.parent == tmp_path and temporary != target  # one file system: renaming is atomic
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new" and listing(tmp_path) == ["f"]
+
+
+def test_a_folder_in_the_place_of_a_file_is_left_alone(tmp_path):
+    (tmp_path / "f" / "inner").mkdir(parents=True)
+    with pytest.raises(OSError):
+        write_text(tmp_path / "f", "text")
+    assert listing(tmp_path) == ["f"] and listing(tmp_path / "f") == ["inner"]
+
+
+def test_files_and_folders_have_ordinary_permissions(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "f", "text")
+        with atomic_folder(tmp_path / "d") as temporary:
+            write_text(temporary / "inner", "text")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("f", "d", "d/inner")]
+    assert modes == [0o640, 0o750, 0o640]
+
+
+def test_a_folder_replaces_the_old_one_whole(tmp_path):
+    for number in (1, 2):
+        with atomic_folder(tmp_path / "deep" / "d") as temporary:
+            (temporary / f"file{number}").write_text("x")
+            if number == 2:
+                assert listing(tmp_path / "deep" / "d") == ["file1"]
+    assert listing(tmp_path / "deep" / "d") == ["file2"] and listing(tmp_path / "deep") == ["d"]
+
+
+def test_a_failure_leaves_the_old_folder_or_none(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "old").touch()
+    for name in ("d", "e"):
+        with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / name) as temporary:
+            (temporary / "half").touch()
+            raise KeyboardInterrupt
+    assert listing(tmp_path) == ["d"] and listing(tmp_path / "d") == ["old"]
+
+
+def test_a_failure_while_the_folders_change_places_brings_the_old_one_back(tmp_path, monkeypatch):
+    target = tmp_path / "d"
+    target.mkdir()
+    (target / "old").touch()
+    replace = os.replace
+
+    def refuse_the_new(source, destination):
+        if destination == target and not (source / "old").exists():
+            raise OSError("device busy")
+        replace(source, destination)
+
+    monkeypatch.setattr("os.replace", refuse_the_new)
+    with pytest.raises(OSError, match="device busy"), atomic_folder(target) as temporary:
+        (temporary / "new").touch()
+    assert listing(tmp_path) == ["d"] and listing(target) == ["old"]
+
+
+def test_a_file_in_the_place_of_a_folder_is_left_alone(tmp_path):
+    (tmp_path / "d").write_text("a file")
+    with pytest.raises(OSError), atomic_folder(tmp_path / "d") as temporary:
+        (temporary / "new").touch()
+    assert listing(tmp_path) == ["d"] and (tmp_path / "d").read_text() == "a file"
