@@ -6,13 +6,13 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from stock import another, plain_sdpa, stock_logits
 
 from gnm.backbones import load_backbone
 from gnm.checkpoints import adapter_state, load_adapter, load_checkpoint, read_about, save_adapter, save_checkpoint
 from gnm.errors import CheckpointError
 from gnm.models.decoder import Decoder
 from gnm.models.lora import LoraSettings, add_lora
+from stock import another, plain_sdpa, stock_logits
 
 SETTINGS = LoraSettings(r=2, alpha=6, target_modules=("q_proj", "down_proj"))
 IDS = list(range(30, 42))
@@ -262,6 +262,13 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(interrupted, tiny, monke
     with pytest.raises(KeyboardInterrupt):
         save(folder, tiny, optimizer)
     monkeypatch.undo()
+    assert load_checkpoint(folder, tiny.model, about(tiny))[1]["step"] == 3
+    assert [p.name for p in folder.parent.iterdir()] == ["c"]
+
+
+def test_a_kill_between_two_checkpoints_leaves_the_last_one(interrupted, tiny):
+    folder, _ = interrupted
+    folder.rename(folder.parent / ".c.x1y2.old")
     assert load_checkpoint(folder, tiny.model, about(tiny))[1]["step"] == 3
     assert [p.name for p in folder.parent.iterdir()] == ["c"]
 

@@ -67,7 +67,8 @@ def refused(path, overrides=(), block=None):
 
 
 def test_settings_are_read_with_their_defaults(params):
-    text = "seed: 3\nlearning_rate: 1.0e-3\nmethod: {name: gnm, memory: {capacity: 5}}\ndata: [a/b.json]\nlength: [2, 4]\n"
+    text = "seed: 3\nlearning_rate: 1.0e-3\nmethod: {name: gnm, memory: {capacity: 5}}\ndata: [a/b.json]\n"
+    text += "length: [2, 4]\n"
     settings = load(params(text))
     assert (settings.seed, settings.learning_rate, settings.length) == (3, 1e-3, (2, 4))
     assert settings.method == Method(name="gnm", memory=Pool(capacity=5))
@@ -102,7 +103,8 @@ def test_an_override_replaces_a_value(params, override, value):
 
 
 def test_overrides_reach_into_blocks_and_make_them(params):
-    settings = load(params(), ["method.memory.capacity=9", "method.name=a=b", "optional.eviction=oldest", "others.x.name=y"])
+    overrides = ["method.memory.capacity=9", "method.name=a=b", "optional.eviction=oldest", "others.x.name=y"]
+    settings = load(params(), overrides)
     assert settings.method == Method(name="a=b", memory=Pool(capacity=9))
     assert settings.optional == Pool(eviction="oldest") and settings.others == {"x": Method(name="y")}
 
@@ -171,7 +173,8 @@ def test_a_missing_key_is_named(params, text, place):
 
 
 def test_all_problems_are_told_at_once_each_with_its_place(params):
-    message = refused(params("sede: 1\nlearning_rate: fast\nmethod: {name: 3, memory: {eviction: newest, capacity: 0}}\n"))
+    text = "sede: 1\nlearning_rate: fast\nmethod: {name: 3, memory: {eviction: newest, capacity: 0}}\n"
+    message = refused(params(text))
     for part in ("missing key 'seed'", "unknown key 'sede'", "learning_rate: ", "'fast'", "method.name: ",
                  "method.memory.eviction: ", "'newest'", "method.memory.capacity: "):  # fmt: skip
         assert part in message

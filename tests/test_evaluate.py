@@ -6,12 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from small_runs import evaluate_params, evaluate_settings, write_small_documents
 
 from gnm import evaluate as program
 from gnm.analysis import report
 from gnm.evaluate import evaluate
 from gnm.records import read_records
+from small_runs import evaluate_params, evaluate_settings, write_small_documents
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from gnm.files import atomic_folder, atomic_path, write_json, write_text
+from gnm.files import atomic_folder, atomic_path, recover_folder, write_json, write_text
 
 
 def listing(folder):
@@ -111,3 +111,31 @@ def test_a_file_in_the_place_of_a_folder_is_left_alone(tmp_path):
     with pytest.raises(OSError), atomic_folder(tmp_path / "d") as temporary:
         (temporary / "new").touch()
     assert listing(tmp_path) == ["d"] and (tmp_path / "d").read_text() == "a file"
+
+
+def test_a_folder_that_a_kill_left_aside_is_brought_back(tmp_path, monkeypatch):
+    """The kill falls between the two renamings: nothing that Python would do after an error is done."""
+    target = tmp_path / ".d[1]"
+    target.mkdir()
+    (target / "old").touch()
+    process = os.fork()
+    if process == 0:
+        replace = os.replace
+        monkeypatch.setattr("os.replace", lambda source, to: os._exit(9) if to == target else replace(source, to))
+        with atomic_folder(target) as temporary:
+            (temporary / "new").touch()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+    assert not target.exists()
+    recover_folder(target)
+    assert listing(target) == ["old"]
+
+
+def test_nothing_is_brought_back_where_nothing_is_missing(tmp_path):
+    recover_folder(tmp_path / "never")
+    for folder in ("d", ".d.abc.old", ".e.abc.old"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / ".d.abc.old" / "older").touch()
+    recover_folder(tmp_path / "d")
+    recover_folder(tmp_path / "e")  # what was moved aside is empty: the kill came before the first renaming
+    assert listing(tmp_path / "d") == [] and not (tmp_path / "e").exists()

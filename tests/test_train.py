@@ -6,13 +6,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from small_runs import train_params, train_settings, write_small_documents
 
 from gnm import train
 from gnm.checkpoints import WEIGHTS, load_adapter, read_about
 from gnm.data.documents import read_documents
 from gnm.errors import CheckpointError
 from gnm.train import Trainer, training_exercises
+from small_runs import train_params, train_settings, write_small_documents
 
 
 @pytest.fixture(scope="module")

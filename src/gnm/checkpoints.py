@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gnm.backbones import Backbone
 from gnm.config import validate
 from gnm.errors import CheckpointError, ConfigError
-from gnm.files import atomic_folder, write_json, write_text
+from gnm.files import atomic_folder, recover_folder, write_json, write_text
 from gnm.models.lora import LoraSettings, add_lora
 
 WEIGHTS, CONFIG, ABOUT, CARD = "adapter_model.safetensors", "adapter_config.json", "gnm.json", "README.md"
@@ -31,8 +31,8 @@ _PEFT_PREFIX = "base_model.model."
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the adapter's tensors (float32) under peft's names."""
     return {
-        _PEFT_PREFIX + name.replace(".default.", "."): parameter.detach().to("cpu", torch.float32, copy=True).contiguous()
-        for name, parameter in model.named_parameters()
+        _PEFT_PREFIX + name.replace(".default.", "."): value.detach().to("cpu", torch.float32, copy=True).contiguous()
+        for name, value in model.named_parameters()
         if ".lora_" in name
     }
 
@@ -64,6 +64,7 @@ def load_checkpoint(folder: str | Path, model: nn.Module, about: Mapping[str, An
     Raises CheckpointError if it was made with other settings than `about`, or is damaged.
     """
     folder = Path(folder)
+    recover_folder(folder)
     if not folder.exists():
         return None
     made = read_about(folder)
@@ -139,6 +140,8 @@ def _write_adapter(folder: Path, state: Mapping[str, Tensor], settings: LoraSett
         inference_mode=True,
     )
     config.save_pretrained(folder)
+    written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    write_json(folder / CONFIG, written | {"target_modules": sorted(written["target_modules"])})  # peft's is a set
     save_file(dict(state), folder / WEIGHTS, metadata={"format": "pt"})
     write_json(folder / ABOUT, about)
     write_text(folder / CARD, model_card(about))

@@ -8,7 +8,7 @@ import argparse
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -35,12 +35,12 @@ def load_params(
     """
     path = Path(path)
     try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+        params = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(
             f"cannot read settings from {path}: {error.strerror}; give --params an existing file"
         ) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(params, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, it holds {type(params).__name__}")
@@ -69,9 +69,21 @@ def add_params_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key that stands twice in a mapping is an error, not quietly the last of the two."""
+
+    def compose_mapping_node(self, anchor):
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return node
+
+
 def _set(params: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    if not equals or not all(key.split(".")):
         raise ConfigError(f"override {override!r} is not of the form key.subkey=value")
     try:
         value = yaml.safe_load(text)
@@ -80,7 +92,9 @@ def _set(params: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     block = params
     for parent in parents:
-        block = block.setdefault(parent, {})
+        if block.get(parent) is None:
+            block[parent] = {}
+        block = block[parent]
         if not isinstance(block, dict):
             raise ConfigError(f"override {override!r}: {parent!r} is a value, not a block of settings")
     block[last] = value
@@ -95,22 +109,38 @@ def _describe(item: dict[str, Any], schema: type[BaseModel]) -> str:
         return f"unknown key {place!r} ({hint})"
     if item["type"] == "missing":
         return f"missing key {place!r}"
-    return f"{place or 'settings'}: {item['msg']} (got {item['input']!r})"
+    return f"{place or 'settings'}: {item['msg']}{_got(item['input'])}"
+
+
+def _got(value: Any) -> str:
+    """The value that was wrong, in brackets; nothing for a whole block of settings."""
+    if isinstance(value, (dict, BaseModel)):
+        return ""
+    text = repr(value)
+    return f" (got {text if len(text) <= 100 else text[:97] + '...'})"
 
 
 def _fields_at(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """Names of the fields of the block at `location`, walking through optional, list and dict types."""
-    current: list[Any] = [schema]
+    """Names of the fields of the block at `location`."""
+    types: list[Any] = [schema]
     for part in location:
-        step = []
-        for model in current:
-            if part in model.model_fields:
-                step += _models_in(model.model_fields[part].annotation)
-        current = step or current
-    return [name for model in current for name in model.model_fields]
+        types = [inner for one in types for inner in _inside(one, part)] or types
+    return [name for one in types for model in _models_in(one) for name in model.model_fields]
+
+
+def _inside(annotation: Any, part: Any) -> list[Any]:
+    """Types of what stands at key or index `part` of a value of type `annotation`; none if `part` is not one."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation.model_fields[part].annotation] if part in annotation.model_fields else []
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is dict:
+        return [arguments[1]]
+    if origin in (list, tuple):
+        return list(arguments)
+    return [inner for one in arguments for inner in _inside(one, part)]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]

@@ -1,11 +1,12 @@
 """Files are written whole or not at all: to a temporary name beside the target, then renamed onto it."""
 
+import glob
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
     """Give a temporary folder beside `target`; on success it takes the target's place, on error it is removed.
 
     The old folder is moved aside before the new one is moved in and deleted after, so `target` is at every
-    moment either the old content, absent for an instant, or the new content, never a mixture.
+    moment either the old content, absent for an instant, or the new content, never a mixture. After a kill in
+    that instant `recover_folder` brings the old content back.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -43,15 +45,33 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
-        if target.exists():
-            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
-            os.replace(target, old)
-            os.replace(temporary, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, target)
+        _exchange(target, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(target: Path, new: Path) -> None:
+    """Rename the folder `new` to `target`; what stood there is deleted after, or brought back on an error."""
+    if not target.is_dir():
+        os.replace(new, target)
+        return
+    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
+    os.replace(target, old)
+    try:
+        os.replace(new, target)
+    except BaseException:
+        os.replace(old, target)
+        raise
+    shutil.rmtree(old)
+
+
+def recover_folder(target: str | Path) -> None:
+    """If `target` is absent, bring back what a killed `atomic_folder` had moved aside, if anything."""
+    target = Path(target)
+    for old in sorted(target.parent.glob(f".{glob.escape(target.name)}.*.old")):
+        if not target.exists() and any(old.iterdir()):
+            with suppress(FileNotFoundError):  # another process was faster
+                os.replace(old, target)
 
 
 def write_text(path: str | Path, text: str) -> None:

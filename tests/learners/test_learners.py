@@ -6,16 +6,16 @@ import math
 
 import pytest
 import torch
-from stock import DOCUMENTS, INSTRUCTIONS, QUESTIONS, another, prompt_ids, stock_nll
 
 from gnm.backbones import load_backbone
 from gnm.chat import ChatFormat
 from gnm.config import validate
-from gnm.errors import ConfigError
+from gnm.errors import ConfigError, MemoryFileError
 from gnm.learners import _BUILDERS, LearnerSettings, build_learner
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.prompts import NOTE_REQUEST, block, note
 from gnm.reader import Question
+from stock import DOCUMENTS, INSTRUCTIONS, QUESTIONS, another, prompt_ids, stock_nll
 
 METHODS = sorted(_BUILDERS)
 WITH_DOCUMENTS = [m for m in METHODS if m not in ("no_memory", "dummy", "text_notes")]
@@ -380,6 +380,19 @@ def test_a_pool_of_a_third_holds_a_third_and_answers(tiny_family):
         for row in range(2):
             alone = written(learner, row_of(turns, row), seeds=[3 + row])
             close(answers[row], learner.answer(alone, ASKED[row : row + 1], 3)[0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_can_never_be_written_is_told_before_any_work(tiny, method):
+    """Only a memory has a pool that a document may not fit into."""
+    learner = learner_of(method, tiny, memory={"capacity": 60})
+    short, long = ("ab", "all"), ("a document that is longer than the pool", "all of it")
+    learner.check([short[0]], [short[1]])
+    if method in ("gnm", "gnm_ablation", "memoryllm"):
+        with pytest.raises(MemoryFileError, match="the pool holds 60"):
+            learner.check([short[0], long[0]], [short[1], long[1]])
+    else:
+        learner.check([long[0]], [long[1]])
 
 
 @torch.no_grad()

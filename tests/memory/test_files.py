@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stock import QUESTIONS, blocks, first_scores, reader_of
 
 from gnm.errors import MemoryFileError
 from gnm.memory import MemoryState, PoolSettings, load_memory, save_memory
 from gnm.models.memory_lm import MemoryLM, WriteSettings
+from stock import QUESTIONS, blocks, first_scores, reader_of
 
 NOTES = {"instructions": ["Learn all.", "Nür Sprachen\n"], "count": 2}
 
@@ -53,11 +53,10 @@ def test_a_loaded_memory_answers_to_the_bit_as_the_saved_one(tiny_family, tmp_pa
     save_memory(tmp_path / "m", memory.state, "tiny")
     loaded, _ = load_memory(tmp_path / "m", "tiny")
     assert same(loaded, memory.state)
-    resaved = lm.attach(memory.state)
-    again = lm.attach(loaded)
-    asked = [list(QUESTIONS)]
-    assert torch.equal(first_scores(reader, lm.prefix(again), asked)[0], first_scores(reader, lm.prefix(resaved), asked)[0])
-    old, new = (lm.write(m, *reader.encode(["one more"])).state for m in (resaved, again))
+    memories = [lm.attach(memory.state), lm.attach(loaded)]
+    old, new = (first_scores(reader, lm.prefix(m), [list(QUESTIONS)])[0] for m in memories)
+    assert torch.equal(old, new)
+    old, new = (lm.write(m, *reader.encode(["one more"])).state for m in memories)
     assert torch.equal(old.slots, new.slots) and torch.equal(old.source, new.source)
 
 

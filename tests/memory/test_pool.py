@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnm.errors import ConfigError, MemoryFileError
 from gnm.config import validate
+from gnm.errors import ConfigError, MemoryFileError
 from gnm.memory.pool import PoolSettings, append, check_fits
 from gnm.memory.state import HEAD, MemoryState
 
@@ -51,7 +51,8 @@ def test_no_row_ever_passes_its_capacity_nor_drops_more_than_it_must(documents, 
     pool, state = PoolSettings(capacity=CAPACITY, eviction=eviction), empty([0, 1])
     for lengths in documents:
         before, (state, _) = state, write(state, lengths, pool)
-        assert state.used().tolist() == [min(CAPACITY, u + n) for u, n in zip(before.used().tolist(), lengths, strict=True)]
+        filled = zip(before.used().tolist(), lengths, strict=True)
+        assert state.used().tolist() == [min(CAPACITY, used + new) for used, new in filled]
         for row, length in enumerate(lengths):
             mine = held(state, row)
             assert mine[:HEAD_SLOTS] == [0, 1]  # the head is never evicted

@@ -19,10 +19,8 @@ def state_of(sources, written=3):
 
 def contents(state):
     """Per row, (number, source) of the valid slots in their order."""
-    return [
-        [(int(n), int(s)) for n, s, v in zip(state.slots[b, 0, :, 0], state.source[b], state.valid[b], strict=True) if v]
-        for b in range(state.batch)
-    ]
+    rows = zip(state.slots[:, 0, :, 0], state.source, state.valid, strict=True)
+    return [[(int(n), int(s)) for n, s, v in zip(*row, strict=True) if v] for row in rows]
 
 
 SOURCES = [[HEAD, 0, 0, None, 1, 2], [HEAD, None, 0, 1, 1, None]]

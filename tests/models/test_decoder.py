@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stock import another, stock_logits
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gnm.backbones import load_backbone
 from gnm.errors import BackboneError
 from gnm.models.decoder import Decoder
+from stock import another, stock_logits
 
 
 def rectangle(lengths, width):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as PeftLinear
-from stock import another, stock_logits
 
 from gnm.backbones import load_backbone
 from gnm.models.lora import TARGETS, FusedLoraLinear, LoraSettings, add_lora, renew_effective_weights
+from stock import another, stock_logits
 
 SETTINGS = LoraSettings(r=3, alpha=5)
 
@@ -25,10 +25,16 @@ def adapter(model):
     return {name: p for name, p in model.named_parameters() if ".lora_" in name}
 
 
+@pytest.fixture(params=["tiny", "tiny-qwen2"])
+def backbone(request):
+    """Without and with biases."""
+    return load_backbone(request.param, dtype="float32")
+
+
 @pytest.fixture
-def pair(tiny_family):
+def pair(backbone):
     """Our model and peft's on the same backbone, with the same adapter away from its starting point."""
-    ours, theirs = tiny_family.model, another(tiny_family)
+    ours, theirs = backbone.model, another(backbone)
     randomise(add_lora(ours, SETTINGS, seed=0))
     config = LoraConfig(r=3, lora_alpha=5, target_modules=list(TARGETS), lora_dropout=0.0)
     inject_adapter_in_model(config, theirs)
@@ -97,11 +103,12 @@ def test_gradients_that_nobody_asked_for_are_not_formed():
     torch.testing.assert_close(b.grad, (torch.ones(3, 2) @ x @ a.T))
 
 
-def test_changes_in_place_are_noticed(pair):
+@pytest.mark.parametrize("matrix", ["lora_A", "lora_B"])
+def test_changes_in_place_are_noticed(pair, matrix):
     ours, theirs = pair
     assert_equal_models(ours, theirs)
     with torch.no_grad():
-        for parameter in adapter(ours).values():
+        for parameter in (p for name, p in adapter(ours).items() if matrix in name):
             parameter.mul_(1.5)
     equalise(ours, theirs)
     assert_equal_models(ours, theirs)
@@ -159,9 +166,9 @@ def test_an_adapter_put_in_anew_counts(pair):
         assert_equal_models(ours, theirs)
 
 
-def test_a_switched_off_and_a_merged_adapter_are_pefts(pair, tiny_family):
+def test_a_switched_off_and_a_merged_adapter_are_pefts(pair, backbone):
     ours, theirs = pair
-    stock = another(tiny_family)
+    stock = another(backbone)
     for module in layers(ours, FusedLoraLinear).values():
         module.enable_adapters(False)
     assert_equal_models(ours, stock)
@@ -171,11 +178,11 @@ def test_a_switched_off_and_a_merged_adapter_are_pefts(pair, tiny_family):
     assert_equal_models(ours, theirs)
 
 
-def test_without_an_active_adapter_the_layer_is_the_backbones(pair, tiny_family):
+def test_without_an_active_adapter_the_layer_is_the_backbones(pair, backbone):
     ours, _ = pair
     for module in layers(ours, FusedLoraLinear).values():
         module._active_adapter = []
-    assert_equal_models(ours, another(tiny_family))
+    assert_equal_models(ours, another(backbone))
 
 
 def test_a_new_adapter_changes_nothing_and_comes_from_its_seed(tiny_family):
@@ -200,7 +207,8 @@ def test_in_bfloat16_parameters_stay_float32_and_gradients_follow_the_float32_mo
         randomise(parameters)
         logits = stock_logits(model, [20, 21, 22, 23])
         assert {p.dtype for p in parameters} == {torch.float32}
-        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(logits.float().square().mean(), parameters)]))
+        found = torch.autograd.grad(logits.float().square().mean(), parameters)
+        gradients.append(torch.cat([gradient.flatten() for gradient in found]))
     low, high = gradients
     assert low.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(low, high, dim=0) > 0.99

@@ -6,6 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from gnm.backbones import load_backbone
+from gnm.errors import MemoryFileError
+from gnm.memory.pool import PoolSettings
+from gnm.memory.state import HEAD
+from gnm.models.lora import LoraSettings, add_lora
+from gnm.models.memory_lm import MemoryLM, WriteSettings
 from stock import (
     DOCUMENTS,
     QUESTIONS,
@@ -19,13 +26,6 @@ from stock import (
     stock_logits,
     stock_nll,
 )
-
-from gnm.backbones import load_backbone
-from gnm.errors import MemoryFileError
-from gnm.memory.pool import PoolSettings
-from gnm.memory.state import HEAD
-from gnm.models.lora import LoraSettings, add_lora
-from gnm.models.memory_lm import MemoryLM, WriteSettings
 
 PAIRS = [blocks(3), ["A much longer text, so that rows are ragged. " * 2, "b", blocks(1)[0]]]  # per row: 3 documents
 ASKED = [list(QUESTIONS[:3]), list(QUESTIONS[1:2])]

@@ -65,7 +65,8 @@ class RetrievalLearner(Learner):
         for start in range(0, len(contexts), _CONTEXTS_AT_ONCE):
             some = contexts[start : start + _CONTEXTS_AT_ONCE]
             asked = [list(wanted[context].values()) for context in some]
-            for context, answers in zip(some, self.reader.answer(self._prefix(some), asked, max_new_tokens), strict=True):
+            answered = self.reader.answer(self._prefix(some), asked, max_new_tokens)
+            for context, answers in zip(some, answered, strict=True):
                 self._known.update(zip(wanted[context], answers, strict=True))
         return [[self._known[key] for key in row] for row in keys]
 
@@ -85,10 +86,8 @@ class RetrievalLearner(Learner):
         kept = sum(len(self.reader.chat.encode(text)) for text in state.texts[row])
         context = self.retrieve(state, row, asked.phrase)
         read = len(self.reader.chat.head) + sum(len(self.reader.chat.encode(text)) for text in context)
-        empty = self.decoder.empty_prefix(1)
-        return Cost(
-            kept, kept * prefix_token_bytes(empty), self.reader.query_flops(asked, read) + self.reader.prefill_flops(read)
-        )
+        flops = self.reader.query_flops(asked, read) + self.reader.prefill_flops(read)
+        return Cost(kept, kept * prefix_token_bytes(self.decoder.empty_prefix(1)), flops)
 
     def retrieve(self, state: Library, row: int, phrase: str) -> tuple[str, ...]:
         """The texts nearest to `phrase`, at most top_k, in the order in which they were written."""
@@ -119,7 +118,9 @@ class RetrievalLearner(Learner):
     def _embed(self, text: str) -> Tensor:
         embeddings = self.decoder.model.get_input_embeddings()
         ids = torch.tensor(self.reader.chat.encode(text), dtype=torch.long, device=self.decoder.device)
-        return embeddings(ids).float().mean(0) if len(ids) else torch.zeros(embeddings.weight.shape[1:], device=ids.device)
+        if not len(ids):
+            return torch.zeros(embeddings.weight.shape[1], device=ids.device)
+        return embeddings(ids).float().mean(0)
 
     def _prefix(self, contexts: Sequence[tuple[str, ...]]) -> Prefix:
         """One prefix per context; each text is tokenised by itself, as everywhere."""

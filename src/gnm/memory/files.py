@@ -56,8 +56,9 @@ def _check(state: MemoryState) -> None:
     if state.slots.dim() != 4 or not state.slots.is_floating_point():
         raise ValueError(f"slots are {state.slots.dtype} of shape {tuple(state.slots.shape)}")
     batch, size = state.slots.shape[0], state.slots.shape[2]
-    whole = {"valid": (torch.bool, (batch, size)), "source": (torch.long, (batch, size)), "seeds": (torch.long, (batch,))}
-    for name, (dtype, shape) in whole.items():
+    pool = (batch, size)
+    expected = {"valid": (torch.bool, pool), "source": (torch.long, pool), "seeds": (torch.long, (batch,))}
+    for name, (dtype, shape) in expected.items():
         tensor = getattr(state, name)
         if tensor.dtype != dtype or tensor.shape != shape:
             raise ValueError(f"{name} are {tensor.dtype} of shape {tuple(tensor.shape)}, not {dtype} of {shape}")

@@ -1,6 +1,7 @@
 """A Hugging Face decoder run over packed queries that read a prefix.
 
-Shape letters: B states, n queries per state, T tokens per query, P prefix length, L layers, E hidden size, V vocabulary.
+Shape letters: B states, n queries per state, T tokens per query, P prefix length, L layers, E hidden size,
+V vocabulary.
 Decoders of the Llama shape work: `model.embed_tokens`, `model.layers` (with `input_layernorm` and `self_attn`'s
 projections), `model.norm`, `model.rotary_emb`: Llama, SmolLM, Qwen2, Qwen3, Mistral and their kin.
 """
