@@ -1,4 +1,4 @@
-"""Seconds of a training step, ours and the plain one, in one run on the same work: `python benchmarks/training_step.py`.
+"""Seconds of a training step, ours and the plain one, on the same work: `python benchmarks/training_step.py`.
 
 - The step: 4 sequences of 2 embedded documents, SmolLM2-135M, LoRA on all linear layers, bfloat16.
 - Plain: peft's own LoRA arithmetic with float32 adapters under autocast, one row a query, and documents written anew

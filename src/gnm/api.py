@@ -142,5 +142,7 @@ def load(
         digest += "-" + hashlib.sha256((Path(adapter) / WEIGHTS).read_bytes()).hexdigest()[:16]
     learner = build_learner(settings, loaded)
     if not isinstance(learner, MemoryLearner):
-        raise CheckpointError(f"{adapter} was trained as {settings.method}, which has no latent memory; give a gnm adapter")
+        raise CheckpointError(
+            f"{adapter} was trained as {settings.method}, which has no latent memory; give a gnm adapter"
+        )
     return Conversation(learner.eval(), digest)

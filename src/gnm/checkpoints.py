@@ -38,9 +38,13 @@ def adapter_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_adapter(folder: str | Path, model: nn.Module, settings: LoraSettings, about: Mapping[str, Any]) -> None:
-    """Write the adapter of `model` to `folder`, whole or not at all; `about` becomes gnm.json and the model card."""
+    """Write the adapter of `model` to `folder`, whole or not at all; `about` becomes gnm.json and the model card.
+
+    Weights are rounded to bfloat16, which halves the file; the effective weight is rounded to it in use anyway.
+    """
+    state = {name: tensor.bfloat16() for name, tensor in adapter_state(model).items()}
     with atomic_folder(folder) as temporary:
-        _write_adapter(temporary, adapter_state(model), settings, about)
+        _write_adapter(temporary, state, settings, about)
 
 
 def save_checkpoint(

@@ -14,5 +14,7 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ConfigError(f"backbone.device {name!r} is no device; use 'auto', 'cpu' or 'cuda'") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("backbone.device asks for a GPU, torch finds none; use 'auto' or 'cpu', or install CUDA torch")
+        raise ConfigError(
+            "backbone.device asks for a GPU, torch finds none; use 'auto' or 'cpu', or install CUDA torch"
+        )
     return device

@@ -15,7 +15,9 @@ def provenance(device: torch.device | str) -> dict[str, str]:
     """Versions, commit and device of this process, as text."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     device = torch.device(device)
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    hardware = f"CPU, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device)
     return {
         "python": platform.python_version(),
         "versions": versions,
