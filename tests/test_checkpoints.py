@@ -19,12 +19,12 @@ IDS = list(range(30, 42))
 
 
 def trained(backbone, settings=SETTINGS, seed=1):
-    """The parameters of an adapter away from its starting point, put into `backbone`."""
+    """The parameters of an adapter away from its starting point, put into `backbone`; numbers that bfloat16 holds."""
     parameters = add_lora(backbone.model, settings, seed=0)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in parameters:
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+            parameter.copy_((torch.randn(parameter.shape, generator=generator) * 0.2).bfloat16())
     return parameters
 
 
