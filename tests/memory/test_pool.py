@@ -104,6 +104,15 @@ def test_random_drops_every_old_slot_equally_often():
     assert (left - 5 / 7).abs().max() < 0.1  # 4.4 standard errors
 
 
+def test_random_draws_anew_at_every_write():
+    """Were the draw the same, the same places would be dropped again and again."""
+    pool, seeds = PoolSettings(capacity=CAPACITY), list(range(20))
+    state = fill([[7] * 20], pool, seeds)
+    state, (first, _) = write(state, [2] * 20, pool)
+    _, (second, _) = write(state, [2] * 20, pool)
+    assert (first != second).any(-1).sum() > 15
+
+
 @pytest.mark.parametrize("seed", [-5, 2**62, -(2**63)])
 def test_any_seed_that_fits_a_tensor_will_do(seed):
     assert len(held(fill([[7], [2]], PoolSettings(capacity=CAPACITY), [seed]))) == HEAD_SLOTS + CAPACITY
