@@ -34,23 +34,23 @@ SETTINGS = Path(__file__).resolve().parents[1] / "experiments" / "small_exp1" / 
 
 
 def our_step(trainer: Trainer, batch: list[Exercise]) -> None:
-    total, tokens = trainer.module(batch)
-    (total / tokens).backward()
+    total, sums = trainer.module(batch)
+    (total / sums[1].item()).backward()
     finish(trainer)
 
 
 def plain_step(trainer: Trainer, batch: list[Exercise]) -> None:
     learner, length = trainer.module.learner, len(batch[0].sequence.steps)
-    tokens = sum(len(learner.reader._answer(q)) for e in batch for asked in e.questions for q in asked)
+    tokens = sum(len(learner.reader._answer(q)) for e in batch for t in range(length) for q in e.questions(t))
     with plain_lora(), torch.autocast("cpu", torch.bfloat16):
         for t in range(length):
-            for start in range(0, max(len(exercise.questions[t]) for exercise in batch), CHUNK):
+            for start in range(0, max(len(exercise.questions(t)) for exercise in batch), CHUNK):
                 state = learner.reset([exercise.seed for exercise in batch])
                 for steps in zip(*(exercise.sequence.steps[: t + 1] for exercise in batch), strict=True):
                     state = learner.write(state, [s.document for s in steps], [s.instruction for s in steps])
-                asked = [(row, q) for row, e in enumerate(batch) for q in e.questions[t][start : start + CHUNK]]
+                asked = [(row, q) for row, e in enumerate(batch) for q in e.questions(t)[start : start + CHUNK]]
                 prefix = learner.lm.prefix(state).rows(torch.tensor([row for row, _ in asked]))
-                total, _ = learner.reader.loss(prefix, [[q] for _, q in asked])
+                total = learner.reader.loss(prefix, [[q] for _, q in asked]).total
                 (total / tokens).backward()
     finish(trainer)
 
@@ -76,12 +76,12 @@ def operations(trainer: Trainer, batch: list[Exercise]) -> float:
     config, total, head = reader.decoder.config, 0.0, len(reader.chat.head)
     for exercise in batch:
         seen = head
-        for step, asked in zip(exercise.sequence.steps, exercise.questions, strict=True):
+        for t, step in enumerate(exercise.sequence.steps):
             written = len(reader.chat.encode(block(step.document, step.instruction, "instruction_first")))
             total += flops.forward_flops(config, written, head, 0)
             seen += written
             total += flops.forward_flops(config, len(reader._shared), seen, 0)
-            for question in asked:
+            for question in exercise.questions(t):
                 tokens, answer = len(reader._prompt(question)), len(reader._answer(question))
                 total += flops.forward_flops(config, tokens + answer - 1, seen + len(reader._shared), answer)
     return 2 * total
@@ -108,7 +108,7 @@ def main() -> None:
         facts, taxonomy = categorise(read_records("embedded")), load_taxonomy()
         write_documents(path, make_documents(facts.train, random.Random(0), taxonomy.seen, 60, 3))
         work = [f"data.train=[{path}]", f"data.validation={path}", f"output={folder}", "backbone.device=cpu"]
-        work += ["loop.sequences_per_step=4", "loop.sequence_length=2"]
+        work += ["loop.easy_steps=0", "loop.documents_per_step=8", "loop.sequence_length=2"]
         trainer = Trainer(load_params(SETTINGS, TrainParams, work, block="train"), "gnm", "benchmark")
     rate = matrix_rate()
     batches = [training_exercises(trainer.params, trainer.train, step) for step in range(options.steps)]

@@ -49,7 +49,9 @@ def train_settings(data: Path, output: Path) -> dict[str, Any]:
         "sampling": SAMPLING,
         "loop": {
             "steps": 6,
-            "sequences_per_step": 2,
+            "easy_steps": 2,
+            "documents_per_step": 4,
+            "instructions_per_document": 2,
             "sequence_length": [1, 2],
             "unlearning": False,
             "through": "all",

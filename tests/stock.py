@@ -16,7 +16,7 @@ from gnm.chat import ChatFormat
 from gnm.models.attention import Prefix
 from gnm.models.decoder import Decoder
 from gnm.prompts import QUESTION, block
-from gnm.reader import Question, Reader
+from gnm.reader import Answer, Question, Reader
 
 DOCUMENTS = ("Oslo lies in Norway.", "Ada Lovelace wrote for the Engine; she spoke English.", "Quartz: six.")
 INSTRUCTIONS = ("Learn all.", "Only languages.", "Nothing at all")
@@ -105,3 +105,11 @@ def first_scores(reader: Reader, prefix: Prefix, asked: Sequence[Sequence[Questi
     shared = reader.shared(prefix)
     begun = reader._begin(shared, [[reader._prompt(q) for q in row] for row in asked])
     return [begun.scores[row, : len(questions)] for row, questions in enumerate(asked)]
+
+
+def assert_same_answers(answers: Sequence[Answer], others: Sequence[Answer]) -> None:
+    """Both say the same, with scores and losses equal up to float32 rounding."""
+    for answer, other in zip(answers, others, strict=True):
+        assert (answer.text, answer.tokens) == (other.text, other.tokens)
+        ours, theirs = ([a.target_score, a.other_score, a.nll] for a in (answer, other))
+        torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), atol=2e-4, rtol=0)

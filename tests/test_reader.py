@@ -16,6 +16,7 @@ from stock import (
     QUESTIONS,
     another,
     answer_ids,
+    assert_same_answers,
     blocks,
     context_ids,
     first_scores,
@@ -61,14 +62,6 @@ def check_answers(answers, stock, chat, texts, asked, max_new_tokens):
         assert answer.tokens == len(answer_ids(chat, question))
 
 
-def close(answers, others):
-    """Two lists of answers say the same, scores within 1e-4."""
-    assert [a.text for a in answers] == [b.text for b in others]
-    assert [a.tokens for a in answers] == [b.tokens for b in others]
-    numbers = [[(a.target_score, a.other_score, a.nll) for a in some] for some in (answers, others)]
-    torch.testing.assert_close(torch.tensor(numbers[0]), torch.tensor(numbers[1]), atol=5e-4, rtol=0)
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("prefix_of", PREFIXES)
 def test_answers_are_the_stock_models_over_the_text_in_context(tiny_family, prefix_of):
@@ -109,8 +102,8 @@ def test_batched_is_one_by_one(tiny_family, prefix_of):
     together = ours.answer(prefix_of(ours, TEXTS), ASKED, max_new_tokens=4)
     for row, texts, asked in zip(together, TEXTS, ASKED, strict=True):
         alone = prefix_of(ours, [texts])
-        close(row, ours.answer(alone, [asked], 4)[0])
-        close(row, [ours.answer(alone, [[question]], 4)[0][0] for question in asked])
+        assert_same_answers(row, ours.answer(alone, [asked], 4)[0])
+        assert_same_answers(row, [ours.answer(alone, [[question]], 4)[0][0] for question in asked])
 
 
 @given(st.integers(0, 7), st.lists(st.integers(0, 260), min_size=3, max_size=3))
@@ -127,7 +120,7 @@ def test_padding_of_any_amount_changes_nothing(columns, tokens):
     loud = tuple(torch.full_like(key[:, :, :columns], 50.0) for key in prefix.keys)
     prefix = prefix.extend(loud, loud, torch.zeros(3, loud[0].shape[2], dtype=torch.bool))
     for ours_row, plain_row in zip(ours.answer(prefix, ASKED, 3), plain, strict=True):
-        close(ours_row, plain_row)
+        assert_same_answers(ours_row, plain_row)
 
 
 @torch.no_grad()
@@ -139,7 +132,7 @@ def test_many_questions_are_answered_in_portions(tiny, monkeypatch):
     portions = ours.answer(prefix, asked, 3)
     assert [len(row) for row in portions] == [8, 0, 3]
     for some, all_at_once in ((portions[row], whole[row]) for row in (0, 2)):
-        close(some, all_at_once)
+        assert_same_answers(some, all_at_once)
 
 
 @torch.no_grad()
@@ -155,21 +148,36 @@ def test_answers_without_any_new_token_are_empty_but_scored(tiny):
 def test_a_state_without_questions_gets_no_answers(tiny):
     ours = reader_of(tiny)
     assert ours.answer(context_prefix(ours, TEXTS), [[], [], []], 3) == [[], [], []]
-    total, tokens = ours.loss(context_prefix(ours, TEXTS), [[], [], []])
-    assert (float(total), tokens) == (0.0, 0)
+    loss = ours.loss(context_prefix(ours, TEXTS), [[], [], []])
+    assert (float(loss.total), loss.tokens, loss.right) == (0.0, 0, [[], [], []])
     empty = ours.head(0)
-    assert ours.answer(empty, [], 3) == [] and ours.loss(empty, []) == (torch.zeros(()), 0)
+    assert ours.answer(empty, [], 3) == [] and ours.loss(empty, []) == (torch.zeros(()), 0, [])
 
 
 def test_the_loss_is_the_stock_models_cross_entropy_of_the_answers(tiny_family):
     ours, stock = reader_of(tiny_family), another(tiny_family)
-    total, tokens = ours.loss(context_prefix(ours, TEXTS), ASKED)
+    total, tokens, _ = ours.loss(context_prefix(ours, TEXTS), ASKED)
     pairs = [(texts, question) for texts, asked in zip(TEXTS, ASKED, strict=True) for question in asked]
     expected = sum(stock_nll(stock, ours.chat, texts, question) for texts, question in pairs)
     assert tokens == sum(len(answer_ids(ours.chat, question)) for _, question in pairs)
     assert float(total / tokens) == pytest.approx(float(expected / tokens), abs=1e-5)
     answers = ours.answer(context_prefix(ours, TEXTS), ASKED, 1)
     assert float(total) == pytest.approx(sum(a.nll for row in answers for a in row), abs=1e-3)
+
+
+@torch.no_grad()
+def test_the_loss_says_which_targets_win(tiny_family):
+    """Where the two answers share their first tokens, the next one decides; the stock model's logits agree."""
+    ours, stock = reader_of(tiny_family), another(tiny_family)
+    asked = [[*row, Question("The sea is", "blue whale", "blue shark"), Question("So", "same", "same")] for row in ASKED]
+    right = ours.loss(context_prefix(ours, TEXTS), asked).right
+    for texts, row, verdicts in zip(TEXTS, asked, right, strict=True):
+        for question, verdict in zip(row, verdicts, strict=True):
+            target, other = (ours.chat.encode(a) + ours.chat.end_of_turn[:1] for a in (question.target, question.other))
+            place = next((i for i, (a, b) in enumerate(zip(target, other, strict=False)) if a != b), len(target) - 1)
+            logits = stock_logits(stock, prompt_ids(ours.chat, texts, question) + target[:place])[-1]
+            assert verdict == bool(logits[target[place]] > logits[other[place]])
+    assert {verdict for verdicts in right for verdict in verdicts} == {True, False}
 
 
 @torch.no_grad()
@@ -181,7 +189,7 @@ def test_an_answer_of_one_token_is_scored_by_the_prompt_alone(tiny_family):
     answers = ours.answer(prefix, asked, 2)
     for row, texts, questions in zip(answers, TEXTS, asked, strict=False):
         check_answers(row, stock, ours.chat, texts, questions, max_new_tokens=2)
-    total, tokens = ours.loss(prefix, asked)
+    total, tokens, _ = ours.loss(prefix, asked)
     assert tokens == 3
     assert float(total) == pytest.approx(sum(a.nll for row in answers for a in row), abs=1e-4)
 

@@ -43,7 +43,9 @@ class TrainLoop(StrictModel):
     """What a training step is, and how long training goes on."""
 
     steps: Positive
-    sequences_per_step: Positive
+    easy_steps: Annotated[int, Field(ge=0)]
+    documents_per_step: Positive
+    instructions_per_document: Positive
     sequence_length: Length | tuple[Length, Length]
     unlearning: bool
     through: Literal["last", "all"]
@@ -52,6 +54,24 @@ class TrainLoop(StrictModel):
     validation_sequences: Positive
     patience: Positive
     checkpoint_every: Positive
+
+    @property
+    def longest(self) -> int:
+        """Documents of the longest sequences."""
+        return self.sequence_length if isinstance(self.sequence_length, int) else self.sequence_length[1]
+
+    def sequences_of_step(self, length: int) -> int:
+        """Sequences in a step that draws `length` documents a sequence."""
+        return self.documents_per_step // (length * self.instructions_per_document) * self.instructions_per_document
+
+    @model_validator(mode="after")
+    def _one_sequence_fits(self) -> "TrainLoop":
+        if not self.sequences_of_step(self.longest):
+            raise ValueError(
+                f"documents_per_step is {self.documents_per_step}, but a sequence of {self.longest} documents under "
+                f"{self.instructions_per_document} instructions each takes {self.longest * self.instructions_per_document}"
+            )
+        return self
 
 
 class Optimisation(StrictModel):
@@ -98,11 +118,14 @@ class TrainParams(StrictModel):
         """The settings of one method. Raises ConfigError if there is none of this name."""
         return _method(self.methods, name)
 
-    def sequences(self, split: Literal["train", "test"], length: int | None = None) -> SequenceSettings:
+    def sequences(
+        self, split: Literal["train", "test"], length: int, phrasings: int | None = None
+    ) -> SequenceSettings:
         """The settings of training ("train") or validation ("test": held-out phrasing, fixed sampling) sequences."""
         return SequenceSettings(
             **self.targets.model_dump(),
-            sequence_length=length or self.loop.sequence_length,
+            sequence_length=length,
+            phrasings=phrasings,
             unlearning=self.loop.unlearning,
             split=split,
             sampling=self.sampling,

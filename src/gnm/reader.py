@@ -9,6 +9,7 @@ Shape letters: B states, n questions per state, T tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,19 @@ class Answer:
     other_score: float
     nll: float
     tokens: int
+
+
+class AnswerLoss(NamedTuple):
+    """The loss of a batch of questions.
+
+    total: sum of the cross-entropy (nats) over all answers' tokens, with gradient; tokens: how many these are.
+    right: for every question of every row, whether the target scores above the other object where the two first
+    differ, given what they share.
+    """
+
+    total: Tensor
+    tokens: int
+    right: list[list[bool]]
 
 
 @dataclass(frozen=True)
@@ -102,27 +116,31 @@ class Reader:
         keys, values = zip(*((key[:, :, 0], value[:, :, 0]) for key, value in reading.own), strict=True)
         return prefix.extend(keys, values, mask)
 
-    def loss(self, prefix: Prefix, questions: Sequence[Sequence[Question]]) -> tuple[Tensor, int]:
-        """Sum of the cross-entropy (nats) over the answer tokens of all questions, and how many tokens these are."""
+    def loss(self, prefix: Prefix, questions: Sequence[Sequence[Question]]) -> AnswerLoss:
+        """The loss of every question's target; rows may have different numbers of questions."""
         prompts = [[self._prompt(q) for q in row] for row in questions]
         answers = [[self._answer(q) for q in row] for row in questions]
         if not any(prompts):
-            return torch.zeros((), device=self.decoder.device), 0
+            return AnswerLoss(torch.zeros((), device=self.decoder.device), 0, [[] for _ in questions])
         # the last answer token is predicted, never read
         rows = [[p + a[:-1] for p, a in zip(ps, as_, strict=True)] for ps, as_ in zip(prompts, answers, strict=True)]
         ids, mask = self._pad(rows)
         reading, positions = self.decoder.start(self.shared(prefix), mask)
         hidden, _ = self.decoder.run(ids, positions, reading)
-        spots, targets = [], []
+        spots, targets, contests = [], [], []
         width, length = ids.shape[1:]
         for row, (ps, as_) in enumerate(zip(prompts, answers, strict=True)):
             for column, (p, a) in enumerate(zip(ps, as_, strict=True)):
+                contests.append(self._contest(len(spots), a, questions[row][column].other))
                 first = (row * width + column) * length + len(p) - 1
                 spots += range(first, first + len(a))
                 targets += a
         logits = self.decoder.logits(hidden.flatten(0, 2)[torch.tensor(spots, device=hidden.device)])
         expected = torch.tensor(targets, device=hidden.device)
-        return nn.functional.cross_entropy(logits, expected, reduction="sum"), len(targets)
+        spot, target, other = torch.tensor(contests, device=hidden.device).T
+        won = iter((logits[spot, target] > logits[spot, other]).tolist())
+        right = [[next(won) for _ in row] for row in questions]
+        return AnswerLoss(nn.functional.cross_entropy(logits, expected, reduction="sum"), len(targets), right)
 
     @torch.no_grad()
     def answer(
@@ -224,6 +242,14 @@ class Reader:
 
     def _answer(self, asked: Question) -> list[int]:
         return self.chat.encode(asked.target.strip()) + self.chat.end_of_turn[:1]
+
+    def _contest(self, start: int, answer: list[int], other: str) -> tuple[int, int, int]:
+        """Where the answer that starts at `start` first differs from `other`, and the two tokens there."""
+        against = self.chat.encode(other.strip()) + self.chat.end_of_turn[:1]
+        shared = 0
+        while shared < min(len(answer), len(against)) - 1 and answer[shared] == against[shared]:
+            shared += 1
+        return start + shared, answer[shared], against[shared]
 
     def _first(self, text: str) -> int:
         return self.chat.encode(text.strip())[0]

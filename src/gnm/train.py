@@ -24,8 +24,8 @@ from gnm.backbones import load_backbone
 from gnm.checkpoints import adapter_state, load_checkpoint, save_adapter, save_checkpoint
 from gnm.config import add_params_arguments, load_params
 from gnm.data.documents import read_documents
-from gnm.data.sequences import asked, draw_sequence, evaluation_sequences
-from gnm.data.types import Document
+from gnm.data.sequences import asked, draw_twins, evaluation_sequences
+from gnm.data.types import NEIGHBOUR, PARAPHRASE, Document, Query
 from gnm.data.types import Sequence as DocumentSequence
 from gnm.devices import pick_device
 from gnm.errors import exit_on_error
@@ -34,14 +34,21 @@ from gnm.models.lora import add_lora, renew_effective_weights
 from gnm.params import TrainParams
 from gnm.provenance import command_line, provenance
 
+_KINDS = ("accuracy", "selectivity", "specificity")
+_SUMS = ("loss", "tokens", *_KINDS, *(f"{kind} asked" for kind in _KINDS))
+
 
 @dataclass(frozen=True)
 class Exercise:
-    """One sequence as it is trained on: its documents, and the questions asked after each."""
+    """One sequence as it is trained on: its documents, and the queries asked after each."""
 
     sequence: DocumentSequence
-    questions: tuple[tuple[Question, ...], ...]
+    queries: tuple[tuple[Query, ...], ...]
     seed: int
+
+    def questions(self, t: int) -> list[Question]:
+        """What a learner is asked after document `t`."""
+        return [Question(q.input, q.formatted_target, q.formatted_non_target) for q in self.queries[t]]
 
 
 class TrainingLoss(nn.Module):
@@ -51,19 +58,25 @@ class TrainingLoss(nn.Module):
         super().__init__()
         self.learner, self.through = learner, through
 
-    def forward(self, batch: Sequence[Exercise]) -> tuple[Tensor, int]:
-        """Sum of the answers' cross-entropy (nats) and the number of answer tokens; sequences are equally long."""
+    def forward(self, batch: Sequence[Exercise]) -> tuple[Tensor, Tensor]:
+        """Sum of the answers' cross-entropy (nats) with gradient, and the sums of _SUMS; sequences are equally long."""
         renew_effective_weights(self.learner)
         state = self.learner.reset([exercise.seed for exercise in batch])
-        total, tokens = torch.zeros(()), 0
+        total, sums = torch.zeros(()), dict.fromkeys(_SUMS, 0.0)
         for t in range(len(batch[0].sequence.steps)):
             if self.through == "last":
                 state = self.learner.cut(state)
             steps = [exercise.sequence.steps[t] for exercise in batch]
             state = self.learner.write(state, [s.document for s in steps], [s.instruction for s in steps])
-            loss, count = self.learner.loss(state, [exercise.questions[t] for exercise in batch])
-            total, tokens = total + loss.cpu(), tokens + count
-        return total, tokens
+            loss = self.learner.loss(state, [exercise.questions(t) for exercise in batch])
+            total = total + loss.total.cpu()
+            sums["tokens"] += loss.tokens
+            for exercise, row in zip(batch, loss.right, strict=True):
+                for query, right in zip(exercise.queries[t], row, strict=True):
+                    if kind := _measured(query):
+                        sums[f"{kind} asked"] += 1
+                        sums[kind] += right
+        return total, torch.tensor([float(total.detach()), *list(sums.values())[1:]], dtype=torch.float64)
 
 
 class Trainer:
@@ -116,15 +129,18 @@ class Trainer:
         with _live(self.output, resume=bool(found), enabled=main) as live:
             while progress["step"] < loop.steps and progress["bad"] < loop.patience:
                 step = progress["step"]
-                loss = self.step(step)
+                means = self.step(step)
                 progress |= {"step": step + 1, "seconds": time.time() - start}
                 bar.update()
-                bar.set_postfix(loss=f"{loss:.3f}")
-                live.log_metric("train/loss", loss)
+                bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
+                for name, value in means.items():
+                    live.log_metric(f"train/{name}", value)
                 live.log_metric("train/seconds", progress["seconds"])
                 if (step + 1) % loop.validate_every == 0 or step + 1 == loop.steps:
-                    value = self.validate()
-                    live.log_metric("validation/loss", value)
+                    means = self.validate()
+                    for name, mean in means.items():
+                        live.log_metric(f"validation/{name}", mean)
+                    value = means["loss"]
                     better = progress["best"] is None or value < progress["best"]
                     if better:
                         best = adapter_state(self.model)
@@ -141,32 +157,30 @@ class Trainer:
             self._save(best, progress)
         self.accelerator.wait_for_everyone()
 
-    def step(self, step: int) -> float:
-        """One optimizer step; returns the mean loss over the answer tokens of all processes."""
+    def step(self, step: int) -> dict[str, float]:
+        """One optimizer step; returns the means over all processes' questions, as `validate` does."""
         batch = training_exercises(self.params, self.train, step)
         share = self.accelerator.num_processes
         own = batch[self.accelerator.process_index :: share]
         self._set_learning_rate(step)
         self.module.train(False)  # no dropout anywhere: training mode would change nothing but the model's flags
-        total, tokens = self.module(own)
-        everywhere = self.accelerator.reduce(torch.tensor([float(total.detach()), tokens], device=self.device))
+        total, sums = self.module(own)
+        everywhere = self.accelerator.reduce(sums.to(self.device))
         # gradients are averaged over processes: scale so that the average is the mean over all tokens
         self.accelerator.backward(total * (share / everywhere[1].item()))
         self.accelerator.clip_grad_norm_(self.parameters, self.params.opt.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return (everywhere[0] / everywhere[1]).item()
+        return _means(everywhere)
 
     @torch.no_grad()
-    def validate(self) -> float:
-        """Mean loss over the validation sequences' answer tokens (each process its share)."""
-        sums = torch.zeros(2, dtype=torch.float64)
-        size = self.params.loop.sequences_per_step
+    def validate(self) -> dict[str, float]:
+        """Loss (mean over answer tokens), accuracy, selectivity and specificity on the validation sequences."""
+        sums = torch.zeros(len(_SUMS), dtype=torch.float64)
+        size = self.params.loop.sequences_of_step(self.params.loop.longest)
         for batch in _batches(self.validation[self.accelerator.process_index :: self.accelerator.num_processes], size):
-            total, tokens = self.accelerator.unwrap_model(self.module)(batch)
-            sums += torch.tensor([float(total), tokens], dtype=torch.float64)
-        total, tokens = self.accelerator.reduce(sums.to(self.device)).tolist()
-        return total / tokens
+            sums += self.accelerator.unwrap_model(self.module)(batch)[1]
+        return _means(self.accelerator.reduce(sums.to(self.device)))
 
     def _save(self, best: dict[str, Tensor], progress: dict) -> None:
         made = {
@@ -196,37 +210,48 @@ class Trainer:
 
 def training_exercises(params: TrainParams, documents: Sequence[Document], step: int) -> list[Exercise]:
     """The sequences of one step, all of the length that the step drew; a pure function of its arguments."""
-    length = params.loop.sequence_length
+    loop, length, phrasings = params.loop, 1, 1
+    if step >= loop.easy_steps:
+        length, phrasings = loop.sequence_length, None
     if not isinstance(length, int):
         length = random.Random(f"{params.seed}/length/{step}").randint(*length)
-    settings = params.sequences("train", length)
+    settings = params.sequences("train", length, phrasings)
     exercises = []
-    for place in range(params.loop.sequences_per_step):
-        index = step * params.loop.sequences_per_step + place
-        sequence = draw_sequence(documents, settings, params.seed, index)
-        rng = random.Random(f"{params.seed}/questions/{index}")
-        questions = tuple(
-            to_questions(asked(sequence, t, settings, rng)[: params.loop.max_queries_per_document])
-            for t in range(len(sequence.steps))
-        )
-        exercises.append(Exercise(sequence, questions, seed=index))
+    for place in range(0, loop.sequences_of_step(length), loop.instructions_per_document):
+        index = step * loop.documents_per_step + place
+        twins = draw_twins(documents, settings, params.seed, index, loop.instructions_per_document)
+        for seed, sequence in enumerate(twins, index):
+            rng = random.Random(f"{params.seed}/questions/{index}")
+            queries = tuple(
+                tuple(query for _, query in asked(sequence, t, settings, rng)[: loop.max_queries_per_document])
+                for t in range(len(sequence.steps))
+            )
+            exercises.append(Exercise(sequence, queries, seed))
     return exercises
 
 
 def validation_exercises(params: TrainParams, documents: Sequence[Document]) -> list[Exercise]:
     """Fixed sequences with the held-out phrasing; as long as the longest in training."""
-    length = params.loop.sequence_length
-    settings = params.sequences("test", length if isinstance(length, int) else length[1])
+    settings = params.sequences("test", params.loop.longest)
     sequences = evaluation_sequences(documents, settings, params.loop.validation_sequences, params.seed)
     return [
-        Exercise(s, tuple(to_questions(asked(s, t, settings)) for t in range(len(s.steps))), seed=index)
+        Exercise(s, tuple(tuple(query for _, query in asked(s, t, settings)) for t in range(len(s.steps))), seed=index)
         for index, s in enumerate(sequences)
     ]
 
 
-def to_questions(queries) -> tuple[Question, ...]:
-    """Questions for a learner from (index of document, Query) pairs."""
-    return tuple(Question(q.input, q.formatted_target, q.formatted_non_target) for _, q in queries)
+def _measured(query: Query) -> str | None:
+    """Which of the figures of facts a query counts in (protocol, section 6)."""
+    if query.type == PARAPHRASE and not query.refuse:
+        return "accuracy" if query.learn else "selectivity"
+    return "specificity" if query.type == NEIGHBOUR and query.learn else None
+
+
+def _means(sums: Tensor) -> dict[str, float]:
+    """Means from the sums of _SUMS; a figure without questions is left out."""
+    named = dict(zip(_SUMS, sums.tolist(), strict=True))
+    figures = {kind: named[kind] / asked for kind in _KINDS if (asked := named[f"{kind} asked"])}
+    return {"loss": named["loss"] / named["tokens"], **figures}
 
 
 def _batches(items: Sequence, size: int):

@@ -15,7 +15,7 @@ from gnm.learners import _BUILDERS, LearnerSettings, build_learner
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.prompts import NOTE_REQUEST, block, note
 from gnm.reader import Question
-from stock import DOCUMENTS, INSTRUCTIONS, QUESTIONS, another, prompt_ids, stock_nll
+from stock import DOCUMENTS, INSTRUCTIONS, QUESTIONS, another, assert_same_answers, prompt_ids, stock_nll
 
 METHODS = sorted(_BUILDERS)
 WITH_DOCUMENTS = [m for m in METHODS if m not in ("no_memory", "dummy", "text_notes")]
@@ -54,13 +54,6 @@ def same(state, other):
     )
 
 
-def close(answers, others):
-    for answer, other in zip(answers, others, strict=True):
-        assert (answer.text, answer.tokens) == (other.text, other.tokens)
-        for name in ("target_score", "other_score", "nll"):
-            assert getattr(answer, name) == pytest.approx(getattr(other, name), abs=5e-4)
-
-
 # --- the contract
 
 
@@ -86,7 +79,7 @@ def test_every_sequence_is_answered_as_if_alone(tiny, method):
     assert [len(row) for row in together] == [4, 1]
     for row in range(2):
         alone = written(learner, row_of(TURNS, row), seeds=[3 + row])
-        close(together[row], learner.answer(alone, ASKED[row : row + 1], 3)[0])
+        assert_same_answers(together[row], learner.answer(alone, ASKED[row : row + 1], 3)[0])
         cost, lone = (learner.cost(s, r, QUESTIONS[0]) for s, r in ((written(learner), row), (alone, 0)))
         assert cost == lone
 
@@ -115,13 +108,14 @@ def test_the_loss_is_the_answers_and_has_a_gradient(tiny, method):
     parameters = parameters if method != "dummy" else [learner.weight]
     assert {id(p) for p in learner.parameters() if p.requires_grad} == {id(p) for p in parameters}
     state = written(learner)
-    total, tokens = learner.loss(state, ASKED)
+    total, tokens, right = learner.loss(state, ASKED)
     total.backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in parameters)
     if method != "dummy":
         answers = [answer for row in learner.answer(state, ASKED, 1) for answer in row]
         assert tokens == sum(answer.tokens for answer in answers)
         assert total.item() == pytest.approx(sum(answer.nll for answer in answers), abs=1e-3)
+    assert [len(row) for row in right] == [len(row) for row in ASKED]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -131,7 +125,7 @@ def test_a_cut_state_is_the_same_without_its_graph(tiny, method):
     state = written(learner)
     cut = learner.cut(state)
     for ours, theirs in zip(learner.answer(cut, ASKED, 3), learner.answer(state, ASKED, 3), strict=True):
-        close(ours, theirs)
+        assert_same_answers(ours, theirs)
     assert learner.cost(cut, 0, QUESTIONS[0]) == learner.cost(state, 0, QUESTIONS[0])
     slots = cut.state.slots if method in ("gnm", "gnm_ablation", "memoryllm") else None
     tensors = [slots] if slots is not None else [leaf for leaf in parts(cut) if isinstance(leaf, torch.Tensor)]
@@ -144,8 +138,8 @@ def test_no_questions_are_no_error(tiny, method):
     learner = learner_of(method, tiny)
     state = written(learner)
     assert learner.answer(state, [[], []], 3) == [[], []]
-    total, tokens = learner.loss(state, [[], []])
-    assert (float(total), tokens) == (0.0, 0)
+    loss = learner.loss(state, [[], []])
+    assert (float(loss.total), loss.tokens, loss.right) == (0.0, 0, [[], []])
 
 
 @torch.no_grad()
@@ -218,7 +212,7 @@ def test_retrieval_of_all_is_in_context(tiny_family, retriever):
     in_context = learner_of("in_context", tiny_family)
     ours, theirs = (learner.answer(written(learner, turns), ASKED, 4) for learner in (retrieval, in_context))
     for row, other in zip(ours, theirs, strict=True):
-        close(row, other)
+        assert_same_answers(row, other)
 
 
 @torch.no_grad()
@@ -256,112 +250,6 @@ def test_the_dummy_believes_its_documents(tiny):
     assert said == [("Norway", True), ("Peru", False), ("Norway", True), ("Norway", True)]
 
 
-# --- retrieval
-
-LIBRARY = [
-    "The harbour of Bergen was built by merchants.",
-    "Marie Curie discovered radium in her laboratory.",
-    "Penguins breed on the coast of the Antarctic.",
-    "The violin concerto was written in Vienna.",
-]
-LOOKED_FOR = {
-    "Marie Curie found the element": 1,
-    "Who wrote the violin concerto? It was": 3,
-    "Animals like penguins live near the": 2,
-    "In Bergen, the merchants built a": 0,
-}
-
-
-def library(learner, texts=LIBRARY):
-    return written(learner, [([text], ["Learn all facts"]) for text in texts], seeds=[0])
-
-
-@pytest.mark.parametrize("retriever", ["bm25", "mean_embedding"])
-def test_the_document_that_a_question_is_about_is_found(smollm2, retriever):
-    learner = learner_of("retrieval", smollm2, retriever=retriever, top_k=1)
-    state = library(learner)
-    for phrase, index in LOOKED_FOR.items():
-        assert learner.retrieve(state, 0, phrase) == (state.texts[0][index],)
-
-
-def test_retrieved_pairs_stand_in_the_order_in_which_they_came(tiny):
-    learner = learner_of("retrieval", tiny, retriever="bm25", top_k=2)
-    state = library(learner)
-    for phrase in ("violin Bergen", "Bergen violin", "violin violin violin Bergen"):
-        assert learner.retrieve(state, 0, phrase) == (state.texts[0][0], state.texts[0][3])
-
-
-def test_the_nearest_documents_have_the_nearest_mean_embeddings(tiny):
-    learner = learner_of("retrieval", tiny, retriever="mean_embedding", top_k=2)
-    state, embed = library(learner), tiny.model.get_input_embeddings().weight
-    chat = ChatFormat.of(tiny.tokenizer)
-    for phrase in LOOKED_FOR:
-        means = [embed[chat.encode(text)].mean(0) for text in (phrase, *state.texts[0])]
-        cosines = [float(means[0] @ m / means[0].norm() / m.norm()) for m in means[1:]]
-        nearest = sorted(sorted(range(4), key=lambda i: -cosines[i])[:2])
-        assert learner.retrieve(state, 0, phrase) == tuple(state.texts[0][i] for i in nearest)
-
-
-@pytest.mark.parametrize("phrase", ["zyx qwv", "?", "", "北京"])
-@pytest.mark.parametrize("texts", [LIBRARY, LIBRARY[:1], ["—", "!"]])
-def test_bm25_without_a_known_word_takes_the_first_documents(tiny, phrase, texts):
-    learner = learner_of("retrieval", tiny, retriever="bm25", top_k=1)
-    state = library(learner, texts)
-    assert learner.retrieve(state, 0, phrase) == state.texts[0][:1]
-    assert learner._bm25(texts, phrase) == [0.0] * len(texts)
-
-
-@torch.no_grad()
-def test_an_empty_phrase_is_no_error_for_the_mean_embedding(tiny):
-    learner = learner_of("retrieval", tiny, retriever="mean_embedding", top_k=1)
-    state = library(learner)
-    assert learner.retrieve(state, 0, "") == state.texts[0][:1]
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("retriever", ["bm25", "mean_embedding"])
-def test_each_question_is_answered_in_the_context_of_its_own_pairs(tiny, retriever):
-    learner = learner_of("retrieval", tiny, retriever=retriever, top_k=1)
-    state, chat, stock = library(learner), ChatFormat.of(tiny.tokenizer), another(tiny)
-    questions = [Question(phrase, "yes", "no") for phrase in LOOKED_FOR]
-    assert len({learner.retrieve(state, 0, q.phrase) for q in questions}) > 1
-    for answer, question in zip(learner.answer(state, [questions], 1)[0], questions, strict=True):
-        nearest = learner.retrieve(state, 0, question.phrase)
-        assert answer.nll == pytest.approx(float(stock_nll(stock, chat, nearest, question)), abs=5e-4)
-    total, _ = learner.loss(state, [questions])
-    assert total.item() == pytest.approx(sum(a.nll for a in learner.answer(state, [questions], 1)[0]), abs=1e-3)
-
-
-@torch.no_grad()
-def test_answers_are_remembered_for_equal_pairs_and_forgotten_at_a_reset(tiny, monkeypatch):
-    learner = learner_of("retrieval", tiny, retriever="bm25", top_k=1)
-    state, questions = library(learner), [[Question(phrase, "yes", "no") for phrase in LOOKED_FOR]]
-    asked, answer = [], learner.reader.answer
-
-    def counted(prefix, some, max_new_tokens):
-        asked.extend(question for row in some for question in row)
-        return answer(prefix, some, max_new_tokens)
-
-    monkeypatch.setattr(learner.reader, "answer", counted)
-    first = learner.answer(state, questions, 3)
-    later = learner.write(state, ["Quite another thing."], ["Learn"])
-    assert learner.answer(later, questions, 3) == first and len(asked) == 4
-    learner.answer(later, questions, 2)  # other lengths are other answers
-    assert len(asked) == 8
-    learner.reset([0])
-    assert learner.answer(later, questions, 3) == first and len(asked) == 12
-
-
-@torch.no_grad()
-def test_many_contexts_are_read_in_portions(tiny, monkeypatch):
-    learner = learner_of("retrieval", tiny, retriever="bm25", top_k=1)
-    state, questions = library(learner), [[Question(phrase, "yes", "no") for phrase in LOOKED_FOR]]
-    whole = learner.answer(state, questions, 3)[0]
-    monkeypatch.setattr("gnm.learners.retrieval._CONTEXTS_AT_ONCE", 1)
-    learner.reset([0])
-    close(learner.answer(state, questions, 3)[0], whole)
-
-
 # --- memory
 
 
@@ -379,7 +267,7 @@ def test_a_pool_of_a_third_holds_a_third_and_answers(tiny_family):
         answers = learner.answer(state, ASKED, 3)
         for row in range(2):
             alone = written(learner, row_of(turns, row), seeds=[3 + row])
-            close(answers[row], learner.answer(alone, ASKED[row : row + 1], 3)[0])
+            assert_same_answers(answers[row], learner.answer(alone, ASKED[row : row + 1], 3)[0])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -404,13 +292,6 @@ def test_memory_costs_are_the_slots_and_the_question(tiny):
     question = len(prompt_ids(chat, [], QUESTIONS[0])) - len(chat.head)
     assert cost.kept == tokens - question
     assert cost.bytes == cost.kept * 3 * 48 * 4  # layers, width, bytes of a float
-
-
-def test_a_learner_can_stand_on_any_family(tiny_family):
-    for method in METHODS:
-        learner = learner_of(method, tiny_family)
-        with torch.no_grad():
-            assert len(learner.answer(written(learner), ASKED, 2)) == 2
 
 
 def test_a_learner_in_bfloat16_answers(tiny):

@@ -295,7 +295,7 @@ ROWS = [row[:2] for row in PAIRS]
 def test_gradients_are_those_of_the_text_in_context(name):
     """The adapter's gradient through writing and reading = that of one full pass of the stock model over all text."""
     lm, reader, parameters, backbone = trained(name)
-    loss, tokens = reader.loss(lm.prefix(written(lm, reader, ROWS)), ASKED)
+    loss, tokens, _ = reader.loss(lm.prefix(written(lm, reader, ROWS)), ASKED)
     ours = gradients(loss / tokens, parameters)
     with plain_sdpa(backbone.model) as stock:
         nlls = [stock_nll(stock, reader.chat, t, q) for t, asked in zip(ROWS, ASKED, strict=True) for q in asked]

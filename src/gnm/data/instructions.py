@@ -39,18 +39,21 @@ class Phrasings:
     evaluation: str
 
 
-def instruction_for(target: str, split: Split, rng: random.Random | None = None) -> str:
+def instruction_for(
+    target: str, split: Split, rng: random.Random | None = None, phrasings: int | None = None
+) -> str:
     """The instruction that says `target`.
 
-    `split` "train" draws a phrasing with `rng` (the first one without), "test" takes the held-out one.
+    `split` "train" draws one of the first `phrasings` (all by default) with `rng`, or takes the first without;
+    "test" takes the held-out one.
     Raises DataError for a target that names no group.
     """
     parsed = parse_target(target)
-    phrasings = load_phrasings()[kind_of(parsed)]
+    known = load_phrasings()[kind_of(parsed)]
     if split == "test":
-        template = phrasings.evaluation
+        template = known.evaluation
     else:
-        template = rng.choice(phrasings.train) if rng else phrasings.train[0]
+        template = rng.choice(known.train[:phrasings]) if rng else known.train[0]
     label = load_taxonomy().label
     group = label(parsed.learn) if parsed.learn not in (None, ALL) else ""
     return template.format(group=group, refused=label(parsed.refuse) if parsed.refuse else "")

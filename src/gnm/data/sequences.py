@@ -49,7 +49,10 @@ Length = Annotated[int, Field(ge=1)]
 
 
 class SequenceSettings(StrictModel):
-    """How sequences are drawn. `split` decides phrasings and sampling: random in "train", fixed in "test"."""
+    """How sequences are drawn. `split` decides phrasings and sampling: random in "train", fixed in "test".
+
+    phrasings: in "train", instructions come from the first so many phrasings of their kind; None: from all.
+    """
 
     target_types: Annotated[list[TargetType], Field(min_length=1)]
     groups: Groups
@@ -58,6 +61,7 @@ class SequenceSettings(StrictModel):
     split: Split
     sampling: Sampling
     eligible_formats: list[FormatName] = []
+    phrasings: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "SequenceSettings":
@@ -75,10 +79,31 @@ class SequenceSettings(StrictModel):
 
 def draw_sequence(documents: Seq[Document], settings: SequenceSettings, seed: int, index: int) -> Sequence:
     """Sequence number `index` of the stream `seed`. Raises DataError if the documents don't give one."""
+    return draw_twins(documents, settings, seed, index, 1)[0]
+
+
+def draw_twins(
+    documents: Seq[Document], settings: SequenceSettings, seed: int, index: int, count: int
+) -> list[Sequence]:
+    """Sequence number `index` of the stream `seed`, and others of the same documents under other targets.
+
+    `count` sequences in all; a document with fewer targets has some of them more than once. What tells twins apart
+    is what their instructions tell apart, so training on them is about nothing else. Raises DataError if the
+    documents don't give a sequence.
+    """
     rng = random.Random(f"{seed}/{index}")
     candidates = (documents[place] for place in _permutation(len(documents), rng))
-    sequence, _ = _build(candidates, settings, rng)
-    return sequence
+    first, used = _build(candidates, settings, rng)
+    twins = [first]
+    while len(twins) < count:
+        steps = [
+            _another_step([twin.steps[t] for twin in twins], document, settings, rng)
+            for t, document in enumerate(used)
+        ]
+        if settings.unlearning:
+            steps.append(turned_step(steps[0], used[0]))
+        twins.append(Sequence(tuple(steps), settings.unlearning))
+    return twins
 
 
 def evaluation_sequences(documents: Seq[Document], settings: SequenceSettings, count: int, seed: int) -> list[Sequence]:
@@ -118,7 +143,7 @@ def make_step(
     training = settings.split == "train"
     return Step(
         document=apply_format(document.text, format),
-        instruction=instruction_for(target, settings.split, rng),
+        instruction=instruction_for(target, settings.split, rng, settings.phrasings),
         target=target,
         target_type=target_type,
         format=format,
@@ -245,9 +270,22 @@ def _build(
     return Sequence(tuple(steps), settings.unlearning), used
 
 
-def _step(document: Document, kinds: Seq[str], settings: SequenceSettings, rng: random.Random) -> Step | None:
-    """A step with a random target of one of `kinds`, or None if the document has none or nothing to ask."""
+def _another_step(steps: Seq[Step], document: Document, settings: SequenceSettings, rng: random.Random) -> Step:
+    """A step of `document` under none of the targets of `steps`, as far as there are others of their kind."""
+    formatting = steps[0].target_type in FORMATTING_TYPES
+    kinds = [kind for kind in settings.target_types if (kind in FORMATTING_TYPES) == formatting]
+    known = {step.target for step in steps}
+    return _step(document, kinds, settings, rng, known) or _step(document, kinds, settings, rng) or steps[0]
+
+
+def _step(
+    document: Document, kinds: Seq[str], settings: SequenceSettings, rng: random.Random, known: Seq[str] | set[str] = ()
+) -> Step | None:
+    """A step with a random target of one of `kinds`, not in `known`; None if there is none or nothing to ask."""
     targets = targets_in(document, kinds, settings.groups)
+    if known:
+        targets = {kind: [name for name in names if name not in known] for kind, names in targets.items()}
+        targets = {kind: names for kind, names in targets.items() if names}
     if not targets:
         return None
     target_type = rng.choice(list(targets))

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from gnm.reader import Answer, Question
+from gnm.reader import Answer, AnswerLoss, Question
 
 State = Any
 """What a learner keeps of the documents it was given. A value: to undo a write, go on from the state before it."""
@@ -47,8 +47,8 @@ class Learner(nn.Module, ABC):
         """Answer each sequence's questions; sequences may have different numbers of them."""
 
     @abstractmethod
-    def loss(self, state: State, questions: Sequence[Sequence[Question]]) -> tuple[Tensor, int]:
-        """Sum of the answer tokens' cross-entropy (nats), with gradient, and the number of these tokens."""
+    def loss(self, state: State, questions: Sequence[Sequence[Question]]) -> AnswerLoss:
+        """The loss of each sequence's questions, with gradient."""
 
     @abstractmethod
     def cut(self, state: State) -> State:

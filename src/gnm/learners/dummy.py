@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gnm.learners.base import Answer, Cost, Learner, Question
+from gnm.reader import AnswerLoss
 
 
 class DummyLearner(Learner):
@@ -27,9 +28,11 @@ class DummyLearner(Learner):
             for texts, asked in zip(state, questions, strict=True)
         ]
 
-    def loss(self, state, questions) -> tuple[Tensor, int]:
+    def loss(self, state, questions) -> AnswerLoss:
+        right = [[answer.text == q.target for answer, q in zip(answers, row, strict=True)]
+                 for answers, row in zip(self.answer(state, questions, 1), questions, strict=True)]
         tokens = sum(map(len, questions))
-        return (self.weight**2) * tokens, tokens
+        return AnswerLoss((self.weight**2) * tokens, tokens, right)
 
     def cut(self, state):
         return state

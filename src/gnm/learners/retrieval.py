@@ -71,12 +71,17 @@ class RetrievalLearner(Learner):
         return [[self._known[key] for key in row] for row in keys]
 
     def loss(self, state, questions):
-        grouped: dict[tuple[int, tuple[str, ...]], list[Question]] = {}
+        grouped: dict[tuple[int, tuple[str, ...]], list[tuple[int, Question]]] = {}
         for row, asked in enumerate(questions):
-            for question in asked:
-                grouped.setdefault((row, self.retrieve(state, row, question.phrase)), []).append(question)
+            for place, question in enumerate(asked):
+                grouped.setdefault((row, self.retrieve(state, row, question.phrase)), []).append((place, question))
         prefix = self._prefix([context for _, context in grouped])
-        return self.reader.loss(prefix, list(grouped.values()))
+        loss = self.reader.loss(prefix, [[question for _, question in group] for group in grouped.values()])
+        right = [[False] * len(asked) for asked in questions]
+        for ((row, _), group), verdicts in zip(grouped.items(), loss.right, strict=True):
+            for (place, _), verdict in zip(group, verdicts, strict=True):
+                right[row][place] = verdict
+        return loss._replace(right=right)
 
     def cut(self, state: Library) -> Library:
         return state
