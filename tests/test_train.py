@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from gnm import train
 from gnm.checkpoints import WEIGHTS, load_adapter, read_about
 from gnm.data.documents import read_documents
+from gnm.data.instructions import instruction_for
+from gnm.data.types import NEIGHBOUR, PARAPHRASE
 from gnm.errors import CheckpointError
 from gnm.train import Trainer, training_exercises
 from small_runs import train_params, train_settings, write_small_documents
@@ -124,6 +126,37 @@ def test_steps_are_a_pure_function_of_seed_and_number(data, tmp_path):
     documents = read_documents(data / "train.json")
     assert training_exercises(params, documents, 3) == training_exercises(params, documents, 3)
     assert training_exercises(params, documents, 3) != training_exercises(params, documents, 4)
+
+
+def test_the_first_steps_are_easy(data, tmp_path):
+    params = train_params(data, tmp_path, easy_steps=3, sequence_length=[2, 2])
+    documents = read_documents(data / "train.json")
+    for step in range(5):
+        batch = training_exercises(params, documents, step)
+        lengths = [len(exercise.sequence.steps) for exercise in batch]
+        assert lengths == ([1, 1, 1, 1] if step < 3 else [2, 2])
+        if step < 3:
+            for exercise in batch:
+                (only,) = exercise.sequence.steps
+                assert only.instruction == instruction_for(only.target, "train")
+
+
+def test_what_is_logged_is_what_the_answers_say(data, tmp_path):
+    """Accuracy, selectivity and specificity of a validation against the learner's own answers."""
+    run = trainer(data, tmp_path)
+    means, learner = run.validate(), run.module.learner
+    right = {"accuracy": [], "selectivity": [], "specificity": []}
+    for exercise in run.validation:
+        state = learner.reset([exercise.seed])
+        for t, step in enumerate(exercise.sequence.steps):
+            state = learner.write(state, [step.document], [step.instruction])
+            answers = learner.answer(state, [exercise.questions(t)], 1)[0]
+            for query, answer in zip(exercise.queries[t], answers, strict=True):
+                kind = {(PARAPHRASE, True): "accuracy", (PARAPHRASE, False): "selectivity", (NEIGHBOUR, True): "specificity"}
+                right[kind[query.type, query.learn]].append(answer.target_score > answer.other_score)
+    assert means.keys() == {"loss", *right}
+    for name, verdicts in right.items():
+        assert means[name] == pytest.approx(sum(verdicts) / len(verdicts))
 
 
 @pytest.mark.parametrize(

@@ -119,13 +119,17 @@ class TrainParams(StrictModel):
         return _method(self.methods, name)
 
     def sequences(
-        self, split: Literal["train", "test"], length: int, phrasings: int | None = None
+        self, split: Literal["train", "test"], length: int, easy: bool = False
     ) -> SequenceSettings:
-        """The settings of training ("train") or validation ("test": held-out phrasing, fixed sampling) sequences."""
+        """The settings of training ("train") or validation ("test": held-out phrasing, fixed sampling) sequences.
+
+        easy: one phrasing, and no document that is to be learned as a whole.
+        """
         return SequenceSettings(
             **self.targets.model_dump(),
             sequence_length=length,
-            phrasings=phrasings,
+            phrasings=1 if easy else None,
+            all_facts=not easy,
             unlearning=self.loop.unlearning,
             split=split,
             sampling=self.sampling,

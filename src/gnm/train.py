@@ -210,12 +210,12 @@ class Trainer:
 
 def training_exercises(params: TrainParams, documents: Sequence[Document], step: int) -> list[Exercise]:
     """The sequences of one step, all of the length that the step drew; a pure function of its arguments."""
-    loop, length, phrasings = params.loop, 1, 1
-    if step >= loop.easy_steps:
-        length, phrasings = loop.sequence_length, None
+    loop = params.loop
+    easy = step < loop.easy_steps
+    length = 1 if easy else loop.sequence_length
     if not isinstance(length, int):
         length = random.Random(f"{params.seed}/length/{step}").randint(*length)
-    settings = params.sequences("train", length, phrasings)
+    settings = params.sequences("train", length, easy)
     exercises = []
     for place in range(0, loop.sequences_of_step(length), loop.instructions_per_document):
         index = step * loop.documents_per_step + place

@@ -13,6 +13,7 @@ from gnm.data.sequences import (
     SequenceSettings,
     asked,
     draw_sequence,
+    draw_twins,
     evaluation_sequences,
     format_in_force,
     make_step,
@@ -34,6 +35,35 @@ def formatted(**changes) -> SequenceSettings:
 
 
 # ---------------------------------------------------------------- drawing
+
+
+def test_twins_are_the_same_documents_under_other_targets():
+    for index in range(40):
+        given = settings(target_types=["fact_subcategories"], sequence_length=2)
+        first, second = draw_twins(SEEN, given, 0, index, 2)
+        assert first == draw_sequence(SEEN, given, 0, index)
+        for one, other in zip(first.steps, second.steps, strict=True):
+            assert one.document == other.document
+            assert one.target != other.target or {q.subcategory for q in one.queries} == {one.target}
+            assert one.instruction != other.instruction or one.target == other.target
+
+
+def test_twins_keep_the_place_of_the_format_and_the_turned_document():
+    for index in range(20):
+        first, second, third = draw_twins(SEEN, formatted(unlearning=True), 0, index, 3)
+        for twin in (second, third):
+            assert [step.target == "format" for step in twin.steps] == [step.target == "format" for step in first.steps]
+            assert twin.unlearning and twin.steps[-1].target == twin.steps[0].target
+            assert [q.fact_id for q in twin.steps[-1].queries] == [q.fact_id for q in twin.steps[0].queries]
+
+
+def test_few_phrasings_are_the_first_ones():
+    drawn = {
+        step.instruction
+        for index in range(60)
+        for step in draw_sequence(SEEN, settings(phrasings=1, target_types=["fact_subcategories"]), 0, index).steps
+    }
+    assert drawn <= {instruction_for(target, "train") for target in (*TAXONOMY.seen, "all")} and len(drawn) > 6
 
 
 def test_a_sequence_is_a_function_of_its_arguments():

@@ -25,6 +25,7 @@ from gnm.data.formats import apply_format, check_format
 from gnm.data.instructions import Split, instruction_for
 from gnm.data.sampling import Sampling, select
 from gnm.data.targets import (
+    ALL,
     FORMATTING_TYPES,
     TARGET_TYPES,
     Groups,
@@ -52,6 +53,7 @@ class SequenceSettings(StrictModel):
     """How sequences are drawn. `split` decides phrasings and sampling: random in "train", fixed in "test".
 
     phrasings: in "train", instructions come from the first so many phrasings of their kind; None: from all.
+    all_facts: whether a document's target may be `all`.
     """
 
     target_types: Annotated[list[TargetType], Field(min_length=1)]
@@ -62,6 +64,7 @@ class SequenceSettings(StrictModel):
     sampling: Sampling
     eligible_formats: list[FormatName] = []
     phrasings: Annotated[int, Field(ge=1)] | None = None
+    all_facts: bool = True
 
     @model_validator(mode="after")
     def _consistent(self) -> "SequenceSettings":
@@ -279,13 +282,13 @@ def _another_step(steps: Seq[Step], document: Document, settings: SequenceSettin
 
 
 def _step(
-    document: Document, kinds: Seq[str], settings: SequenceSettings, rng: random.Random, known: Seq[str] | set[str] = ()
+    document: Document, kinds: Seq[str], settings: SequenceSettings, rng: random.Random, known: Iterable[str] = ()
 ) -> Step | None:
     """A step with a random target of one of `kinds`, not in `known`; None if there is none or nothing to ask."""
     targets = targets_in(document, kinds, settings.groups)
-    if known:
-        targets = {kind: [name for name in names if name not in known] for kind, names in targets.items()}
-        targets = {kind: names for kind, names in targets.items() if names}
+    left_out = {*known, *(() if settings.all_facts else (ALL,))}
+    targets = {kind: [name for name in names if name not in left_out] for kind, names in targets.items()}
+    targets = {kind: names for kind, names in targets.items() if names}
     if not targets:
         return None
     target_type = rng.choice(list(targets))
