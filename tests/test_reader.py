@@ -167,16 +167,13 @@ def test_the_loss_is_the_stock_models_cross_entropy_of_the_answers(tiny_family):
 
 @torch.no_grad()
 def test_the_loss_says_which_targets_win(tiny_family):
-    """Where the two answers share their first tokens, the next one decides; the stock model's logits agree."""
-    ours, stock = reader_of(tiny_family), another(tiny_family)
-    asked = [[*row, Question("The sea is", "blue whale", "blue shark"), Question("So", "same", "same")] for row in ASKED]
-    right = ours.loss(context_prefix(ours, TEXTS), asked).right
-    for texts, row, verdicts in zip(TEXTS, asked, right, strict=True):
-        for question, verdict in zip(row, verdicts, strict=True):
-            target, other = (ours.chat.encode(a) + ours.chat.end_of_turn[:1] for a in (question.target, question.other))
-            place = next((i for i, (a, b) in enumerate(zip(target, other, strict=False)) if a != b), len(target) - 1)
-            logits = stock_logits(stock, prompt_ids(ours.chat, texts, question) + target[:place])[-1]
-            assert verdict == bool(logits[target[place]] > logits[other[place]])
+    """By the first token of each answer, as an evaluation scores them; equal ones don't win."""
+    ours = reader_of(tiny_family)
+    asked = [[*row, Question("So", "same", "same")] for row in ASKED]
+    prefix = context_prefix(ours, TEXTS)
+    right = ours.loss(prefix, asked).right
+    answers = ours.answer(prefix, asked, 1)
+    assert right == [[answer.target_score > answer.other_score for answer in row] for row in answers]
     assert {verdict for verdicts in right for verdict in verdicts} == {True, False}
 
 

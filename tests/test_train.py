@@ -145,15 +145,15 @@ def test_what_is_logged_is_what_the_answers_say(data, tmp_path):
     """Accuracy, selectivity and specificity of a validation against the learner's own answers."""
     run = trainer(data, tmp_path)
     means, learner = run.validate(), run.module.learner
-    right = {"accuracy": [], "selectivity": [], "specificity": []}
+    kinds = {(PARAPHRASE, True): "accuracy", (PARAPHRASE, False): "selectivity", (NEIGHBOUR, True): "specificity"}
+    right = {kind: [] for kind in kinds.values()}
     for exercise in run.validation:
         state = learner.reset([exercise.seed])
         for t, step in enumerate(exercise.sequence.steps):
             state = learner.write(state, [step.document], [step.instruction])
             answers = learner.answer(state, [exercise.questions(t)], 1)[0]
             for query, answer in zip(exercise.queries[t], answers, strict=True):
-                kind = {(PARAPHRASE, True): "accuracy", (PARAPHRASE, False): "selectivity", (NEIGHBOUR, True): "specificity"}
-                right[kind[query.type, query.learn]].append(answer.target_score > answer.other_score)
+                right[kinds[query.type, query.learn]].append(answer.target_score > answer.other_score)
     assert means.keys() == {"loss", *right}
     for name, verdicts in right.items():
         assert means[name] == pytest.approx(sum(verdicts) / len(verdicts))

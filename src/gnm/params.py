@@ -68,8 +68,9 @@ class TrainLoop(StrictModel):
     def _one_sequence_fits(self) -> "TrainLoop":
         if not self.sequences_of_step(self.longest):
             raise ValueError(
-                f"documents_per_step is {self.documents_per_step}, but a sequence of {self.longest} documents under "
-                f"{self.instructions_per_document} instructions each takes {self.longest * self.instructions_per_document}"
+                f"documents_per_step is {self.documents_per_step}, but a sequence of {self.longest} documents, each "
+                f"under {self.instructions_per_document} instructions, takes "
+                f"{self.longest * self.instructions_per_document}"
             )
         return self
 

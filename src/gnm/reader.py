@@ -50,8 +50,7 @@ class AnswerLoss(NamedTuple):
     """The loss of a batch of questions.
 
     total: sum of the cross-entropy (nats) over all answers' tokens, with gradient; tokens: how many these are.
-    right: for every question of every row, whether the target scores above the other object where the two first
-    differ, given what they share.
+    right: for every question of every row, whether the target's first token scores above the other object's.
     """
 
     total: Tensor
@@ -127,11 +126,11 @@ class Reader:
         ids, mask = self._pad(rows)
         reading, positions = self.decoder.start(self.shared(prefix), mask)
         hidden, _ = self.decoder.run(ids, positions, reading)
-        spots, targets, contests = [], [], []
+        spots, targets, contests = [], [], []  # a contest: where an answer begins, its first token, the other's
         width, length = ids.shape[1:]
         for row, (ps, as_) in enumerate(zip(prompts, answers, strict=True)):
             for column, (p, a) in enumerate(zip(ps, as_, strict=True)):
-                contests.append(self._contest(len(spots), a, questions[row][column].other))
+                contests.append((len(spots), a[0], self._first(questions[row][column].other)))
                 first = (row * width + column) * length + len(p) - 1
                 spots += range(first, first + len(a))
                 targets += a
@@ -242,14 +241,6 @@ class Reader:
 
     def _answer(self, asked: Question) -> list[int]:
         return self.chat.encode(asked.target.strip()) + self.chat.end_of_turn[:1]
-
-    def _contest(self, start: int, answer: list[int], other: str) -> tuple[int, int, int]:
-        """Where the answer that starts at `start` first differs from `other`, and the two tokens there."""
-        against = self.chat.encode(other.strip()) + self.chat.end_of_turn[:1]
-        shared = 0
-        while shared < min(len(answer), len(against)) - 1 and answer[shared] == against[shared]:
-            shared += 1
-        return start + shared, answer[shared], against[shared]
 
     def _first(self, text: str) -> int:
         return self.chat.encode(text.strip())[0]

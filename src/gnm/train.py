@@ -28,7 +28,7 @@ from gnm.data.sequences import asked, draw_twins, evaluation_sequences
 from gnm.data.types import NEIGHBOUR, PARAPHRASE, Document, Query
 from gnm.data.types import Sequence as DocumentSequence
 from gnm.devices import pick_device
-from gnm.errors import exit_on_error
+from gnm.errors import ConfigError, exit_on_error
 from gnm.learners import Learner, Question, build_learner
 from gnm.models.lora import add_lora, renew_effective_weights
 from gnm.params import TrainParams
@@ -90,6 +90,7 @@ class Trainer:
         self.validation = validation_exercises(params, read_documents(params.data.validation))
         device = pick_device(params.backbone.device)
         self.accelerator = Accelerator(cpu=device.type == "cpu")
+        self._check_processes()
         self.device = self.accelerator.device
         backbone = load_backbone(
             params.backbone.name, dtype=params.backbone.dtype, source=params.backbone.source, device=self.device
@@ -109,6 +110,15 @@ class Trainer:
         )
         loss = TrainingLoss(build_learner(learner, backbone), params.loop.through)
         self.module, self.optimizer = self.accelerator.prepare(loss, optimizer)
+
+    def _check_processes(self) -> None:
+        loop, processes = self.params.loop, self.accelerator.num_processes
+        fewest = loop.sequences_of_step(loop.longest)
+        if fewest < processes:
+            raise ConfigError(
+                f"{processes} processes, but a step on sequences of {loop.longest} documents has only {fewest} of "
+                "them: start fewer processes or raise loop.documents_per_step"
+            )
 
     @property
     def checkpoint(self) -> Path:
