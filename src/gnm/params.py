@@ -44,6 +44,7 @@ class TrainLoop(StrictModel):
 
     steps: Positive
     easy_steps: Annotated[int, Field(ge=0)]
+    easy_facts: Positive
     documents_per_step: Positive
     instructions_per_document: Positive
     sequence_length: Length | tuple[Length, Length]
@@ -124,13 +125,12 @@ class TrainParams(StrictModel):
     ) -> SequenceSettings:
         """The settings of training ("train") or validation ("test": held-out phrasing, fixed sampling) sequences.
 
-        easy: one phrasing, and no document that is to be learned as a whole.
+        easy: one phrasing.
         """
         return SequenceSettings(
             **self.targets.model_dump(),
             sequence_length=length,
             phrasings=1 if easy else None,
-            all_facts=not easy,
             unlearning=self.loop.unlearning,
             split=split,
             sampling=self.sampling,

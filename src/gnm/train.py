@@ -225,6 +225,8 @@ def training_exercises(params: TrainParams, documents: Sequence[Document], step:
     length = 1 if easy else loop.sequence_length
     if not isinstance(length, int):
         length = random.Random(f"{params.seed}/length/{step}").randint(*length)
+    if easy:
+        documents = [document for document in documents if len(document.fact_ids) <= loop.easy_facts]
     settings = params.sequences("train", length, easy)
     exercises = []
     for place in range(0, loop.sequences_of_step(length), loop.instructions_per_document):

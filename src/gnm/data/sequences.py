@@ -25,7 +25,6 @@ from gnm.data.formats import apply_format, check_format
 from gnm.data.instructions import Split, instruction_for
 from gnm.data.sampling import Sampling, select
 from gnm.data.targets import (
-    ALL,
     FORMATTING_TYPES,
     TARGET_TYPES,
     Groups,
@@ -53,7 +52,6 @@ class SequenceSettings(StrictModel):
     """How sequences are drawn. `split` decides phrasings and sampling: random in "train", fixed in "test".
 
     phrasings: in "train", instructions come from the first so many phrasings of their kind; None: from all.
-    all_facts: whether a document's target may be `all`.
     """
 
     target_types: Annotated[list[TargetType], Field(min_length=1)]
@@ -64,7 +62,6 @@ class SequenceSettings(StrictModel):
     sampling: Sampling
     eligible_formats: list[FormatName] = []
     phrasings: Annotated[int, Field(ge=1)] | None = None
-    all_facts: bool = True
 
     @model_validator(mode="after")
     def _consistent(self) -> "SequenceSettings":
@@ -286,8 +283,7 @@ def _step(
 ) -> Step | None:
     """A step with a random target of one of `kinds`, not in `known`; None if there is none or nothing to ask."""
     targets = targets_in(document, kinds, settings.groups)
-    left_out = {*known, *(() if settings.all_facts else (ALL,))}
-    targets = {kind: [name for name in names if name not in left_out] for kind, names in targets.items()}
+    targets = {kind: [name for name in names if name not in known] for kind, names in targets.items()}
     targets = {kind: names for kind, names in targets.items() if names}
     if not targets:
         return None
