@@ -50,6 +50,7 @@ def train_settings(data: Path, output: Path) -> dict[str, Any]:
         "loop": {
             "steps": 6,
             "easy_steps": 2,
+            "easy_facts": 4,
             "documents_per_step": 4,
             "instructions_per_document": 2,
             "sequence_length": [1, 2],

@@ -12,7 +12,7 @@ from gnm.checkpoints import WEIGHTS, load_adapter, read_about
 from gnm.data.documents import read_documents
 from gnm.data.instructions import instruction_for
 from gnm.data.types import NEIGHBOUR, PARAPHRASE
-from gnm.errors import CheckpointError
+from gnm.errors import CheckpointError, ConfigError, DataError
 from gnm.train import Trainer, training_exercises
 from small_runs import train_params, train_settings, write_small_documents
 
@@ -129,16 +129,35 @@ def test_steps_are_a_pure_function_of_seed_and_number(data, tmp_path):
 
 
 def test_the_first_steps_are_easy(data, tmp_path):
-    params = train_params(data, tmp_path, easy_steps=3, sequence_length=[2, 2])
+    """Single short documents under one phrasing."""
+    params = train_params(data, tmp_path, easy_steps=12, easy_facts=4, sequence_length=[2, 2])
     documents = read_documents(data / "train.json")
-    for step in range(5):
+    short = {document.text for document in documents if len(document.fact_ids) <= 4}
+    assert 0 < len(short) < len(documents)
+    later = set()
+    for step in range(24):
         batch = training_exercises(params, documents, step)
         lengths = [len(exercise.sequence.steps) for exercise in batch]
-        assert lengths == ([1, 1, 1, 1] if step < 3 else [2, 2])
-        if step < 3:
-            for exercise in batch:
-                (only,) = exercise.sequence.steps
-                assert only.instruction == instruction_for(only.target, "train")
+        assert lengths == ([1, 1, 1, 1] if step < 12 else [2, 2])
+        written = [written for exercise in batch for written in exercise.sequence.steps]
+        if step < 12:
+            assert {step.document for step in written} <= short
+            assert all(step.instruction == instruction_for(step.target, "train") for step in written)
+        else:
+            later |= {step.document for step in written}
+    assert not later <= short
+
+
+def test_settings_that_leave_no_easy_document_are_refused(data, tmp_path):
+    with pytest.raises(DataError, match="easy_facts"):
+        trainer(data, tmp_path, easy_facts=2)
+    trainer(data, tmp_path, easy_facts=2, easy_steps=0)
+
+
+def test_more_processes_than_sequences_are_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.Accelerator, "num_processes", 3)
+    with pytest.raises(ConfigError, match="3 processes.* only 2"):
+        trainer(data, tmp_path)
 
 
 def test_what_is_logged_is_what_the_answers_say(data, tmp_path):

@@ -28,7 +28,7 @@ from gnm.data.sequences import asked, draw_twins, evaluation_sequences
 from gnm.data.types import NEIGHBOUR, PARAPHRASE, Document, Query
 from gnm.data.types import Sequence as DocumentSequence
 from gnm.devices import pick_device
-from gnm.errors import ConfigError, exit_on_error
+from gnm.errors import ConfigError, DataError, exit_on_error
 from gnm.learners import Learner, Question, build_learner
 from gnm.models.lora import add_lora, renew_effective_weights
 from gnm.params import TrainParams
@@ -88,6 +88,8 @@ class Trainer:
         self.output = params.output / method
         self.train = [document for path in params.data.train for document in read_documents(path)]
         self.validation = validation_exercises(params, read_documents(params.data.validation))
+        for step in (0, params.loop.steps - 1):  # documents that give no easy or no later step are refused here
+            training_exercises(params, self.train, step)
         device = pick_device(params.backbone.device)
         self.accelerator = Accelerator(cpu=device.type == "cpu")
         self._check_processes()
@@ -227,6 +229,8 @@ def training_exercises(params: TrainParams, documents: Sequence[Document], step:
         length = random.Random(f"{params.seed}/length/{step}").randint(*length)
     if easy:
         documents = [document for document in documents if len(document.fact_ids) <= loop.easy_facts]
+        if not documents:
+            raise DataError(f"no document of data.train has at most loop.easy_facts = {loop.easy_facts} facts")
     settings = params.sequences("train", length, easy)
     exercises = []
     for place in range(0, loop.sequences_of_step(length), loop.instructions_per_document):
