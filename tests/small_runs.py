@@ -49,8 +49,7 @@ def train_settings(data: Path, output: Path) -> dict[str, Any]:
         "sampling": SAMPLING,
         "loop": {
             "steps": 6,
-            "easy_steps": 2,
-            "easy_facts": 4,
+            "easy": {"steps": 2, "facts": 4, "documents_per_step": 4, "sampling": SAMPLING},
             "documents_per_step": 4,
             "instructions_per_document": 2,
             "sequence_length": [1, 2],
@@ -68,9 +67,10 @@ def train_settings(data: Path, output: Path) -> dict[str, Any]:
 
 
 def train_params(data: Path, output: Path, **loop: Any) -> TrainParams:
-    """`train_settings` checked, with values of `loop` replaced."""
+    """`train_settings` checked, with values of `loop` and `loop.easy` replaced."""
     settings = train_settings(data, output)
-    settings["loop"] |= loop
+    easy = settings["loop"]["easy"] | loop.pop("easy", {})
+    settings["loop"] |= {**loop, "easy": easy}
     return validate(settings, TrainParams, where="test")
 
 
@@ -95,7 +95,8 @@ def evaluate_settings(data: Path, output: Path) -> dict[str, Any]:
 
 
 def evaluate_params(data: Path, output: Path, **loop: Any) -> EvaluateParams:
-    """`evaluate_settings` checked, with values of `loop` replaced."""
+    """`evaluate_settings` checked, with values of `loop` and `loop.easy` replaced."""
     settings = evaluate_settings(data, output)
-    settings["loop"] |= loop
+    easy = settings["loop"]["easy"] | loop.pop("easy", {})
+    settings["loop"] |= {**loop, "easy": easy}
     return validate(settings, EvaluateParams, where="test")

@@ -14,7 +14,7 @@ from gnm.data.instructions import instruction_for
 from gnm.data.types import NEIGHBOUR, PARAPHRASE
 from gnm.errors import CheckpointError, ConfigError, DataError
 from gnm.train import Trainer, training_exercises
-from small_runs import train_params, train_settings, write_small_documents
+from small_runs import SAMPLING, train_params, train_settings, write_small_documents
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_gradients_reach_what_the_setting_says(data, tmp_path):
     """Through `all`, `last` and no writing at all: three different gradients of the same loss."""
     gradients = {}
     for name, method, through in (("all", "gnm", "all"), ("last", "gnm", "last"), ("none", "gnm_ablation", "all")):
-        run = trainer(data, tmp_path, method, through=through, sequence_length=2, easy_steps=0)
+        run = trainer(data, tmp_path, method, through=through, sequence_length=2, easy={"steps": 0})
         with torch.no_grad():
             for parameter in run.parameters:  # B starts at zero, and with it every gradient of A
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -129,29 +129,32 @@ def test_steps_are_a_pure_function_of_seed_and_number(data, tmp_path):
 
 
 def test_the_first_steps_are_easy(data, tmp_path):
-    """Single short documents under one phrasing."""
-    params = train_params(data, tmp_path, easy_steps=12, easy_facts=4, sequence_length=[2, 2])
+    """Single short documents under one phrasing, with questions of their own."""
+    easy = {"steps": 12, "documents_per_step": 6, "sampling": SAMPLING | {"num_paraphrase_from_other_facts": 0}}
+    params = train_params(data, tmp_path, easy=easy, sequence_length=[2, 2])
     documents = read_documents(data / "train.json")
     short = {document.text for document in documents if len(document.fact_ids) <= 4}
     assert 0 < len(short) < len(documents)
-    later = set()
+    later, ignored = set(), set()
     for step in range(24):
         batch = training_exercises(params, documents, step)
         lengths = [len(exercise.sequence.steps) for exercise in batch]
-        assert lengths == ([1, 1, 1, 1] if step < 12 else [2, 2])
+        assert lengths == ([1] * 6 if step < 12 else [2, 2])
         written = [written for exercise in batch for written in exercise.sequence.steps]
         if step < 12:
             assert {step.document for step in written} <= short
             assert all(step.instruction == instruction_for(step.target, "train") for step in written)
+            assert all(query.learn for step in written for query in step.queries)
         else:
             later |= {step.document for step in written}
-    assert not later <= short
+            ignored |= {query.learn for step in written for query in step.queries}
+    assert not later <= short and ignored == {True, False}
 
 
 def test_settings_that_leave_no_easy_document_are_refused(data, tmp_path):
-    with pytest.raises(DataError, match="easy_facts"):
-        trainer(data, tmp_path, easy_facts=2)
-    trainer(data, tmp_path, easy_facts=2, easy_steps=0)
+    with pytest.raises(DataError, match="easy.facts"):
+        trainer(data, tmp_path, easy={"facts": 2})
+    trainer(data, tmp_path, easy={"facts": 2, "steps": 0})
 
 
 def test_more_processes_than_sequences_are_refused(data, tmp_path, monkeypatch):

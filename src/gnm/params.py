@@ -39,12 +39,20 @@ class TrainData(StrictModel):
     validation: Path
 
 
+class EasySteps(StrictModel):
+    """The first steps of a training: one document a sequence, of at most `facts` facts, one phrasing a target."""
+
+    steps: Annotated[int, Field(ge=0)]
+    facts: Positive
+    documents_per_step: Positive
+    sampling: Sampling
+
+
 class TrainLoop(StrictModel):
     """What a training step is, and how long training goes on."""
 
     steps: Positive
-    easy_steps: Annotated[int, Field(ge=0)]
-    easy_facts: Positive
+    easy: EasySteps
     documents_per_step: Positive
     instructions_per_document: Positive
     sequence_length: Length | tuple[Length, Length]
@@ -61,18 +69,19 @@ class TrainLoop(StrictModel):
         """Documents of the longest sequences."""
         return self.sequence_length if isinstance(self.sequence_length, int) else self.sequence_length[1]
 
-    def sequences_of_step(self, length: int) -> int:
+    def sequences_of_step(self, length: int, easy: bool = False) -> int:
         """Sequences in a step that draws `length` documents a sequence."""
-        return self.documents_per_step // (length * self.instructions_per_document) * self.instructions_per_document
+        documents = self.easy.documents_per_step if easy else self.documents_per_step
+        return documents // (length * self.instructions_per_document) * self.instructions_per_document
 
     @model_validator(mode="after")
     def _one_sequence_fits(self) -> "TrainLoop":
-        if not self.sequences_of_step(self.longest):
-            raise ValueError(
-                f"documents_per_step is {self.documents_per_step}, but a sequence of {self.longest} documents, each "
-                f"under {self.instructions_per_document} instructions, takes "
-                f"{self.longest * self.instructions_per_document}"
-            )
+        for where, length, easy in (("", self.longest, False), ("easy.", 1, True)):
+            if not self.sequences_of_step(length, easy):
+                raise ValueError(
+                    f"{where}documents_per_step is too small: a sequence of {length} documents, each under "
+                    f"{self.instructions_per_document} instructions, takes {length * self.instructions_per_document}"
+                )
         return self
 
 
@@ -125,7 +134,7 @@ class TrainParams(StrictModel):
     ) -> SequenceSettings:
         """The settings of training ("train") or validation ("test": held-out phrasing, fixed sampling) sequences.
 
-        easy: one phrasing.
+        easy: those of the first steps.
         """
         return SequenceSettings(
             **self.targets.model_dump(),
@@ -133,7 +142,7 @@ class TrainParams(StrictModel):
             phrasings=1 if easy else None,
             unlearning=self.loop.unlearning,
             split=split,
-            sampling=self.sampling,
+            sampling=self.loop.easy.sampling if easy else self.sampling,
         )
 
 

@@ -115,11 +115,11 @@ class Trainer:
 
     def _check_processes(self) -> None:
         loop, processes = self.params.loop, self.accelerator.num_processes
-        fewest = loop.sequences_of_step(loop.longest)
+        fewest = min(loop.sequences_of_step(loop.longest), loop.sequences_of_step(1, easy=True))
         if fewest < processes:
             raise ConfigError(
-                f"{processes} processes, but a step on sequences of {loop.longest} documents has only {fewest} of "
-                "them: start fewer processes or raise loop.documents_per_step"
+                f"{processes} processes, but some steps have only {fewest} sequences: start fewer processes or raise "
+                "loop.documents_per_step and loop.easy.documents_per_step"
             )
 
     @property
@@ -223,18 +223,19 @@ class Trainer:
 def training_exercises(params: TrainParams, documents: Sequence[Document], step: int) -> list[Exercise]:
     """The sequences of one step, all of the length that the step drew; a pure function of its arguments."""
     loop = params.loop
-    easy = step < loop.easy_steps
+    easy = step < loop.easy.steps
     length = 1 if easy else loop.sequence_length
     if not isinstance(length, int):
         length = random.Random(f"{params.seed}/length/{step}").randint(*length)
     if easy:
-        documents = [document for document in documents if len(document.fact_ids) <= loop.easy_facts]
+        documents = [document for document in documents if len(document.fact_ids) <= loop.easy.facts]
         if not documents:
-            raise DataError(f"no document of data.train has at most loop.easy_facts = {loop.easy_facts} facts")
+            raise DataError(f"no document of data.train has at most loop.easy.facts = {loop.easy.facts} facts")
     settings = params.sequences("train", length, easy)
     exercises = []
-    for place in range(0, loop.sequences_of_step(length), loop.instructions_per_document):
-        index = step * loop.documents_per_step + place
+    stride = max(loop.documents_per_step, loop.easy.documents_per_step)
+    for place in range(0, loop.sequences_of_step(length, easy), loop.instructions_per_document):
+        index = step * stride + place
         twins = draw_twins(documents, settings, params.seed, index, loop.instructions_per_document)
         for seed, sequence in enumerate(twins, index):
             rng = random.Random(f"{params.seed}/questions/{index}")
