@@ -95,8 +95,7 @@ def evaluate_settings(data: Path, output: Path) -> dict[str, Any]:
 
 
 def evaluate_params(data: Path, output: Path, **loop: Any) -> EvaluateParams:
-    """`evaluate_settings` checked, with values of `loop` and `loop.easy` replaced."""
+    """`evaluate_settings` checked, with values of `loop` replaced."""
     settings = evaluate_settings(data, output)
-    easy = settings["loop"]["easy"] | loop.pop("easy", {})
-    settings["loop"] |= {**loop, "easy": easy}
+    settings["loop"] |= loop
     return validate(settings, EvaluateParams, where="test")
