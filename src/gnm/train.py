@@ -76,7 +76,8 @@ class TrainingLoss(nn.Module):
                     if kind := _measured(query):
                         sums[f"{kind} asked"] += 1
                         sums[kind] += right
-        return total, torch.tensor([float(total.detach()), *list(sums.values())[1:]], dtype=torch.float64)
+        sums["loss"] = float(total.detach())
+        return total, torch.tensor(list(sums.values()), dtype=torch.float64)
 
 
 class Trainer:
