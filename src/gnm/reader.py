@@ -127,7 +127,7 @@ class Reader:
         rows = [[p + a[:-1] for p, a in zip(ps, as_, strict=True)] for ps, as_ in zip(prompts, answers, strict=True)]
         ids, mask = self._pad(rows)
         reading, positions = self.decoder.start(self.shared(prefix), mask)
-        hidden, _ = self.decoder.run(ids, positions, reading)
+        hidden = self.decoder.run(ids, positions, reading)
         spots, targets, contests = [], [], []  # a contest: where an answer begins, its first token, the other's
         width, length = ids.shape[1:]
         for row, (ps, as_) in enumerate(zip(prompts, answers, strict=True)):
@@ -191,7 +191,7 @@ class Reader:
     def _begin(self, prefix: Prefix, prompts: list[list[list[int]]]) -> "_Begun":
         ids, mask = self._pad(prompts)
         reading, positions = self.decoder.start(prefix, mask, keep=True)
-        hidden, _ = self.decoder.run(ids, positions, reading)
+        hidden = self.decoder.run(ids, positions, reading)
         last = (mask.sum(-1) - 1).clamp(min=0)
         at_end = hidden.gather(2, last[..., None, None].expand(-1, -1, 1, hidden.shape[-1]))[:, :, 0]
         return _Begun(reading.own, mask, self.decoder.logits(at_end.flatten(0, 1)).unflatten(0, ids.shape[:2]))
@@ -243,7 +243,7 @@ class Reader:
         before = before[:, None, :, None, :].expand(-1, -1, -1, ids.shape[2], -1)
         reading.own_bias = torch.cat((before, reading.own_bias), dim=-1)
         reading.own = list(own)
-        hidden, _ = self.decoder.run(ids, positions + past, reading)
+        hidden = self.decoder.run(ids, positions + past, reading)
         return hidden, reading.own
 
     def _prompt(self, asked: Question) -> list[int]:

@@ -1,5 +1,7 @@
 """What a full pool drops, against rules written out on lists."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,8 +9,8 @@ from hypothesis import strategies as st
 
 from gnm.config import validate
 from gnm.errors import ConfigError, MemoryFileError
-from gnm.memory.pool import PoolSettings, append, check_fits
-from gnm.memory.state import HEAD, MemoryState
+from gnm.memory.pool import PoolSettings, append, check_fits, repeated
+from gnm.memory.state import HEAD, MIXED, MemoryState
 
 HEAD_SLOTS = 2
 CAPACITY = 7
@@ -108,9 +110,9 @@ def test_random_draws_anew_at_every_write():
     """Were the draw the same, the same places would be dropped again and again."""
     pool, seeds = PoolSettings(capacity=CAPACITY), list(range(20))
     state = fill([[7] * 20], pool, seeds)
-    state, (first, _) = write(state, [2] * 20, pool)
-    _, (second, _) = write(state, [2] * 20, pool)
-    assert (first != second).any(-1).sum() > 15
+    state, first = write(state, [2] * 20, pool)
+    _, second = write(state, [2] * 20, pool)
+    assert (first != second)[:, 0].any(-1).sum() > 15
 
 
 @pytest.mark.parametrize("seed", [-5, 2**62, -(2**63)])
@@ -121,10 +123,59 @@ def test_any_seed_that_fits_a_tensor_will_do(seed):
 def test_kept_indices_move_what_stands_beside_the_slots():
     pool = PoolSettings(capacity=CAPACITY, eviction="oldest")
     old = fill([(5, 2)], pool, [0, 1], padding=1)
-    state, (index, valid) = write(old, (4, 4), pool)
-    assert torch.equal(state.valid[:, : valid.shape[1]], valid)
-    moved = old.slots[:, 0, :, 0].gather(1, index)
-    assert torch.equal(moved[valid], state.slots[:, 0, : valid.shape[1], 0][valid])
+    state, index = write(old, (4, 4), pool)
+    valid = state.valid[:, : index.shape[2]]
+    moved = old.slots[..., 0].gather(2, index)[:, 0]
+    assert torch.equal(moved[valid], state.slots[:, 0, : index.shape[2], 0][valid])
+
+
+def layered(lengths, pool, layers=40):
+    """Memories of many layers, one slot value for each (document, place) whatever the layer."""
+    state = empty([3, 4])
+    state = replace(state, slots=state.slots.expand(-1, layers, -1, -1))
+    for number, length in enumerate(lengths):
+        numbers = (100.0 * (number + 1) + torch.arange(length)).view(1, 1, -1, 1).expand(2, layers, -1, 1)
+        state, _ = append(state, numbers, torch.ones(2, length, dtype=torch.bool), pool)
+    return state
+
+
+def test_each_layer_may_draw_its_own_slots_to_drop():
+    shared, apart = (layered([7, 2], PoolSettings(capacity=CAPACITY, per_layer=flag)) for flag in (False, True))
+    assert (shared.slots == shared.slots[:, :1]).all() and not (apart.slots == apart.slots[:, :1]).all()
+    assert torch.equal(apart.valid, shared.valid) and apart.used().tolist() == [7, 7]
+    for layer in range(40):
+        for row in range(2):
+            slots = apart.slots[row, layer, :, 0].tolist()
+            assert slots[:HEAD_SLOTS] == [0, 1] and slots[-2:] == [200, 201]
+            assert slots[HEAD_SLOTS:] == sorted(slots[HEAD_SLOTS:]) and len(set(slots)) == len(slots)
+
+
+def test_documents_whose_slots_differ_from_layer_to_layer_are_mixed():
+    state = layered([7, 2], PoolSettings(capacity=CAPACITY, per_layer=True))
+    assert state.documents() == {1: 2} and state.source[0].tolist() == [HEAD] * 2 + [MIXED] * 5 + [1] * 2
+    with pytest.raises(KeyError, match="document 0 has no slots"):
+        state.forget(0)
+    with pytest.raises(KeyError, match="document -2 has no slots"):
+        state.forget(MIXED)
+    assert state.forget(1).used().tolist() == [5, 5]
+
+
+@given(st.integers(1, CAPACITY), st.integers(1, CAPACITY))
+def test_a_first_document_fills_the_pool_with_repeats_and_then_its_end(long, short):
+    pool = PoolSettings(capacity=CAPACITY, fill=True)
+    valid = torch.arange(max(long, short)) < torch.tensor([long, short])[:, None]
+    places, counts = repeated(empty([0, 1]), valid, pool)
+    for row, length in enumerate((long, short)):
+        text = list(range(length))
+        expected = text * (CAPACITY // length) + text[length - CAPACITY % length :]
+        assert counts[row].sum() == CAPACITY and places[row][counts[row]].tolist() == expected
+
+
+def test_only_an_empty_pool_is_filled():
+    pool = PoolSettings(capacity=CAPACITY, fill=True)
+    state, _ = write(empty([0, 1]), (3, 0), PoolSettings())
+    places, counts = repeated(state, torch.tensor([[True, True], [True, False]]), pool)
+    assert places[0][counts[0]].tolist() == [0, 1] and places[1][counts[1]].tolist() == [0] * CAPACITY
 
 
 def test_gradients_pass_through_an_eviction():
@@ -145,7 +196,16 @@ def test_a_document_larger_than_the_pool_is_refused():
     check_fits(10**9, PoolSettings())
 
 
-@pytest.mark.parametrize("wrong", [{"capacity": 0}, {"capacity": -3}, {"eviction": "newest"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"capacity": 0},
+        {"capacity": -3},
+        {"eviction": "newest"},
+        {"fill": True},
+        {"per_layer": True, "capacity": 9, "eviction": "oldest"},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         validate(wrong, PoolSettings, "params.yaml")

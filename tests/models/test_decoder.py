@@ -9,6 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from gnm.backbones import load_backbone
 from gnm.errors import BackboneError
 from gnm.models.decoder import Decoder
+from gnm.models.taps import InputTap
 from stock import another, stock_logits
 
 
@@ -23,7 +24,7 @@ def test_queries_are_read_as_if_each_stood_alone(tiny_family):
     ids, mask = rectangle(lengths, 8)
     decoder, stock = Decoder(tiny_family.model), another(tiny_family)
     reading, positions = decoder.start(decoder.empty_prefix(2), mask)
-    hidden, _ = decoder.run(ids, positions, reading)
+    hidden = decoder.run(ids, positions, reading)
     for b, row in enumerate(lengths):
         for n, length in enumerate(row):
             if length:
@@ -37,12 +38,12 @@ def test_the_tap_gives_the_inputs_of_all_layers(tiny_family):
     ids, mask = rectangle([[7], [4]], 7)
     decoder, stock = Decoder(tiny_family.model), another(tiny_family)
     reading, positions = decoder.start(decoder.empty_prefix(2), mask)
-    nothing, inputs = decoder.run(ids, positions, reading, tap=True)
-    assert nothing is None and inputs.shape == (2, 3, 7, 48)
+    tap = InputTap()
+    assert decoder.run(ids, positions, reading, tap) is None and tap.slots.shape == (2, 3, 7, 48)
     for b, length in enumerate((7, 4)):
         states = stock(ids[b, :, :length], output_hidden_states=True).hidden_states
         expected = torch.stack(states[:-1], 1)[0]
-        torch.testing.assert_close(inputs[b, :, :length], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(tap.slots[b, :, :length], expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -50,8 +51,9 @@ def test_slots_projected_and_rotated_are_the_models_own_cache(tiny_family):
     ids, mask = rectangle([[7]], 7)
     decoder, stock = Decoder(tiny_family.model), another(tiny_family)
     reading, positions = decoder.start(decoder.empty_prefix(1), mask)
-    _, slots = decoder.run(ids, positions, reading, tap=True)
-    prefix = decoder.rotated(*decoder.project(slots), mask[:, 0])
+    tap = InputTap()
+    decoder.run(ids, positions, reading, tap)
+    prefix = decoder.rotated(*decoder.project(tap.slots), mask[:, 0])
     cache = stock(ids[0], use_cache=True).past_key_values
     for layer, key, value in zip(cache.layers, prefix.keys, prefix.values, strict=True):
         torch.testing.assert_close((key, value), (layer.keys, layer.values), atol=1e-5, rtol=0)
@@ -70,7 +72,7 @@ def test_padding_of_any_amount_changes_nothing(columns, queries, seed):
         hidden = []
         for some_ids, some_mask in ((ids, mask), (wide_ids, wide_mask)):
             reading, positions = decoder.start(decoder.empty_prefix(2), some_mask)
-            hidden.append(decoder.run(some_ids, positions, reading)[0][some_mask])
+            hidden.append(decoder.run(some_ids, positions, reading)[some_mask])
     torch.testing.assert_close(*hidden, atol=1e-5, rtol=0)
 
 

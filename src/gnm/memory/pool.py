@@ -1,19 +1,21 @@
 """What happens when a pool is full, and joining new slots to it.
 
-`random` drops old slots uniformly, as MemoryLLM does (Wang et al. 2024, sec. 3.2: self-update); `oldest` drops those
-that were written first. New slots are never dropped by their own write.
+- `random` drops old slots uniformly, as MemoryLLM does (Wang et al. 2024, sec. 3.2: self-update), the same in all
+  layers or each layer its own; `oldest` drops those that were written first.
+- New slots are never dropped by their own write.
+- MemoryLLM's pool is never partly filled: its first document fills it by repetition (`fill`).
 """
 
 from dataclasses import replace
 from typing import Literal
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 
 from gnm.config import StrictModel
 from gnm.errors import MemoryFileError
-from gnm.memory.state import HEAD, MemoryState
+from gnm.memory.state import HEAD, MemoryState, pack
 
 _MIX = 1_000_003
 
@@ -23,15 +25,25 @@ class PoolSettings(StrictModel):
 
     capacity: int | None = Field(None, gt=0, description="slots per memory, None: no limit")
     eviction: Literal["random", "oldest"] = "random"
+    per_layer: bool = Field(False, description="random eviction draws anew for each layer; documents then mix")
+    fill: bool = Field(False, description="the first document fills the whole pool, repeated")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "PoolSettings":
+        if self.fill and self.capacity is None:
+            raise ValueError("memory.fill needs memory.capacity: how many slots are to be filled")
+        if self.per_layer and self.eviction != "random":
+            raise ValueError("memory.per_layer goes with memory.eviction: random; the oldest are so in every layer")
+        return self
 
 
 def append(
     state: MemoryState, slots: Tensor, valid: Tensor, settings: PoolSettings
-) -> tuple[MemoryState, tuple[Tensor, Tensor] | None]:
+) -> tuple[MemoryState, Tensor | None]:
     """Write `slots` [B, L, T, E] with `valid` [B, T] as the next document.
 
-    Returns the new state and, if old slots were evicted, what was kept of them: indices [B, S'] long into the old
-    slots and which of these count [B, S'] bool (None: all were kept).
+    Returns the new state and, if old slots were evicted, the indices [B, L, S'] long of those that were kept (None:
+    all were).
     Raises MemoryFileError if a row of the document alone is larger than the pool.
     """
     new = valid.sum(-1)
@@ -40,7 +52,7 @@ def append(
     if settings.capacity is not None:
         surplus = (state.used() + new - settings.capacity).clamp(min=0)
         if bool(surplus.any()):
-            state, *kept = state.select(~_evicted(state, surplus, settings))
+            state, kept = state.select(~_evicted(state, surplus, settings))
     source = torch.where(valid, state.written, HEAD)
     joined = replace(
         state,
@@ -49,7 +61,26 @@ def append(
         source=torch.cat((state.source, source), dim=1),
         written=state.written + 1,
     )
-    return joined, tuple(kept) if kept else None
+    return joined, kept
+
+
+def repeated(state: MemoryState, valid: Tensor, settings: PoolSettings) -> tuple[Tensor, Tensor]:
+    """What of a document with slots `valid` [B, T] is written: its places [B, T'] long, which count [B, T'] bool.
+
+    With `settings.fill`, an empty row takes whole repeats of the document and then its last slots, up to the pool's
+    capacity M; any other row takes the document once.
+    """
+    own, counts = pack(valid)
+    if not settings.fill or bool(state.used().all()):
+        return own, counts
+    length, capacity = valid.sum(-1, keepdim=True).clamp(min=1), settings.capacity
+    place = torch.arange(capacity, device=valid.device).expand(valid.shape[0], -1)
+    whole = capacity // length * length
+    turn = torch.where(place < whole, place % length, length - capacity + place)
+    filling, empty = own.gather(1, turn), (state.used() == 0) & valid.any(-1)
+    short = capacity - own.shape[1]
+    own, counts = nn.functional.pad(own, (0, short)), nn.functional.pad(counts, (0, short))
+    return torch.where(empty[:, None], filling, own), counts | empty[:, None]
 
 
 def check_fits(tokens: int, settings: PoolSettings) -> None:
@@ -62,20 +93,24 @@ def check_fits(tokens: int, settings: PoolSettings) -> None:
 
 
 def _evicted(state: MemoryState, surplus: Tensor, settings: PoolSettings) -> Tensor:
-    """Which slots go, [B, S] bool: `surplus` [B] of those that belong to documents."""
+    """Which slots go, `surplus` [B] of those that belong to documents: [B, S] bool, or [B, L, S] layer by layer."""
     candidates = state.valid & (state.source != HEAD)
-    order = torch.arange(candidates.shape[1], device=candidates.device).expand_as(candidates).float()
-    if settings.eviction == "random":
-        order = torch.stack([_noise(row, state) for row in range(state.batch)]).to(order.device)
+    if settings.eviction == "oldest":
+        order = torch.arange(candidates.shape[1], device=candidates.device).expand_as(candidates).float()
+    else:
+        draws = state.slots.shape[1] if settings.per_layer else None
+        order = torch.stack([_noise(row, state, draws) for row in range(state.batch)]).to(candidates.device)
+        if settings.per_layer:
+            candidates, surplus = candidates[:, None], surplus[:, None]
     order = order.masked_fill(~candidates, float("inf"))
     rank = order.argsort(dim=-1, stable=True).argsort(dim=-1)
-    return candidates & (rank < surplus[:, None])
+    return candidates & (rank < surplus[..., None])
 
 
-def _noise(row: int, state: MemoryState) -> Tensor:
-    """Random order of one row's valid slots; padding between them doesn't shift it."""
+def _noise(row: int, state: MemoryState, draws: int | None) -> Tensor:
+    """Random order of one row's valid slots, [S] or [draws, S]; padding between them doesn't shift it."""
     generator = torch.Generator().manual_seed((int(state.seeds[row]) * _MIX + state.written) % 2**63)
     valid = state.valid[row].cpu()
-    noise = torch.zeros(valid.shape[0], dtype=torch.float64)
-    noise[valid] = torch.rand(int(valid.sum()), generator=generator, dtype=torch.float64)
-    return noise.float()
+    noise = torch.zeros(draws or 1, valid.shape[0], dtype=torch.float64)
+    noise[:, valid] = torch.rand(draws or 1, int(valid.sum()), generator=generator, dtype=torch.float64)
+    return noise.float() if draws else noise[0].float()

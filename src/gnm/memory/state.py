@@ -10,16 +10,19 @@ from torch import Tensor
 
 HEAD = -1
 """Source of the slots that hold the start of every conversation (BOS, system turn); never evicted or forgotten."""
+MIXED = -2
+"""Source of slots that no single document wrote: those of a trained starting pool, and what is left of earlier
+documents after an eviction that differs from layer to layer. Evicted like any other, never forgotten."""
 
 
 def pack(keep: Tensor) -> tuple[Tensor, Tensor]:
-    """The columns where `keep` [B, S] is true, packed to the left in their order.
+    """The columns where `keep` [..., S] is true, packed to the left in their order.
 
-    Returns indices [B, S'] long, padded with 0 to the longest row, and which of them count, [B, S'] bool.
+    Returns indices [..., S'] long, padded with 0 to the longest row, and which of them count, [..., S'] bool.
     """
     length = int(keep.sum(-1).max()) if keep.numel() else 0
-    index = (~keep).int().argsort(dim=-1, stable=True)[:, :length]
-    valid = keep.gather(1, index)
+    index = (~keep).int().argsort(dim=-1, stable=True)[..., :length]
+    valid = keep.gather(-1, index)
     return torch.where(valid, index, 0), valid
 
 
@@ -29,7 +32,7 @@ class MemoryState:
 
     slots: [B, L, S, E] hidden states in the backbone's dtype, oldest first.
     valid: [B, S] bool; invalid slots are padding and are never read.
-    source: [B, S] long; the number of the document that wrote the slot (0, 1, ...), or HEAD.
+    source: [B, S] long; the number of the document that wrote the slot (0, 1, ...), or HEAD, or MIXED.
     seeds: [B] long; each memory's own seed for random eviction, so results don't depend on its batch.
     written: documents written so far; the next one gets this number.
     """
@@ -51,24 +54,33 @@ class MemoryState:
     def documents(self, row: int = 0) -> dict[int, int]:
         """Slots of each document that is still in memory: {document: slots}, oldest first."""
         sources, counts = self.source[row][self.valid[row]].unique(return_counts=True)
-        return {int(s): int(c) for s, c in zip(sources, counts, strict=True) if s != HEAD}
+        return {int(s): int(c) for s, c in zip(sources, counts, strict=True) if s >= 0}
 
-    def select(self, keep: Tensor) -> tuple["MemoryState", Tensor, Tensor]:
-        """Keep the slots where `keep` [B, S] is true, packed to the left.
+    def select(self, keep: Tensor) -> tuple["MemoryState", Tensor]:
+        """Keep the slots where `keep` is true, packed to the left.
 
-        Returns the new state, and `pack`'s indices and validity for those who hold something per slot.
+        keep: [B, S] bool, the same slots in every layer; or [B, L, S], equally many in each (what is kept of the
+        documents is then MIXED). Returns the new state, and the kept slots' indices [B, L, S'] long for those who
+        hold something per slot.
         """
-        index, valid = pack(keep & self.valid)
-        slots = self.slots.gather(2, index[:, None, :, None].expand(-1, self.slots.shape[1], -1, self.slots.shape[3]))
-        source = torch.where(valid, self.source.gather(1, index), HEAD)
-        return replace(self, slots=slots, valid=valid, source=source), index, valid
+        per_layer = keep.dim() == 3
+        index, valid = pack(keep & (self.valid[:, None] if per_layer else self.valid))
+        if per_layer:
+            valid, first = valid[:, 0], index[:, 0]
+            source = self.source.gather(1, first)
+            source = torch.where(source == HEAD, HEAD, MIXED)
+        else:
+            source = self.source.gather(1, index)
+            index = index[:, None].expand(-1, self.slots.shape[1], -1)
+        slots = self.slots.gather(2, index[..., None].expand(-1, -1, -1, self.slots.shape[3]))
+        return replace(self, slots=slots, valid=valid, source=torch.where(valid, source, HEAD)), index
 
     def forget(self, document: int) -> "MemoryState":
         """The memory without any slot that `document` wrote (in every row of the batch).
 
         Raises KeyError if no row holds a slot of it.
         """
-        if document == HEAD or not bool((self.valid & (self.source == document)).any()):
+        if document < 0 or not bool((self.valid & (self.source == document)).any()):
             held = sorted({number for row in range(self.batch) for number in self.documents(row)})
             raise KeyError(f"document {document} has no slots in this memory; it holds {held}")
         return self.select(self.source != document)[0]

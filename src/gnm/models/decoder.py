@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gnm.errors import BackboneError
 from gnm.models.attention import IMPLEMENTATION, Prefix, Reading, additive, rotate
+from gnm.models.taps import Tap
 
 
 class Decoder(nn.Module):
@@ -92,13 +93,11 @@ class Decoder(nn.Module):
         )
         return reading, prefix.lengths[:, None, None] + (mask.long().cumsum(-1) - 1).clamp(min=0)
 
-    def run(
-        self, ids: Tensor, positions: Tensor, reading: Reading, tap: bool = False
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def run(self, ids: Tensor, positions: Tensor, reading: Reading, tap: Tap | None = None) -> Tensor | None:
         """One pass over the real tokens of ids [B, n, T] at `positions` [B, n, T].
 
-        Returns the hidden states after the final norm [B, n, T, E] (zeros at padding), or with `tap` the input of
-        every layer, [B, L, n*T, E] (the last layer itself is then not run: nothing needs its output).
+        Returns the hidden states after the final norm [B, n, T, E] (zeros at padding); None with a tap that needs no
+        output of the last layer, which is then not run. `tap` sees what enters and leaves each layer.
         Raises BackboneError if positions pass the backbone's attention window.
         """
         self._check_window(positions)
@@ -106,14 +105,15 @@ class Decoder(nn.Module):
         positions = positions.flatten()[reading.cells][None]
         hidden = inner.embed_tokens(ids.flatten()[reading.cells][None])
         rotary = self.rotary(positions)
-        inputs = []
         for index, layer in enumerate(self.layers):
             if tap:
-                inputs.append(reading.spread(hidden[0]).flatten(1, 2))
-                if index == len(self.layers) - 1:
-                    return None, torch.stack(inputs, dim=1)
+                hidden = tap.before(index, hidden, reading)
+                if index == len(self.layers) - 1 and not tap.needs_last_layer:
+                    return None
             hidden = layer(hidden, position_ids=positions, position_embeddings=rotary, use_cache=False, reading=reading)
-        return reading.spread(inner.norm(hidden)[0]), None
+            if tap:
+                tap.after(index, hidden, reading)
+        return reading.spread(inner.norm(hidden)[0])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token for hidden rows [N, E]: [N, V] float32.
@@ -131,7 +131,11 @@ class Decoder(nn.Module):
         window = getattr(self.config, "sliding_window", None)
         if not getattr(self.config, "use_sliding_window", True):
             window = None
-        limit = min(window or self.config.max_position_embeddings, self.config.max_position_embeddings)
+        rope = self.config.rope_parameters or {}
+        reach = self.config.max_position_embeddings
+        if rope.get("rope_type") == "linear":
+            reach = int(reach * rope["factor"])
+        limit = min(window or reach, reach)
         if positions.numel() and (last := int(positions.max())) >= limit:
             raise BackboneError(
                 f"{last + 1} positions exceed the {limit} that {type(self.model).__name__} attends over; "

@@ -4,7 +4,13 @@
 - The effective weight W + s·B·A is formed in float32 once for each value of A and B, rounded to the backbone's
   dtype, and serves every pass until the adapter changes. A step of many passes (write, read, write, read) then runs
   at the speed of the plain backbone; only the two gradients of rank r are extra.
+- A model may hold several adapters, one to write and one to read; each has an effective weight of its own.
 """
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -26,10 +32,12 @@ class LoraSettings(StrictModel):
 
 
 class _Product(torch.autograd.Function):
-    """y = x·Wᵀ with W = effective weight; gradients go to x, A and B, none to the frozen base."""
+    """y = x·Wᵀ with W = effective weight; gradients go to x, A and B, and to the base if it is not frozen."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, effective: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    def forward(
+        ctx, x: Tensor, effective: Tensor, base: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
+    ) -> Tensor:
         ctx.save_for_backward(x, effective, a, b)
         ctx.scaling = scaling
         return nn.functional.linear(x, effective, bias)
@@ -38,16 +46,18 @@ class _Product(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, effective, a, b = ctx.saved_tensors
         flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-        grad_x = grad_a = grad_b = None
+        grad_x = grad_base = grad_a = grad_b = None
         if ctx.needs_input_grad[0]:
             grad_x = torch.matmul(grad, effective)
-        if ctx.needs_input_grad[3]:
+        if ctx.needs_input_grad[2]:
+            grad_base = flat_grad.T @ flat_x
+        if ctx.needs_input_grad[4]:
             through_b = flat_grad @ b.to(grad.dtype)
             grad_a = (through_b.T @ flat_x).to(a.dtype) * ctx.scaling
-        if ctx.needs_input_grad[4]:
+        if ctx.needs_input_grad[5]:
             through_a = flat_x @ a.to(x.dtype).T
             grad_b = (flat_grad.T @ through_a).to(b.dtype) * ctx.scaling
-        return grad_x, None, None, grad_a, grad_b, None
+        return grad_x, None, grad_base, None, grad_a, grad_b, None
 
 
 class FusedLoraLinear(PeftLinear):
@@ -56,19 +66,37 @@ class FusedLoraLinear(PeftLinear):
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return super().forward(x, *args, **kwargs)
-        name = self.active_adapters[0]
+        name, base = self.active_adapters[0], self.base_layer
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
-        return _Product.apply(x, self._effective(name, a, b), self.base_layer.bias, a, b, self.scaling[name])
+        return _Product.apply(x, self._effective(name, a, b), base.weight, base.bias, a, b, self.scaling[name])
+
+    def switch(self, name: str) -> str:
+        """Make the adapter `name` the active one, whatever is trained (peft's own switch freezes the others)."""
+        before, self._active_adapter = self.active_adapters[0], name
+        return before
 
     @torch.no_grad()
     def _effective(self, name: str, a: Tensor, b: Tensor) -> Tensor:
         base = self.base_layer.weight
-        formed_from = (name, *((tensor.data_ptr(), tensor._version) for tensor in (a, b, base)))
-        if getattr(self, "_formed_from", None) != formed_from:
-            self._weight = (base.float() + self.scaling[name] * (b.float() @ a.float())).to(base.dtype)
-            self._formed_from = formed_from
-            self._held = (a.detach(), b.detach())  # while these live, no other tensor takes their addresses
-        return self._weight
+        formed_from = tuple((tensor.data_ptr(), tensor._version) for tensor in (a, b, base))
+        formed = self._formed.get(name)
+        if formed is None or formed.out_of != formed_from:
+            weight = (base.float() + self.scaling[name] * (b.float() @ a.float())).to(base.dtype)
+            # while a and b are held, no other tensor takes their addresses
+            formed = self._formed[name] = _Formed(weight, formed_from, (a.detach(), b.detach()))
+        return formed.weight
+
+    @property
+    def _formed(self) -> dict[str, "_Formed"]:
+        return self.__dict__.setdefault("_formed_weights", {})
+
+
+class _Formed(NamedTuple):
+    """An effective weight and what it was formed out of."""
+
+    weight: Tensor
+    out_of: tuple
+    held: tuple[Tensor, Tensor]
 
 
 def renew_effective_weights(model: nn.Module) -> None:
@@ -78,18 +106,40 @@ def renew_effective_weights(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, FusedLoraLinear):
-            module._formed_from = None
+            module._formed.clear()
 
 
-def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> list[nn.Parameter]:
-    """Put a LoRA adapter named "default" into `model`, initialised from `seed`; return its parameters (float32)."""
+@contextmanager
+def use_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
+    """Run `model` with its LoRA adapter `name` instead of the active one; None: with the active one."""
+    layers = [module for module in model.modules() if name and isinstance(module, FusedLoraLinear)]
+    before = [layer.switch(name) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, active in zip(layers, before, strict=True):
+            layer.switch(active)
+
+
+def inject_lora(model: nn.Module, settings: LoraSettings, adapter: str = "default", empty: bool = False) -> None:
+    """Put a LoRA adapter into `model` and make it the active one; `empty`: its parameters on the meta device."""
     config = LoraConfig(
         r=settings.r, lora_alpha=settings.alpha, target_modules=list(settings.target_modules), lora_dropout=0.0
     )
     config._register_custom_module({nn.Linear: FusedLoraLinear})
+    with warnings.catch_warnings():  # a second adapter is meant
+        warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+        inject_adapter_in_model(config, model, adapter_name=adapter, low_cpu_mem_usage=empty)
+    for module in model.modules():
+        if isinstance(module, FusedLoraLinear):
+            module.switch(adapter)
+
+
+def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> list[nn.Parameter]:
+    """Put a LoRA adapter named "default" into `model`, initialised from `seed`; return its parameters (float32)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, model)
+        inject_lora(model, settings)
     parameters = [parameter for name, parameter in model.named_parameters() if ".lora_" in name]
     for parameter in parameters:
         parameter.data = parameter.data.float()

@@ -1,30 +1,37 @@
 """A decoder with a latent memory: writing a text into slots, reading slots through a key/value prefix.
 
-- A write is one pass of the decoder over the text; the input of every layer, at every token, becomes a slot of that
-  layer. Untrained, such a memory is the same function as the text in the context (if the write reads everything).
+- A write is one pass of the decoder over the text; what a tap takes of it become the slots (`taps.py`): the input of
+  every layer at every token, or MemoryLLM's outputs at the last `tokens` places. Untrained, a memory of inputs is the
+  same function as the text in the context (if the write reads everything).
 - A read projects slots to keys and values once per state and hands them to the decoder as a prefix.
 - Keys are kept unrotated beside the state (`Memory.keys`), because eviction moves positions; a write projects only
   its own slots.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from gnm.config import StrictModel
-from gnm.memory.pool import PoolSettings, append, check_fits
-from gnm.memory.state import HEAD, MemoryState, pack
+from gnm.memory.pool import PoolSettings, append, check_fits, repeated
+from gnm.memory.state import HEAD, MIXED, MemoryState, pack
 from gnm.models.attention import Prefix
 from gnm.models.decoder import Decoder
+from gnm.models.lora import use_adapter
+from gnm.models.taps import InputTap, OutputTap
 
 
 class WriteSettings(StrictModel):
-    """What a write reads of the pool: "nothing", "all", or the number of its last slots (MemoryLLM)."""
+    """What a write reads of the pool: "nothing", "all", or the number of its last slots; and what it leaves there."""
 
     reads: Literal["nothing", "all"] | int = "nothing"
+    tap: Literal["inputs", "outputs"] = "inputs"
+    tokens: int | None = Field(None, gt=0, description="slots of a document, with tap: outputs")
 
     @field_validator("reads")
     @classmethod
@@ -32,6 +39,12 @@ class WriteSettings(StrictModel):
         if isinstance(reads, int) and reads < 1:
             raise ValueError("a number of slots to read must be positive; use 'nothing' to read none")
         return reads
+
+    @model_validator(mode="after")
+    def _slots_of_a_document(self) -> "WriteSettings":
+        if (self.tap == "outputs") != (self.tokens is not None):
+            raise ValueError("write.tokens, the slots of a document, goes with write.tap: outputs, and only with it")
+        return self
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,13 @@ class Memory:
 
 
 class MemoryLM(nn.Module):
-    """Any decoder of the Llama shape with a latent memory."""
+    """Any decoder of the Llama shape with a latent memory.
+
+    head: token ids that every conversation starts with; they are written into each new memory (tap: inputs).
+    writer: name of the LoRA adapter that writes, None: the one that reads. start: slots [L, S, E] of a new memory.
+    With tap: outputs it has the parameters of MemoryLLM: `bos_embedding` [L, 1, E], the slot in front of any pool
+    that is not empty, and `new_memory_positional_emb` [1, 1, E], which marks the places that become slots.
+    """
 
     def __init__(
         self,
@@ -53,24 +72,40 @@ class MemoryLM(nn.Module):
         pool: PoolSettings,
         write: WriteSettings,
         gradient_through_writing: bool = True,
+        writer: str | None = None,
+        start: Tensor | None = None,
     ):
         super().__init__()
         self.decoder, self.head, self.pool, self.write_settings = decoder, head, pool, write
-        self.gradient_through_writing = gradient_through_writing
+        self.gradient_through_writing, self.writer, self.start = gradient_through_writing, writer, start
+        if write.tap == "outputs":
+            layers, size = len(decoder.layers), decoder.config.hidden_size
+            self.bos_embedding = nn.Parameter(torch.zeros(layers, 1, size, device=decoder.device))
+            self.new_memory_positional_emb = nn.Parameter(torch.zeros(1, 1, size, device=decoder.device))
 
     def initial(self, seeds: Tensor) -> Memory:
-        """Empty memories, one for each of `seeds` [B] long: they hold the conversation's head and nothing else."""
+        """New memories, one for each of `seeds` [B] long: they hold the conversation's head, or the starting pool."""
         decoder, batch = self.decoder, seeds.shape[0]
         ids = torch.tensor([[self.head]], dtype=torch.long, device=decoder.device)
-        if ids.numel():
-            slots = self._slots(decoder.empty_prefix(1), ids, torch.ones_like(ids, dtype=torch.bool))
+        source = HEAD
+        if self.start is not None:
+            slots, source = self.start[None].to(decoder.device, decoder.dtype), MIXED
+        elif ids.numel():
+            tap = InputTap()
+            with self._writing():
+                reading, positions = decoder.start(decoder.empty_prefix(1), torch.ones_like(ids, dtype=torch.bool))
+                decoder.run(ids, positions, reading, tap)
+            slots = tap.slots
         else:
             size = (1, len(decoder.layers), 0, decoder.config.hidden_size)
             slots = torch.empty(size, dtype=decoder.dtype, device=decoder.device)
-        slots = slots.expand(batch, -1, -1, -1)
+        keys, values = (
+            tuple(tensor.expand(batch, -1, -1, -1) for tensor in side) for side in decoder.project(slots)
+        )
         valid = torch.ones(batch, slots.shape[2], dtype=torch.bool, device=decoder.device)
-        state = MemoryState(slots, valid, torch.full_like(valid, HEAD, dtype=torch.long), seeds.to(decoder.device))
-        return self.attach(state)
+        source = torch.full_like(valid, source, dtype=torch.long)
+        state = MemoryState(slots.expand(batch, -1, -1, -1), valid, source, seeds.to(decoder.device))
+        return Memory(state, keys, values)
 
     def attach(self, state: MemoryState) -> Memory:
         """`state` with the keys and values of all its slots."""
@@ -81,12 +116,21 @@ class MemoryLM(nn.Module):
 
         Raises MemoryFileError if a text is longer than the pool.
         """
-        check_fits(int(mask.sum(-1).max()), self.pool)
-        slots = self._slots(self._read_by_write(memory), ids[:, None], mask[:, None])
-        state, kept = append(memory.state, slots, mask, self.pool)
+        check_fits(self.slots_of(int(mask.sum(-1).max())), self.pool)
+        with self._writing():
+            if self.write_settings.tap == "inputs":
+                slots, valid = self._inputs(memory, ids, mask), mask
+            else:
+                slots, valid = self._outputs(memory, ids, mask)
+        if self.pool.fill:
+            index, valid = repeated(memory.state, valid, self.pool)
+            slots = _slots_at(slots, index)
+        state, kept = append(memory.state, slots, valid, self.pool)
         keys, values = memory.keys, memory.values
         if kept is not None:
-            keys, values = (tuple(_gather(tensor, kept[0]) for tensor in side) for side in (keys, values))
+            keys, values = (
+                tuple(_gather(tensor, kept[:, layer]) for layer, tensor in enumerate(side)) for side in (keys, values)
+            )
         new_keys, new_values = self.decoder.project(slots)
         return Memory(
             state,
@@ -94,27 +138,86 @@ class MemoryLM(nn.Module):
             tuple(torch.cat(pair, dim=2) for pair in zip(values, new_values, strict=True)),
         )
 
+    def slots_of(self, tokens: int) -> int:
+        """Slots that a text of `tokens` tokens takes of the pool, at most."""
+        return tokens if self.write_settings.tokens is None else self.write_settings.tokens
+
     def prefix(self, memory: Memory) -> Prefix:
         """What queries of `memory` read: its slots' keys, rotated to their present positions, and values."""
-        return self.decoder.rotated(memory.keys, memory.values, memory.state.valid)
+        return self._prefix(memory.keys, memory.values, memory.state.valid, memory.state)
 
-    def _slots(self, prefix: Prefix, ids: Tensor, mask: Tensor) -> Tensor:
-        """Layer inputs of ids [B, 1, T] read after `prefix`: [B, L, T, E]."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.gradient_through_writing):
-            reading, positions = self.decoder.start(prefix, mask)
-            return self.decoder.run(ids, positions, reading, tap=True)[1]
+    def _inputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> Tensor:
+        """Layer inputs of ids [B, T]: [B, L, T, E]."""
+        tap = InputTap()
+        reading, positions = self.decoder.start(self._read_by_write(memory), mask[:, None])
+        self.decoder.run(ids[:, None], positions, reading, tap)
+        return tap.slots
 
-    def _read_by_write(self, memory: Memory) -> Prefix:
+    def _outputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """MemoryLLM's slots of ids [B, T]: [B, L, tokens, E], and which count [B, tokens] bool.
+
+        A text shorter than `tokens` takes the pool's last slots along, so that it gives `tokens` slots all the same.
+        """
+        tokens, state = self.write_settings.tokens, memory.state
+        length = mask.sum(-1)
+        reused = torch.minimum((tokens - length).clamp(min=0), state.used())
+        old, old_valid = pack(state.valid & (_from_end(state) <= reused[:, None]))
+        place = torch.arange(int((reused + length).max()), device=mask.device) - reused[:, None]
+        ids = ids.gather(1, place.clamp(0, ids.shape[1] - 1))
+        mask = place < length[:, None]
+        mark = self.new_memory_positional_emb[0, 0].to(self.decoder.dtype)
+        tap = OutputTap(mask, tokens, mark, _slots_at(state.slots, old), old_valid, state.used() == 0)
+        reading, positions = self.decoder.start(self._read_by_write(memory, reused), mask[:, None])
+        self.decoder.run(ids[:, None], positions, reading, tap)
+        return tap.slots, tap.valid
+
+    def _read_by_write(self, memory: Memory, reused: Tensor | None = None) -> Prefix:
+        """What a write reads, without the last `reused` [B] slots, which it takes along instead."""
         reads, state = self.write_settings.reads, memory.state
-        if reads == "all":
+        if reads == "all" and reused is None and self.writer is None:
             return self.prefix(memory)
         visible = state.source == HEAD
         if reads != "nothing":
-            from_end = state.valid.flip(-1).long().cumsum(-1).flip(-1)
-            visible = visible | (from_end <= reads)
+            from_end = _from_end(state)
+            last = state.valid if reads == "all" else from_end <= reads
+            visible = visible | (last if reused is None else last & (from_end > reused[:, None]))
         index, valid = pack(visible & state.valid)
-        keys, values = (tuple(_gather(t, index) for t in side) for side in (memory.keys, memory.values))
+        if self.writer is None:
+            keys, values = (tuple(_gather(t, index) for t in side) for side in (memory.keys, memory.values))
+        else:  # the kept keys are the reader's
+            keys, values = self.decoder.project(_slots_at(state.slots, index))
+        return self._prefix(keys, values, valid, state)
+
+    def _prefix(
+        self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], valid: Tensor, state: MemoryState
+    ) -> Prefix:
+        """Slots' keys and values, and those of `bos_embedding` in front of them where the pool is not empty."""
+        if self.write_settings.tap == "outputs":
+            bos = self.bos_embedding.to(self.decoder.dtype).expand(state.batch, -1, -1, -1)
+            front = self.decoder.project(bos)
+            keys, values = (
+                tuple(torch.cat(pair, dim=2) for pair in zip(*side, strict=True))
+                for side in zip(front, (keys, values), strict=True)
+            )
+            valid = torch.cat((state.used()[:, None] > 0, valid), dim=1)
         return self.decoder.rotated(keys, values, valid)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The writer's adapter, with gradient if it is asked for."""
+        through = torch.is_grad_enabled() and self.gradient_through_writing
+        with torch.set_grad_enabled(through), use_adapter(self.decoder.model, self.writer):
+            yield
+
+
+def _from_end(state: MemoryState) -> Tensor:
+    """The place of each valid slot counted from the last one, which is 1: [B, S] long."""
+    return state.valid.flip(-1).long().cumsum(-1).flip(-1)
+
+
+def _slots_at(slots: Tensor, index: Tensor) -> Tensor:
+    """Slots `index` [B, S'] of [B, L, S, E], in every layer."""
+    return slots.gather(2, index[:, None, :, None].expand(-1, slots.shape[1], -1, slots.shape[3]))
 
 
 def _gather(tensor: Tensor, index: Tensor) -> Tensor:

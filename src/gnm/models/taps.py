@@ -1,0 +1,89 @@
+"""Which hidden states of a writing pass become slots.
+
+- `InputTap`: the input of every layer, at every token. Untrained backbones read such slots as their own context.
+- `OutputTap`: the output of every layer, at the last `num_tokens` places, as MemoryLLM has it (Wang et al. 2024,
+  sec. 3.1). An embedding marks these places at the input of every layer; a document shorter than `num_tokens`
+  takes the pool's last slots along, as if they were its first tokens.
+
+Shape letters: B states, L layers, T tokens of a text, N real tokens of all texts, E hidden size.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gnm.memory.state import pack
+from gnm.models.attention import Reading
+
+
+class Tap(Protocol):
+    """Sees the hidden states [1, N, E] of a pass before and after each layer; `before` may replace them."""
+
+    needs_last_layer: bool
+
+    def before(self, layer: int, hidden: Tensor, reading: Reading) -> Tensor: ...
+
+    def after(self, layer: int, hidden: Tensor, reading: Reading) -> None: ...
+
+
+@dataclass
+class InputTap:
+    """Collects the layers' inputs; `slots` are [B, L, T, E]."""
+
+    needs_last_layer = False
+    collected: list[Tensor] = field(default_factory=list)
+
+    def before(self, layer: int, hidden: Tensor, reading: Reading) -> Tensor:
+        self.collected.append(reading.spread(hidden[0])[:, 0])
+        return hidden
+
+    def after(self, layer: int, hidden: Tensor, reading: Reading) -> None:
+        pass
+
+    @property
+    def slots(self) -> Tensor:
+        return torch.stack(self.collected, dim=1)
+
+
+class OutputTap:
+    """Marks the last `num_tokens` places of a pass and collects the layers' outputs there.
+
+    mask: [B, T] bool, the places of the pass, old slots first. reused: old slots [B, L, R, E] that stand on each
+    row's first places instead of tokens, `reused_valid` [B, R] says on how many. mark: [E], added at every layer.
+    first: [B] bool, rows that were empty before this write; the published model stores their outputs with the mark
+    that the next layer adds, and its checkpoints are made for that.
+    """
+
+    needs_last_layer = True
+
+    def __init__(
+        self, mask: Tensor, num_tokens: int, mark: Tensor, reused: Tensor, reused_valid: Tensor, first: Tensor
+    ):
+        from_end = mask.flip(-1).long().cumsum(-1).flip(-1)
+        self.marked = mask & (from_end <= num_tokens)
+        self.index, self.valid = pack(self.marked)
+        self.mark, self.reused, self.first = mark, reused, first
+        self.old = torch.zeros_like(mask)
+        self.old[:, : reused_valid.shape[1]] = reused_valid
+        self.collected: list[Tensor] = []
+
+    def before(self, layer: int, hidden: Tensor, reading: Reading) -> Tensor:
+        if self.reused.shape[2]:
+            later = self.old.shape[1] - self.reused.shape[2]
+            places = nn.functional.pad(self.reused[:, layer], (0, 0, 0, later))
+            old = reading.pack(self.old[:, None, :, None])
+            hidden = torch.where(old, reading.pack(places[:, None]), hidden[0])[None]
+        return hidden + self.mark * reading.pack(self.marked[:, None, :, None])
+
+    def after(self, layer: int, hidden: Tensor, reading: Reading) -> None:
+        outputs = reading.spread(hidden[0])[:, 0]
+        kept = outputs.gather(1, self.index[..., None].expand(-1, -1, outputs.shape[-1]))
+        if layer < self.reused.shape[1] - 1:
+            kept = kept + self.mark * self.first[:, None, None]
+        self.collected.append(kept)
+
+    @property
+    def slots(self) -> Tensor:
+        return torch.stack(self.collected, dim=1)
