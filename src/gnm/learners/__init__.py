@@ -57,15 +57,19 @@ def _reader(backbone: Backbone) -> Reader:
 def _memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
     from gnm.learners.memory import MemoryLearner
 
-    reader = _reader(backbone)
-    lm = MemoryLM(
-        reader.decoder,
-        reader.chat.head,
-        settings.memory,
-        settings.write,
-        gradient_through_writing=settings.method != "gnm_ablation",
-    )
-    return MemoryLearner(lm, reader, settings.order or "instruction_first")
+    reader, order = _reader(backbone), settings.order or "instruction_first"
+    through = settings.method != "gnm_ablation"
+    if backbone.memory is not None:
+        if settings.write != WriteSettings():
+            raise ConfigError(f"{backbone.name} is a memory model and writes in its own way; leave out `write`")
+        lm = backbone.memory.lm(reader.decoder, settings.memory.model_dump(exclude_unset=True), through)
+        # `bos_embedding` stands where a conversation begins; what follows it there comes with each question
+        reader = Reader(reader.decoder, reader.chat, reader.tokenizer, lead=reader.chat.head_without_bos)
+        return MemoryLearner(lm, reader, order)
+    if settings.write.tap == "outputs":
+        raise ConfigError(f"write.tap: outputs needs a memory model as backbone; {backbone.name} is a plain decoder")
+    lm = MemoryLM(reader.decoder, reader.chat.head, settings.memory, settings.write, through)
+    return MemoryLearner(lm, reader, order)
 
 
 def _in_context(settings: LearnerSettings, backbone: Backbone) -> Learner:

@@ -32,7 +32,8 @@ class MemoryLearner(Learner):
 
     def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
         for document, instruction in zip(documents, instructions, strict=True):
-            check_fits(len(self.reader.chat.encode(block(document, instruction, self.order))), self.lm.pool)
+            tokens = len(self.reader.chat.encode(block(document, instruction, self.order)))
+            check_fits(self.lm.slots_of(tokens), self.lm.pool)
 
     def answer(self, state, questions, max_new_tokens):
         return self.reader.answer(self.lm.prefix(state), questions, max_new_tokens)

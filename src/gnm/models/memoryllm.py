@@ -6,12 +6,16 @@ is particular about it is said by pool and write settings.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -23,6 +27,7 @@ from gnm.models.memory_lm import MemoryLM, WriteSettings
 from gnm.models.weight_files import WeightFiles
 
 WRITER, READER = "default", "decoder_adapter"
+_OWN: Mapping[str, Any] = MappingProxyType({})
 _MEMORY = ("memory", "initialized", "bos_embedding", "new_memory_positional_emb")
 
 
@@ -62,96 +67,120 @@ class MemoryWeights:
     new_memory_positional_emb: Tensor
     start: Tensor | None
 
-    def lm(self, decoder: Decoder, pool: PoolSettings | None = None, gradient_through_writing: bool = True) -> MemoryLM:
-        """The memory model of these weights on `decoder`; `pool` replaces the checkpoint's own rules."""
+    def lm(self, decoder: Decoder, pool: Mapping[str, Any] = _OWN, gradient_through_writing: bool = True) -> MemoryLM:
+        """The memory model of these weights on `decoder`; `pool` changes fields of the checkpoint's PoolSettings."""
+        rules = PoolSettings(**{**self.shape.pool.model_dump(), **pool})
         writer = WRITER if self.shape.two_adapters else None
-        lm = MemoryLM(
-            decoder, [], pool or self.shape.pool, self.shape.write, gradient_through_writing, writer, self.start
-        )
+        lm = MemoryLM(decoder, [], rules, self.shape.write, gradient_through_writing, writer, self.start)
         with torch.no_grad():
             lm.bos_embedding.copy_(self.bos_embedding)
             lm.new_memory_positional_emb.copy_(self.new_memory_positional_emb)
         return lm
 
 
-def read_config(folder: str | Path) -> tuple[LlamaConfig, MemoryShape]:
-    """config.json of a published memory model. Raises CheckpointError if it is missing or lacks what a memory needs."""
+def read_config(folder: str | Path) -> tuple[LlamaConfig, MemoryShape | None]:
+    """config.json of a published checkpoint; no MemoryShape where it is a plain decoder's.
+
+    Raises CheckpointError if it is missing, damaged, or of a memory that is not known.
+    """
     path = Path(folder) / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        lora = config.get("lora_config")
-        shape = MemoryShape(
-            tokens=int(config["num_tokens"]),
-            blocks=int(config["num_blocks"]),
-            per_layer=bool(config.get("drop_memory_per_layer", False)),
-            lora=lora and LoraSettings(r=lora["r"], alpha=lora["lora_alpha"], target_modules=lora["target_modules"]),
-            two_adapters=bool(lora) and bool(config.get("add_decoder_lora", False)),
-        )
+        config, shape = json.loads(path.read_text(encoding="utf-8")), None
+        if "num_tokens" in config:
+            lora = config.get("lora_config")
+            adapter = lora and {"r": lora["r"], "alpha": lora["lora_alpha"], "target_modules": lora["target_modules"]}
+            shape = MemoryShape(
+                tokens=int(config["num_tokens"]),
+                blocks=int(config["num_blocks"]),
+                per_layer=bool(config.get("drop_memory_per_layer", False)),
+                lora=adapter and LoraSettings(**adapter),
+                two_adapters=bool(adapter) and bool(config.get("add_decoder_lora", False)),
+            )
+        llama = LlamaConfig.from_dict({**config, "architectures": ["LlamaForCausalLM"]})
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} has no config.json; fetch it again, or check the path") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} is no config of a memory model ({type(error).__name__}: {error})") from error
-    if not config.get("add_bos_embedding", True):
-        raise CheckpointError(f"{path} says add_bos_embedding: false; only memories with that embedding are known")
-    return LlamaConfig.from_dict({**config, "architectures": ["LlamaForCausalLM"]}), shape
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again") from error
+    if config.get("model_type") != "llama" or not config.get("add_bos_embedding", True):
+        raise CheckpointError(f"{path} is no Llama's, or of a memory without add_bos_embedding; neither is known")
+    return llama, shape
 
 
-def empty_model(config: LlamaConfig, shape: MemoryShape) -> LlamaForCausalLM:
-    """The decoder with its adapters, its parameters on the meta device: names and shapes without memory."""
+def has_memory(folder: str | Path) -> bool:
+    """Whether the config.json of a folder is a memory model's."""
+    try:
+        return "num_tokens" in json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def empty_model(config: LlamaConfig, shape: MemoryShape | None) -> LlamaForCausalLM:
+    """The decoder with its adapters, its parameters on the meta device: names and shapes that take no memory."""
     with init_empty_weights(include_buffers=False):
         model = LlamaForCausalLM(config)
-    if shape.lora:
-        for adapter in shape.adapters:
-            inject_lora(model, shape.lora, adapter, empty=True)
+    for adapter in shape.adapters if shape else ():
+        inject_lora(model, shape.lora, adapter, empty=True)
     return model
 
 
-def load_memoryllm(
+def memory_sizes(config: LlamaConfig, shape: MemoryShape) -> dict[str, torch.Size]:
+    """The shapes of the tensors that a memory adds to its decoder."""
+    layers, size = config.num_hidden_layers, config.hidden_size
+    sizes = {
+        "memory": (layers, shape.tokens * shape.blocks, size),
+        "bos_embedding": (layers, 1, size),
+        "new_memory_positional_emb": (1, 1, size),
+    }
+    return {name: torch.Size(size) for name, size in sizes.items()}
+
+
+def load_published(
     path: str | Path,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     base: str | Path | None = None,
-) -> tuple[LlamaForCausalLM, MemoryWeights]:
-    """Load a published checkpoint: a folder of weights, or one weight file.
+) -> tuple[LlamaForCausalLM, MemoryWeights | None]:
+    """Load a published checkpoint: a folder of weights or one weight file, with a memory or of a plain decoder.
 
     base: folder of the model that it was trained from. Its config.json serves where the checkpoint has none, and its
     pool is the starting pool: the published evaluation starts from that one, not from the pool that training left in
-    the checkpoint. Without `base` the checkpoint's own pool is the start (empty if it says so).
-    One shard at a time is in host memory besides the weights; adapters stay float32, all else becomes `dtype`.
-    Raises CheckpointError that names missing, extra or mis-shaped tensors, before any is put into the model.
+    the checkpoint. Without `base` the checkpoint's own pool is the start (none if it says that it is not initialised).
+    Besides the weights one shard at a time is in host memory; adapters stay float32, all else becomes `dtype`.
+    Raises CheckpointError that names missing, unknown and mis-shaped tensors, before any is put into the model.
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     config, shape = read_config(folder if base is None or (folder / "config.json").is_file() else base)
-    model, files = empty_model(config, shape), WeightFiles(path)
+    files = WeightFiles(path)
+    model = empty_model(config, shape)
     files.check(_expected(model, config, shape, files.shapes))
-    own = dict(model.named_parameters())
-    memory: dict[str, Tensor] = {}
+    own, memory = dict(model.named_parameters()), {}
     for name, tensor in files:
         if name in own:
             kept = torch.float32 if ".lora_" in name else dtype
             set_module_tensor_to_device(model, name, device, value=tensor, dtype=kept)
         elif name in _MEMORY:
-            memory[name] = tensor
+            memory[name] = tensor.clone()
     model.tie_weights()
+    model = model.eval().requires_grad_(False).to(device)
+    if shape is None:
+        return model, None
+    start = None
     if base is not None:
         start = WeightFiles(base).tensor("memory")
-    else:
-        start = memory["memory"] if bool(memory.get("initialized", True)) else None
-    weights = MemoryWeights(
-        shape,
-        memory["bos_embedding"].float(),
-        memory["new_memory_positional_emb"].float(),
-        None if start is None else start.to(dtype),
-    )
-    return model.eval().requires_grad_(False).to(device), weights
+    elif bool(memory.get("initialized", True)):
+        start = memory["memory"]
+    marks = (memory[name].float() for name in ("bos_embedding", "new_memory_positional_emb"))
+    return model, MemoryWeights(shape, *marks, None if start is None else start.to(dtype))
 
 
-def _expected(model: LlamaForCausalLM, config: LlamaConfig, shape: MemoryShape, found) -> dict[str, torch.Size]:
+def _expected(model, config: LlamaConfig, shape: MemoryShape | None, found: Mapping[str, torch.Size]):
     """The tensors that a checkpoint must have; those that it may have count if it has them."""
-    layers, size = config.num_hidden_layers, config.hidden_size
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}
-    expected |= {"bos_embedding": torch.Size((layers, 1, size)), "new_memory_positional_emb": torch.Size((1, 1, size))}
-    expected["memory"] = torch.Size((layers, shape.tokens * shape.blocks, size))
-    may = {"initialized": torch.Size(())} | {n: found[n] for n in found if n.endswith("rotary_emb.inv_freq")}
+    may = {name: found[name] for name in found if name.endswith("rotary_emb.inv_freq")}
+    if shape:
+        expected |= memory_sizes(config, shape)
+        may["initialized"] = torch.Size(())
+    if config.tie_word_embeddings:
+        may["lm_head.weight"] = expected["model.embed_tokens.weight"]
     return expected | {name: size for name, size in may.items() if name in found}
