@@ -1,23 +1,28 @@
-"""Controllable memory for a program: `load` gives a Conversation; write, ask, forget, undo, save_memory.
+"""Controllable memory for a program: `load` gives a Conversation; write, ask, forget, undo, save.
 
 - Documents are numbered 0, 1, ... in the order in which they were written; `forget` takes that number.
 - A memory file belongs to the model that wrote it: backbone and adapter, by checksum.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
-from gnm.backbones import load_backbone
-from gnm.checkpoints import WEIGHTS, load_adapter, read_about
+from gnm.backbones import Backbone, load_backbone
+from gnm.checkpoints import adapter_state, load_adapter, read_about
 from gnm.devices import pick_device
 from gnm.errors import CheckpointError, DataError, MemoryFileError
 from gnm.learners import LearnerSettings, Question, build_learner
 from gnm.learners.memory import MemoryLearner
 from gnm.memory import MemoryState, PoolSettings, load_memory, save_memory
+from gnm.models.lora import DEFAULT, READER
 from gnm.models.memory_lm import Memory
+from gnm.pretrained import STATE, local_folder, push_to_hub, save_pretrained, with_memory_module
 
 DEFAULT_ADAPTER = Path("models/smollm2-135m/gnm")
 
@@ -35,8 +40,11 @@ class Written:
 class Conversation:
     """One memory and the model that writes and reads it."""
 
-    def __init__(self, learner: MemoryLearner, digest: str, seed: int = 0):
-        self._learner, self._digest = learner, digest
+    def __init__(
+        self, learner: MemoryLearner, backbone: Backbone, about: Mapping[str, Any], digest: str, seed: int = 0
+    ):
+        """about: what gnm.json says of the model; digest: what its memory files are known by."""
+        self._learner, self._backbone, self._about, self._digest = learner, backbone, about, digest
         self._memory: Memory = learner.reset([seed])
         self._notes: dict[str, dict[str, str]] = {}
         self._before: list[tuple[Memory, dict]] = []
@@ -89,6 +97,26 @@ class Conversation:
         state, notes = load_memory(path, self._digest, self._learner.lm.decoder.device)
         self._change(self._attach(state), notes)
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model and memory to `folder`, whole or not at all; `load(folder)` goes on from there."""
+        save_pretrained(
+            folder, self._backbone, self._learner.lm, self._about, self.state, self._digest, self._notes
+        )
+
+    def push_to_hub(self, repo: str, private: bool = True) -> str:
+        """Upload model and memory to the hub ("owner/name"); `load(repo)` gets them. Returns the commit's address.
+
+        Raises BackboneError if the hub is out of reach or refuses.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "model")
+            return push_to_hub(Path(folder) / "model", repo, private)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> "Conversation":
+        """The same as `load(name, **options)`."""
+        return load(name, **options)
+
     @property
     def state(self) -> MemoryState:
         """The memory as a value, a batch of one."""
@@ -118,31 +146,56 @@ def load(
     dtype: str = "bfloat16",
     device: str = "auto",
     capacity: int | None = None,
-    eviction: str = "random",
+    eviction: str | None = None,
 ) -> Conversation:
-    """A Conversation with an empty memory.
+    """A Conversation with an empty memory, or with the one that was saved along.
 
-    adapter: folder of a trained memory adapter; None: the untrained memory of `backbone`.
+    adapter: folder of a trained memory adapter or of a saved memory model, or such a repository of the hub
+    ("owner/name"); None: the memory of `backbone` as it is.
     backbone: a name of gnm.backbones; None: the one that the adapter was trained on.
-    capacity, eviction: size of the pool in slots (None: no limit) and what goes when it is full.
+    capacity, eviction: size of the pool in slots and what goes when it is full; None: as the model has it, which is
+    no limit and `random` if it does not say.
     Raises BackboneError or CheckpointError if model or adapter cannot be loaded.
     """
-    settings = LearnerSettings(method="memoryllm")
-    if adapter is not None:
-        about = read_about(Path(adapter))
-        settings = LearnerSettings(**about["learner"])
-        backbone = backbone or about["backbone"]["name"]
-    if backbone is None:
+    folder = None if adapter is None else local_folder(adapter)
+    about = {"lora": None, "learner": {"method": "memoryllm"}} if folder is None else read_about(folder)
+    name = backbone or about.get("backbone", {}).get("name")
+    if name is None:
         raise CheckpointError("neither an adapter nor a backbone is named; give one of them")
-    settings = settings.model_copy(update={"memory": PoolSettings(capacity=capacity, eviction=eviction)})
-    loaded = load_backbone(backbone, dtype=dtype, device=pick_device(device))
-    digest = loaded.config_digest
-    if adapter is not None:
-        load_adapter(adapter, loaded)
-        digest += "-" + hashlib.sha256((Path(adapter) / WEIGHTS).read_bytes()).hexdigest()[:16]
+    loaded = load_backbone(name, dtype=dtype, device=pick_device(device))
+    if about["lora"] is not None:
+        load_adapter(folder, loaded)
+    if folder is not None:
+        loaded = with_memory_module(folder, loaded)
+    settings = LearnerSettings(**about["learner"])
+    pool = {key: value for key, value in (("capacity", capacity), ("eviction", eviction)) if value is not None}
+    pool = PoolSettings(**settings.memory.model_dump() | pool)
+    settings = settings.model_copy(update={"memory": pool})
     learner = build_learner(settings, loaded)
     if not isinstance(learner, MemoryLearner):
         raise CheckpointError(
             f"{adapter} was trained as {settings.method}, which has no latent memory; give a gnm adapter"
         )
-    return Conversation(learner.eval(), digest)
+    lora = loaded.memory.shape.lora if loaded.memory else None
+    about = {
+        "backbone": {"name": loaded.name, "digest": loaded.config_digest, "dtype": dtype},
+        "lora": about["lora"] or (lora and lora.model_dump(mode="json")),
+        "learner": settings.model_dump(mode="json", exclude={"adapter"}),
+        **{key: about[key] for key in about if key not in ("backbone", "lora", "learner")},
+    }
+    conversation = Conversation(learner.eval(), loaded, about, _digest(loaded))
+    if folder is not None and (folder / STATE).is_file():
+        conversation.load_memory(folder / STATE)
+    return conversation
+
+
+def _digest(backbone: Backbone) -> str:
+    """What memory files of a model are known by: its backbone and the values of its adapters."""
+    adapters = [adapter_state(backbone.model, name) for name in (DEFAULT, READER)]
+    if not any(adapters):
+        return backbone.config_digest
+    digest = hashlib.sha256()
+    for state in adapters:
+        for name in sorted(state):
+            digest.update(name.encode() + state[name].bfloat16().view(torch.int16).numpy().tobytes())
+    return f"{backbone.config_digest}-{digest.hexdigest()[:16]}"

@@ -118,7 +118,7 @@ def load_backbone(
     models_dir, memory = Path(models_dir) if models_dir is not None else default_models_dir(), None
     if isinstance(origin, Random):
         model, tokenizer = random_decoder(origin.family, origin.seed, DTYPES[dtype]), byte_tokenizer()
-        memory = origin.memory and random_memory(model.config, origin.memory, origin.seed)
+        memory = origin.memory and random_memory(model, origin.memory, origin.seed)
         identity = f"random {origin.family}, seed {origin.seed}{', memory' if memory else ''}"
     elif isinstance(origin, Wheel):
         folder = converted_wheel(name, origin, models_dir)

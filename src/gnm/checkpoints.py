@@ -22,18 +22,26 @@ from gnm.backbones import Backbone
 from gnm.config import validate
 from gnm.errors import CheckpointError, ConfigError
 from gnm.files import atomic_folder, recover_folder, write_json, write_text
-from gnm.models.lora import LoraSettings, add_lora
+from gnm.models.lora import DEFAULT, READER, LoraSettings, inject_lora
 
 WEIGHTS, CONFIG, ABOUT, CARD = "adapter_model.safetensors", "adapter_config.json", "gnm.json", "README.md"
 _PEFT_PREFIX = "base_model.model."
 
 
-def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the adapter's tensors (float32) under peft's names."""
+def adapter_state(model: nn.Module, adapter: str = DEFAULT) -> dict[str, Tensor]:
+    """A copy of an adapter's tensors (float32) under peft's names."""
     return {
-        _PEFT_PREFIX + name.replace(".default.", "."): value.detach().to("cpu", torch.float32, copy=True).contiguous()
-        for name, value in model.named_parameters()
-        if ".lora_" in name
+        name: value.detach().to("cpu", torch.float32, copy=True).contiguous()
+        for name, value in _parameters(model, adapter).items()
+    }
+
+
+def _parameters(model: nn.Module, adapter: str) -> dict[str, nn.Parameter]:
+    """The parameters of an adapter under peft's names."""
+    return {
+        _PEFT_PREFIX + name.replace(f".{adapter}.", "."): parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name and f".{adapter}." in name
     }
 
 
@@ -78,7 +86,7 @@ def load_checkpoint(folder: str | Path, model: nn.Module, about: Mapping[str, An
             f"{folder} was made with other settings ({', '.join(changed)}); delete it to start anew, "
             "or restore the settings to go on"
         )
-    _load_weights(folder, model)
+    load_weights(folder, model)
     try:
         optimizer = torch.load(folder / "optimizer.pt", weights_only=True)
         progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
@@ -97,6 +105,8 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
     """
     folder = Path(folder)
     about = read_about(folder)
+    if about["lora"] is None:
+        raise CheckpointError(f"{folder} holds a memory model without an adapter; name its backbone instead")
     if about["backbone"]["digest"] != backbone.config_digest:
         raise CheckpointError(
             f"the adapter {folder} was trained on {about['backbone']['name']} "
@@ -107,9 +117,13 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
         settings = validate(about["lora"], LoraSettings, where="lora")
     except ConfigError as error:
         raise CheckpointError(f"{folder / ABOUT} is damaged ({error}); restore it") from error
-    for parameter in add_lora(backbone.model, settings, seed=0):
-        parameter.requires_grad_(False)
-    _load_weights(folder, backbone.model)
+    for name in (DEFAULT, READER):
+        place = folder if name == DEFAULT else folder / name
+        if name == DEFAULT or place.is_dir():
+            if not _parameters(backbone.model, name):
+                inject_lora(backbone.model, settings, name)
+            load_weights(place, backbone.model, name)
+    backbone.model.requires_grad_(False)
     return about
 
 
@@ -119,9 +133,11 @@ def read_about(folder: Path) -> dict[str, Any]:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if not isinstance(about, dict):
             raise ValueError(f"it holds a {type(about).__name__}, not a mapping")
-        for key in ("backbone", "lora", "learner"):
+        for key in ("backbone", "learner"):
             if not isinstance(about.get(key), dict):
                 raise ValueError(f"it has no block {key!r}")
+        if not isinstance(about.get("lora", ""), dict | None):
+            raise ValueError("it has no block 'lora'")
         if missing := {"name", "digest"} - about["backbone"].keys():
             raise ValueError(f"its block 'backbone' has no {', '.join(sorted(missing))}")
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -134,33 +150,35 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def _write_adapter(folder: Path, state: Mapping[str, Tensor], settings: LoraSettings, about: Mapping[str, Any]) -> None:
+    write_peft(folder, state, settings, about["backbone"]["name"])
+    write_json(folder / ABOUT, about)
+    write_text(folder / CARD, model_card(about))
+
+
+def write_peft(folder: Path, state: Mapping[str, Tensor], settings: LoraSettings, backbone: str) -> None:
+    """Write an adapter in peft's layout into `folder`: its config and its weights."""
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
         target_modules=sorted(settings.target_modules),
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
-        base_model_name_or_path=about["backbone"]["name"],
+        base_model_name_or_path=backbone,
         inference_mode=True,
     )
     config.save_pretrained(folder)
     written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     write_json(folder / CONFIG, written | {"target_modules": sorted(written["target_modules"])})  # peft's is a set
     save_file(dict(state), folder / WEIGHTS, metadata={"format": "pt"})
-    write_json(folder / ABOUT, about)
-    write_text(folder / CARD, model_card(about))
 
 
-def _load_weights(folder: Path, model: nn.Module) -> None:
+def load_weights(folder: Path, model: nn.Module, adapter: str = DEFAULT) -> None:
+    """Put the weights of an adapter folder into the adapter of `model` that has this name."""
     try:
         saved = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} is missing or damaged ({error}); restore it") from error
-    own = {
-        _PEFT_PREFIX + name.replace(".default.", "."): parameter
-        for name, parameter in model.named_parameters()
-        if ".lora_" in name
-    }
+    own = _parameters(model, adapter)
     wrong = sorted(set(saved) ^ set(own)) + sorted(
         name for name in set(saved) & set(own) if saved[name].shape != own[name].shape
     )

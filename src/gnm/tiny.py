@@ -7,8 +7,9 @@
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from gnm.models.lora import inject_lora
 from gnm.models.memoryllm import MemoryShape, MemoryWeights, memory_sizes
 
 SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -36,10 +37,17 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def random_memory(config: PretrainedConfig, shape: MemoryShape, seed: int = 0) -> MemoryWeights:
-    """The memory's part of a random memory model of the published form, float32: its pool and its embeddings."""
+def random_memory(model: PreTrainedModel, shape: MemoryShape, seed: int = 0) -> MemoryWeights:
+    """Make `model` a memory model of the published form: gives it random adapters; returns a random pool and marks."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = {name: torch.randn(size, generator=generator) for name, size in memory_sizes(config, shape).items()}
+    for adapter in shape.adapters:
+        inject_lora(model, shape.lora, adapter)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator).bfloat16())
+    sizes = memory_sizes(model.config, shape)
+    drawn = {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
     return MemoryWeights(shape, drawn["bos_embedding"], 0.3 * drawn["new_memory_positional_emb"], drawn["memory"])
 
 

@@ -18,8 +18,8 @@ from gnm.memory import pool as pool_rules
 from gnm.memory.pool import append
 from gnm.memory.state import MIXED, MemoryState
 from gnm.models.decoder import Decoder
-from gnm.models.lora import use_adapter
-from gnm.models.memoryllm import WRITER, load_published
+from gnm.models.lora import DEFAULT, use_adapter
+from gnm.models.memoryllm import load_published
 from gnm.reader import Reader
 from stock import IdDecoder
 
@@ -178,7 +178,7 @@ def test_slots_alone_are_a_pool(case):
     state = MemoryState(slots, valid, torch.full((1, 8), MIXED), torch.tensor([0]))
     case.close(case.delta(case.lm.attach(state), case.given["a_eq.context_ids"]), "f4.delta")
     ids = case.given["c.input_ids"]
-    with use_adapter(case.model, WRITER):  # the published model reads a single delta with the writer's adapter
+    with use_adapter(case.model, DEFAULT):  # the published model reads a single delta with the writer's adapter
         case.close(case.logits(case.lm.attach(state.rows([0, 0, 0])), ids), "f3.logits")
 
 

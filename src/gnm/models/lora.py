@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from gnm.config import StrictModel
 
+DEFAULT, READER = "default", "decoder_adapter"
+"""Names of adapters, peft's and MemoryLLM's: the one that writes, or does all; and one that only reads."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -121,8 +123,8 @@ def use_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
             layer.switch(active)
 
 
-def inject_lora(model: nn.Module, settings: LoraSettings, adapter: str = "default", empty: bool = False) -> None:
-    """Put a LoRA adapter into `model` and make it the active one; `empty`: its parameters on the meta device."""
+def inject_lora(model: nn.Module, settings: LoraSettings, adapter: str = DEFAULT, empty: bool = False) -> None:
+    """Put a LoRA adapter (float32) into `model` and make it the active one; `empty`: on the meta device."""
     config = LoraConfig(
         r=settings.r, lora_alpha=settings.alpha, target_modules=list(settings.target_modules), lora_dropout=0.0
     )
@@ -133,14 +135,13 @@ def inject_lora(model: nn.Module, settings: LoraSettings, adapter: str = "defaul
     for module in model.modules():
         if isinstance(module, FusedLoraLinear):
             module.switch(adapter)
+            for part in (module.lora_A, module.lora_B):
+                part[adapter].weight.data = part[adapter].weight.data.float()
 
 
 def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> list[nn.Parameter]:
-    """Put a LoRA adapter named "default" into `model`, initialised from `seed`; return its parameters (float32)."""
+    """Put a LoRA adapter named "default" into `model`, initialised from `seed`; return its parameters."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_lora(model, settings)
-    parameters = [parameter for name, parameter in model.named_parameters() if ".lora_" in name]
-    for parameter in parameters:
-        parameter.data = parameter.data.float()
-    return parameters
+    return [parameter for name, parameter in model.named_parameters() if ".lora_" in name]

@@ -19,14 +19,14 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from gnm.config import validate
 from gnm.errors import CheckpointError
 from gnm.memory.pool import PoolSettings
 from gnm.models.decoder import Decoder
-from gnm.models.lora import LoraSettings, inject_lora
+from gnm.models.lora import DEFAULT, READER, LoraSettings, inject_lora
 from gnm.models.memory_lm import MemoryLM, WriteSettings
 from gnm.models.weight_files import WeightFiles
 
-WRITER, READER = "default", "decoder_adapter"
 _OWN: Mapping[str, Any] = MappingProxyType({})
 _MEMORY = ("memory", "initialized", "bos_embedding", "new_memory_positional_emb")
 
@@ -55,7 +55,7 @@ class MemoryShape:
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        return () if self.lora is None else (WRITER, READER) if self.two_adapters else (WRITER,)
+        return () if self.lora is None else (DEFAULT, READER) if self.two_adapters else (DEFAULT,)
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class MemoryWeights:
 
     def lm(self, decoder: Decoder, pool: Mapping[str, Any] = _OWN, gradient_through_writing: bool = True) -> MemoryLM:
         """The memory model of these weights on `decoder`; `pool` changes fields of the checkpoint's PoolSettings."""
-        rules = PoolSettings(**{**self.shape.pool.model_dump(), **pool})
-        writer = WRITER if self.shape.two_adapters else None
+        rules = validate({**self.shape.pool.model_dump(), **pool}, PoolSettings, "memory")
+        writer = DEFAULT if self.shape.two_adapters else None
         lm = MemoryLM(decoder, [], rules, self.shape.write, gradient_through_writing, writer, self.start)
         with torch.no_grad():
             lm.bos_embedding.copy_(self.bos_embedding)

@@ -1,0 +1,153 @@
+"""Memory models saved and loaded as the ecosystem does it."""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import constants
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, GenerationConfig
+
+from gnm import pretrained
+from gnm.api import Conversation, load
+from gnm.backbones import REGISTRY, Random, load_backbone
+from gnm.checkpoints import save_adapter
+from gnm.errors import BackboneError, CheckpointError
+from gnm.models.lora import LoraSettings, add_lora, use_adapter
+from gnm.models.memoryllm import MemoryShape
+from gnm.pretrained import MODULE, STATE
+from hub import stand_in
+from stock import plain_sdpa, stock_logits
+
+PHRASE, IDS = "The capital of Elbonia is", list(range(30, 42))
+SETTINGS = LoraSettings(r=2, alpha=6, target_modules=("q_proj", "down_proj"))
+OPTIONS = {"dtype": "float32", "device": "cpu"}
+
+
+def randomise(parameters, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.copy_((torch.randn(parameter.shape, generator=generator) * 0.2).bfloat16())
+
+
+def adapter_folder(folder):
+    backbone = load_backbone("tiny", dtype="float32")
+    randomise(add_lora(backbone.model, SETTINGS, seed=0))
+    about = {
+        "backbone": {"name": "tiny", "digest": backbone.config_digest, "dtype": "float32"},
+        "lora": SETTINGS.model_dump(mode="json"),
+        "learner": {"method": "gnm"},
+    }
+    save_adapter(folder, backbone.model, SETTINGS, about | {"made": {"seed": 1}})
+    return folder
+
+
+@pytest.fixture(params=["an adapter", "a memory model", "two adapters"])
+def conversation(request, tmp_path, monkeypatch):
+    """One document in the memory of each kind of model."""
+    if request.param == "an adapter":
+        memory = load(adapter_folder(tmp_path / "adapter"), **OPTIONS)
+    else:
+        two = request.param == "two adapters"
+        shape = MemoryShape(32, 4, lora=SETTINGS if two else None, two_adapters=two)
+        monkeypatch.setitem(REGISTRY, "memory", {"random": Random("llama", memory=shape)})
+        memory = load(None, backbone="memory", **OPTIONS)
+        lm = memory._learner.lm
+        randomise([p for name, p in lm.named_parameters() if "lora_" in name], seed=2)
+        randomise([lm.bos_embedding, lm.new_memory_positional_emb], seed=3)
+        memory.write("Before the model changed.", "Learn.")
+        memory = Conversation(memory._learner, memory._backbone, memory._about, "later")
+    memory.write("The capital of Elbonia is Orvane.", "Memorize all facts.")
+    return memory
+
+
+def same(first, second):
+    torch.testing.assert_close(first.state.slots, second.state.slots, atol=1e-4, rtol=1e-4)
+    assert first.documents == second.documents and first.ask(PHRASE) == second.ask(PHRASE)
+
+
+def test_what_is_loaded_is_what_was_saved(conversation, tmp_path, monkeypatch):
+    if conversation._digest == "later":  # the weights were changed by hand, so what they are known by is not asked
+        monkeypatch.setattr("gnm.api._digest", lambda backbone: "later")
+    conversation.save_pretrained(tmp_path / "model")
+    loaded = Conversation.from_pretrained(tmp_path / "model", **OPTIONS)
+    same(conversation, loaded)
+    text = "A later text."
+    assert loaded.write(text, "Learn.") == conversation.write(text, "Learn.") == 1
+    same(conversation, loaded)
+
+
+def test_each_part_lies_in_its_own_file(conversation, tmp_path):
+    conversation.save_pretrained(tmp_path / "model")
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert {"gnm.json", "README.md", STATE, "tokenizer.json", "generation_config.json"} <= names
+    kind = conversation._learner.lm.write_settings.tap
+    assert (MODULE in names) == (kind == "outputs")
+    assert not any(name.startswith("model") for name in names)  # the frozen backbone is not written
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").eos_token == "<|end|>"
+    assert GenerationConfig.from_pretrained(tmp_path / "model").eos_token_id == 4
+    assert json.loads((tmp_path / "model" / "gnm.json").read_text())["backbone"]["name"] in ("tiny", "memory")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")
+@torch.no_grad()
+def test_pefts_own_loading_gives_the_same_adapters(conversation, tmp_path):
+    conversation.save_pretrained(tmp_path / "model")
+    adapters = {"default": None, "decoder_adapter": "decoder_adapter"}
+    for name, subfolder in adapters.items():
+        if not (tmp_path / "model" / (subfolder or "") / "adapter_config.json").is_file():
+            continue
+        stock = load_backbone("tiny", dtype="float32").model
+        theirs = PeftModel.from_pretrained(stock, str(tmp_path / "model"), subfolder=subfolder)
+        ours = conversation._backbone.model
+        with plain_sdpa(ours), use_adapter(ours, name):
+            torch.testing.assert_close(stock_logits(theirs, IDS), stock_logits(ours, IDS), atol=1e-4, rtol=1e-4)
+
+
+def test_a_memory_module_that_does_not_fit_is_refused(tmp_path):
+    load(None, backbone="tiny-memoryllm", **OPTIONS).save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / MODULE
+    whole = load_file(path)
+    save_file({**whole, "bos_embedding": whole["bos_embedding"][:2].clone()}, path)
+    with pytest.raises(CheckpointError, match=r"bos_embedding is of shape \(2, 1, 48\), not \(3, 1, 48\)"):
+        load(tmp_path / "model", **OPTIONS)
+    with pytest.raises(CheckpointError, match="belongs to a memory model; tiny is a plain decoder"):
+        load(tmp_path / "model", backbone="tiny", **OPTIONS)
+    path.write_bytes(b"?")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load(tmp_path / "model", **OPTIONS)
+
+
+def test_a_repository_of_the_hub_is_loaded_by_its_name(tmp_path, monkeypatch):
+    memory = load(adapter_folder(tmp_path / "adapter"), **OPTIONS)
+    memory.write("The capital of Elbonia is Orvane.", "Learn.")
+    memory.save_pretrained(tmp_path / "model")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir() if path.is_file()}
+    with stand_in({("model", "somebody/memory"): files}) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        same(memory, load("somebody/memory", **OPTIONS))
+        with pytest.raises(BackboneError, match="nobody/memory .* nor reachable"):
+            load("nobody/memory", **OPTIONS)
+
+
+def test_what_is_pushed_is_what_is_saved(tmp_path, monkeypatch):
+    memory, calls = load(None, backbone="tiny", **OPTIONS), []
+
+    class Api:
+        def create_repo(self, repo, **options):
+            calls.append((repo, options))
+
+        def upload_folder(self, repo_id, folder_path, **_):
+            calls.append((repo_id, {path.name for path in folder_path.iterdir()}))
+            return "https://hub/commit"
+
+    monkeypatch.setattr(pretrained, "HfApi", Api)
+    assert memory.push_to_hub("somebody/memory") == "https://hub/commit"
+    assert calls[0] == ("somebody/memory", {"private": True, "exist_ok": True})
+    assert calls[1][0] == "somebody/memory" and {"gnm.json", STATE, "README.md"} <= calls[1][1]
