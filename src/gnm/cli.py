@@ -40,6 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     forget.set_defaults(run=_forget)
     inspect = commands.add_parser("inspect", parents=[common], help="show what is in the memory")
     inspect.set_defaults(run=_inspect)
+    convert = commands.add_parser("convert", help="write a published checkpoint's weights to one safetensors file")
+    convert.add_argument("checkpoint", type=Path, help="folder of shards, or a .safetensors or .pth file")
+    convert.add_argument("target", type=Path, help="the file to write")
+    convert.set_defaults(run=_convert)
     for name in _PROGRAMS:
         commands.add_parser(name, help=f"as `python -m` does; `gnm {name} --help` says more")
     return parser
@@ -84,6 +88,12 @@ def _inspect(options: argparse.Namespace) -> None:
     print(f"{options.memory}: {int(conversation.state.used().sum())} slots of {len(conversation.documents)} documents")
     for document in conversation.documents:
         print(f"{document.number:4d}  {document.slots:5d} slots  {document.instruction}\n      {document.beginning}")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from gnm.models.weight_files import convert
+
+    print(f"{options.target}: {convert(options.checkpoint, options.target)} tensors")
 
 
 def _train():

@@ -13,9 +13,11 @@ from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gnm.errors import CheckpointError
+from gnm.files import atomic_path
 
 _TORCH = (".pth", ".pt", ".bin")
 _NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -72,6 +74,21 @@ class WeightFiles:
 
     def _own(self, name: str) -> str:
         return name.removeprefix(self._prefix)
+
+
+def convert(path: str | Path, target: str | Path) -> int:
+    """Write a checkpoint's tensors to one safetensors file without the wrapper's prefix; returns how many they are.
+
+    All of them are in host memory at once, so it takes what the checkpoint takes on disk.
+    Raises CheckpointError if `path` cannot be read, or `target` is one of its files.
+    """
+    files, target = WeightFiles(path), Path(target)
+    if target.resolve() in (file.resolve() for file in files.files):
+        raise CheckpointError(f"{target} is a file of the checkpoint itself; name another one")
+    tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in files}
+    with atomic_path(target) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    return len(tensors)
 
 
 def _first(names: Iterable[str]) -> str:
