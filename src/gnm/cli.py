@@ -1,4 +1,4 @@
-"""`gnm`: write into, ask, prune and look at a memory file from the shell; train, evaluate and report."""
+"""`gnm`: write into, ask, prune and look at a memory file from the shell; plan, train, evaluate, report."""
 
 import argparse
 import sys
@@ -114,7 +114,13 @@ def _report():
     return main
 
 
-_PROGRAMS = {"train": _train, "evaluate": _evaluate, "report": _report}
+def _plan():
+    from gnm.plan import main
+
+    return main
+
+
+_PROGRAMS = {"train": _train, "evaluate": _evaluate, "report": _report, "plan": _plan}
 
 if __name__ == "__main__":
     main()

@@ -25,14 +25,8 @@ class StrictModel(BaseModel):
 Schema = TypeVar("Schema", bound=StrictModel)
 
 
-def load_params(
-    path: str | Path, schema: type[Schema], overrides: Sequence[str] = (), block: str | None = None
-) -> Schema:
-    """Read a YAML file into `schema`; `overrides` are "a.b=value" with a YAML value.
-
-    block: name of the top-level block that holds the settings, None: the whole file. Overrides are within it.
-    Raises ConfigError with every problem found, each with its place in the file.
-    """
+def read_blocks(path: str | Path) -> dict[str, Any]:
+    """The top level of a settings file. Raises ConfigError if it cannot be read, or is no mapping in YAML."""
     path = Path(path)
     try:
         params = yaml.load(path.read_text(encoding="utf-8"), _Loader)
@@ -44,6 +38,18 @@ def load_params(
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(params, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, it holds {type(params).__name__}")
+    return params
+
+
+def load_params(
+    path: str | Path, schema: type[Schema], overrides: Sequence[str] = (), block: str | None = None
+) -> Schema:
+    """Read a YAML file into `schema`; `overrides` are "a.b=value" with a YAML value.
+
+    block: name of the top-level block that holds the settings, None: the whole file. Overrides are within it.
+    Raises ConfigError with every problem found, each with its place in the file.
+    """
+    params = read_blocks(path)
     if block is not None:
         if not isinstance(params.get(block), dict):
             raise ConfigError(f"{path} has no block {block!r}; it has: {', '.join(map(str, params))}")

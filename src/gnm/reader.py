@@ -21,7 +21,7 @@ from gnm.models.decoder import Decoder
 from gnm.prompts import QUESTION, question
 
 # attention scores of one pass over questions: on a CPU what its cache holds, 1.5 times as fast as four times as many
-_SCORES = 2**28
+SCORES = 2**28
 _SCORES_ON_CPU = 2**23
 
 
@@ -161,7 +161,7 @@ class Reader:
         """Questions of a state that are read in one pass."""
         longest = max((len(self._prompt(q)) for row in questions for q in row), default=1)
         scores = prefix.valid.numel() * self.decoder.config.num_attention_heads * longest
-        limit = _SCORES_ON_CPU if self.decoder.device.type == "cpu" else _SCORES
+        limit = _SCORES_ON_CPU if self.decoder.device.type == "cpu" else SCORES
         return max(1, limit // max(1, scores))
 
     def _answer_some(self, prefix, questions, max_new_tokens: int) -> list[list[Answer]]:

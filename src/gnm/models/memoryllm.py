@@ -85,25 +85,31 @@ def read_config(folder: str | Path) -> tuple[LlamaConfig, MemoryShape | None]:
     """
     path = Path(folder) / "config.json"
     try:
-        config, shape = json.loads(path.read_text(encoding="utf-8")), None
-        if "num_tokens" in config:
-            lora = config.get("lora_config")
-            adapter = lora and {"r": lora["r"], "alpha": lora["lora_alpha"], "target_modules": lora["target_modules"]}
-            shape = MemoryShape(
-                tokens=int(config["num_tokens"]),
-                blocks=int(config["num_blocks"]),
-                per_layer=bool(config.get("drop_memory_per_layer", False)),
-                lora=adapter and LoraSettings(**adapter),
-                two_adapters=bool(adapter) and bool(config.get("add_decoder_lora", False)),
-            )
-        llama = LlamaConfig.from_dict({**config, "architectures": ["LlamaForCausalLM"]})
+        config = json.loads(path.read_text(encoding="utf-8"))
+        parsed = parse_config(config)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} has no config.json; fetch it again, or check the path") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again") from error
     if config.get("model_type") != "llama" or not config.get("add_bos_embedding", True):
         raise CheckpointError(f"{path} is no Llama's, or of a memory without add_bos_embedding; neither is known")
-    return llama, shape
+    return parsed
+
+
+def parse_config(config: Mapping[str, Any]) -> tuple[LlamaConfig, MemoryShape | None]:
+    """Decoder and memory out of the keys of a published config.json. Raises KeyError for what a memory must have."""
+    shape = None
+    if "num_tokens" in config:
+        lora = config.get("lora_config")
+        adapter = lora and {"r": lora["r"], "alpha": lora["lora_alpha"], "target_modules": lora["target_modules"]}
+        shape = MemoryShape(
+            tokens=int(config["num_tokens"]),
+            blocks=int(config["num_blocks"]),
+            per_layer=bool(config.get("drop_memory_per_layer", False)),
+            lora=adapter and LoraSettings(**adapter),
+            two_adapters=bool(adapter) and bool(config.get("add_decoder_lora", False)),
+        )
+    return LlamaConfig.from_dict({**config, "architectures": ["LlamaForCausalLM"]}), shape
 
 
 def has_memory(folder: str | Path) -> bool:
@@ -118,6 +124,7 @@ def empty_model(config: LlamaConfig, shape: MemoryShape | None) -> LlamaForCausa
     """The decoder with its adapters, its parameters on the meta device: names and shapes that take no memory."""
     with init_empty_weights(include_buffers=False):
         model = LlamaForCausalLM(config)
+    model.tie_weights()
     for adapter in shape.adapters if shape else ():
         inject_lora(model, shape.lora, adapter, empty=True)
     return model

@@ -1,0 +1,176 @@
+"""What an experiment needs of a GPU's memory, before anything is fetched: `gnm plan FOLDER [--processes N]`.
+
+- Counted exactly: weights, adapters and the effective weights formed of them, the pool, its keys and values,
+  gradients and optimizer state.
+- Estimated: the tokens of a document; activations, from what the layers keep for the backward pass (training), or
+  the scores of one portion of questions and the second state that a write makes (evaluation).
+- Not counted: what CUDA itself takes and fragmentation, together one or two GB.
+
+Letters: L layers, E hidden size, I intermediate size, H heads, K key/value heads, D head size, P prefix length.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from transformers import LlamaConfig
+
+from gnm.backbones import REGISTRY
+from gnm.config import load_params, read_blocks
+from gnm.errors import ConfigError, exit_on_error
+from gnm.models.lora import LoraSettings
+from gnm.models.memoryllm import MemoryShape, empty_model, memory_sizes, parse_config
+from gnm.params import EvaluateParams, TrainParams
+from gnm.published import Published
+from gnm.reader import SCORES
+
+DOCUMENT_TOKENS, QUESTION_TOKENS = 200, 40
+_BYTES = {"bfloat16": 2, "float32": 4}
+_MEMORIES = ("gnm", "gnm_ablation", "memoryllm")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of one process's GPU memory.
+
+    weights: the decoder, and its output head once more in float32; adapters: their parameters and the effective
+    weights; memory: slots; prefix: keys and values as kept and as read; gradients, optimizer: of what is trained.
+    """
+
+    weights: int = 0
+    adapters: int = 0
+    memory: int = 0
+    prefix: int = 0
+    activations: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True)
+class Model:
+    """A decoder's and its memory's sizes, the adapters included; `trained`: numbers that training changes."""
+
+    config: LlamaConfig
+    shape: MemoryShape | None
+    weights: int
+    adapters: int
+    formed: int
+
+    @classmethod
+    def of(cls, name: str, lora: LoraSettings | None) -> "Model":
+        """A registered backbone; `lora`: the adapter that a plain decoder gets, a memory model brings its own.
+
+        Raises ConfigError if its sizes are not known.
+        """
+        config, shape = known_shape(name)
+        adapted = MemoryShape(tokens=1, blocks=1, lora=lora) if shape is None else shape
+        sizes = {name: parameter.numel() for name, parameter in empty_model(config, adapted).named_parameters()}
+        adapters = sum(size for name, size in sizes.items() if ".lora_" in name)
+        based = sum(size for name, size in sizes.items() if ".base_layer." in name)
+        return cls(config, shape, sum(sizes.values()) - adapters, adapters, based * len(adapted.adapters))
+
+    @property
+    def trained(self) -> int:
+        if self.shape is None:
+            return self.adapters
+        sizes = memory_sizes(self.config, self.shape)
+        return self.adapters + sum(size.numel() for name, size in sizes.items() if name != "memory")
+
+    @property
+    def kv_size(self) -> int:
+        """Numbers of the keys of one slot in all layers, K·D·L; values are as many."""
+        config = self.config
+        return config.num_hidden_layers * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+
+    def kept_per_token(self, prefix: int, dtype: int) -> int:
+        """Bytes that a token leaves for the backward pass: inputs of linear layers, activation, norms, attention."""
+        config = self.config
+        hidden, inner = config.hidden_size, config.intermediate_size
+        numbers = 6 * hidden + 4 * inner + 2 * config.num_attention_heads * prefix
+        return config.num_hidden_layers * (dtype * numbers + 4 * 4 * hidden)
+
+
+def known_shape(name: str) -> tuple[LlamaConfig, MemoryShape | None]:
+    """Decoder and memory of a registered backbone, without its weights. Raises ConfigError if they are not known."""
+    source = next(iter(REGISTRY.get(name, {None: None}).values()))
+    name = source.base if isinstance(source, Published) else name
+    sizes = yaml.safe_load(resources.files("gnm.models").joinpath("shapes.yaml").read_text(encoding="utf-8"))
+    if name not in sizes:
+        raise ConfigError(f"the sizes of the backbone {name!r} are not known; known are: {', '.join(sizes)}")
+    return parse_config(sizes[name])
+
+
+def plan(params: TrainParams | EvaluateParams, method: str, processes: int, tokens: int = DOCUMENT_TOKENS) -> Need:
+    """What each of `processes` needs for one method, with documents of `tokens` tokens (instruction included)."""
+    settings, loop, dtype = params.method(method), params.loop, _BYTES[params.backbone.dtype]
+    training = isinstance(params, TrainParams)
+    lora = params.lora if training else LoraSettings() if settings.adapter else None
+    model = Model.of(params.backbone.name, lora)
+    head = 4 * model.config.vocab_size * model.config.hidden_size if dtype == 2 else 0
+    need = Need(weights=dtype * model.weights + head, adapters=4 * model.adapters + dtype * model.formed)
+
+    documents = loop.longest if training else loop.sequence_length
+    states = max(1, loop.sequences_of_step(documents) // processes) if training else loop.sequences_at_once
+    slots = documents * tokens
+    if settings.method in _MEMORIES:
+        own = model.shape and model.shape.tokens * model.shape.blocks
+        slots = settings.memory.capacity or own or slots
+        # keys as kept and rotated, values; where a mark stands in front, a read copies the values too
+        copies = 4 if model.shape else 3
+        layers, hidden = model.config.num_hidden_layers, model.config.hidden_size
+        need = replace(need, memory=states * slots * layers * hidden * dtype)
+    else:
+        slots = {"no_memory": 0, "retrieval": settings.top_k * tokens, "retrieval_ft": settings.top_k * tokens}.get(
+            settings.method, slots
+        )
+        copies = 2
+    need = replace(need, prefix=copies * states * slots * model.kv_size * dtype)
+    if not training:
+        return replace(need, activations=max(3 * SCORES * dtype, need.memory + need.prefix))
+    written = max(1, loop.documents_per_step // processes)
+    read = written * loop.max_queries_per_document * QUESTION_TOKENS
+    kept = (written * tokens + read) * model.kept_per_token(slots, dtype)
+    return replace(need, activations=kept, gradients=4 * model.trained, optimizer=8 * model.trained)
+
+
+def table(folder: Path, processes: int | None, tokens: int, overrides: Sequence[str] = ()) -> str:
+    """The needs of every method of every training and evaluation of an experiment, as text.
+
+    Raises ConfigError if the folder has no params.yaml, or no such block in it.
+    """
+    path = folder / "params.yaml"
+    schemas = {"train": TrainParams, "evaluate": EvaluateParams}
+    blocks = {name: schemas[name.split("_")[0]] for name in read_blocks(path) if name.split("_")[0] in schemas}
+    if not blocks:
+        raise ConfigError(f"{path} has no block that begins with train or evaluate; there is nothing to plan")
+    rows = [("GB of each process", [*asdict(Need()), "total"])]
+    for block, schema in blocks.items():
+        params = load_params(path, schema, overrides, block)
+        count = processes or params.distributed.nproc_per_node
+        for method in params.methods:
+            need = plan(params, method, count, tokens)
+            numbers = [*asdict(need).values(), need.total]
+            rows.append((f"{block} {method}, 1 of {count}", [f"{number / 1e9:.2f}" for number in numbers]))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}" + "".join(f"{cell:>13}" for cell in cells) for name, cells in rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="gnm plan", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="an experiment's folder")
+    parser.add_argument("--processes", type=int, default=None, help="processes, one GPU each; default: params.yaml's")
+    parser.add_argument("--document-tokens", type=int, default=DOCUMENT_TOKENS, help="with the instruction")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every block to change")
+    options = parser.parse_intermixed_args(arguments)
+    with exit_on_error():
+        if options.processes is not None and options.processes < 1:
+            raise ConfigError("--processes must be at least 1")
+        print(table(options.folder, options.processes, options.document_tokens, options.overrides))
