@@ -77,6 +77,7 @@ def test_bad_input_is_refused_in_one_sentence(memory, tmp_path):
 def test_the_shell_commands_of_the_readme(project, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     lines = [line for block in blocks(project, "sh") for line in block.splitlines() if line.startswith("gnm ")]
+    lines = [line for line in lines if ".mem " in f"{line} "]
     assert [line.split()[1] for line in lines] == ["write", "ask", "inspect", "forget"]
     for line in lines:
         cli.main([*shlex.split(line)[1:], "--backbone", "tiny"])
@@ -89,7 +90,8 @@ def test_the_program_of_the_readme(project, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(api, "load", functools.partial(load, None, backbone="tiny", dtype="float32"))
     (program,) = blocks(project, "python")
     exec(compile(program, "README.md", "exec"), {})
-    assert (tmp_path / "elbonia.safetensors").is_file() and "Memorize only" in capsys.readouterr().out
+    assert (tmp_path / "elbonia.safetensors").is_file() and (tmp_path / "elbonia" / "gnm.json").is_file()
+    assert "Memorize only" in capsys.readouterr().out
 
 
 def test_shell_errors_are_sentences(tmp_path):

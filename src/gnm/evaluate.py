@@ -43,9 +43,7 @@ def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
         read_documents_of(params.data), params.sequences(), params.loop.sequences, params.seed
     )
     processes = PartialState(cpu=pick_device(params.backbone.device).type == "cpu")
-    backbone = load_backbone(
-        params.backbone.name, dtype=params.backbone.dtype, source=params.backbone.source, device=processes.device
-    )
+    backbone = load_backbone(**params.backbone_of(method), device=processes.device)
     adapter = load_adapter(settings.adapter, backbone) if settings.adapter else None
     learner = build_learner(settings, backbone).eval()
     steps = [step for sequence in sequences for step in sequence.steps]

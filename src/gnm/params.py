@@ -103,12 +103,29 @@ class TargetSettings(StrictModel):
     eligible_formats: list[str] = []
 
 
-class TrainParams(StrictModel):
-    """params.yaml of a training: each of `methods` is trained on the same sequences, into `output`/NAME."""
+class Methods(StrictModel):
+    """What training and evaluation share: methods that meet the same sequences, on one backbone or each on its own."""
 
     seed: int
     backbone: BackboneSettings
     methods: dict[str, LearnerSettings]
+
+    def method(self, name: str) -> LearnerSettings:
+        """The settings of one method. Raises ConfigError if there is none of this name."""
+        if name not in self.methods:
+            raise ConfigError(f"methods has no {name!r}; it has: {', '.join(self.methods)}")
+        return self.methods[name]
+
+    def backbone_of(self, name: str) -> dict[str, str | None]:
+        """The arguments of gnm.backbones.load_backbone for one method, but for the device."""
+        own = self.method(name).backbone
+        source = None if own else self.backbone.source
+        return {"name": own or self.backbone.name, "dtype": self.backbone.dtype, "source": source}
+
+
+class TrainParams(Methods):
+    """params.yaml of a training: each of `methods` is trained on the same sequences, into `output`/NAME."""
+
     lora: LoraSettings
     data: TrainData
     targets: TargetSettings
@@ -124,10 +141,6 @@ class TrainParams(StrictModel):
             if settings.adapter is not None:
                 raise ValueError(f"methods.{name}.adapter is the result of training; leave it out here")
         return self
-
-    def method(self, name: str) -> LearnerSettings:
-        """The settings of one method. Raises ConfigError if there is none of this name."""
-        return _method(self.methods, name)
 
     def sequences(
         self, split: Literal["train", "test"], length: int, easy: bool = False
@@ -156,22 +169,15 @@ class EvaluationLoop(StrictModel):
     max_new_tokens: Positive
 
 
-class EvaluateParams(StrictModel):
+class EvaluateParams(Methods):
     """params.yaml of an evaluation: each method of `methods` is evaluated on the same sequences."""
 
-    seed: int
-    backbone: BackboneSettings
-    methods: dict[str, LearnerSettings]
     data: Annotated[list[Path], Field(min_length=1)]
     targets: TargetSettings
     sampling: Sampling
     loop: EvaluationLoop
     output: Path
     distributed: Distributed = Distributed()
-
-    def method(self, name: str) -> LearnerSettings:
-        """The settings of one method. Raises ConfigError if there is none of this name."""
-        return _method(self.methods, name)
 
     def sequences(self) -> SequenceSettings:
         """The settings of the evaluation's sequences."""
@@ -182,9 +188,3 @@ class EvaluateParams(StrictModel):
             split="test",
             sampling=self.sampling,
         )
-
-
-def _method(methods: dict[str, LearnerSettings], name: str) -> LearnerSettings:
-    if name not in methods:
-        raise ConfigError(f"methods has no {name!r}; it has: {', '.join(methods)}")
-    return methods[name]

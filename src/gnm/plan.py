@@ -36,8 +36,9 @@ _MEMORIES = ("gnm", "gnm_ablation", "memoryllm")
 class Need:
     """Bytes of one process's GPU memory.
 
-    weights: the decoder, and its output head once more in float32; adapters: their parameters and the effective
-    weights; memory: slots; prefix: keys and values as kept and as read; gradients, optimizer: of what is trained.
+    weights: the decoder, and its output head once more in float32; adapters: their parameters and, on plain decoders,
+    the effective weights formed of them; memory: slots; prefix: keys and values as kept and as read; gradients,
+    optimizer: of what is trained.
     """
 
     weights: int = 0
@@ -55,7 +56,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Model:
-    """A decoder's and its memory's sizes, the adapters included; `trained`: numbers that training changes."""
+    """A decoder's and its memory's sizes in numbers; formed: effective weights; trained: what training changes."""
 
     config: LlamaConfig
     shape: MemoryShape | None
@@ -73,8 +74,8 @@ class Model:
         adapted = MemoryShape(tokens=1, blocks=1, lora=lora) if shape is None else shape
         sizes = {name: parameter.numel() for name, parameter in empty_model(config, adapted).named_parameters()}
         adapters = sum(size for name, size in sizes.items() if ".lora_" in name)
-        based = sum(size for name, size in sizes.items() if ".base_layer." in name)
-        return cls(config, shape, sum(sizes.values()) - adapters, adapters, based * len(adapted.adapters))
+        formed = sum(size for name, size in sizes.items() if ".base_layer." in name) if shape is None else 0
+        return cls(config, shape, sum(sizes.values()) - adapters, adapters, formed)
 
     @property
     def trained(self) -> int:
@@ -112,7 +113,7 @@ def plan(params: TrainParams | EvaluateParams, method: str, processes: int, toke
     settings, loop, dtype = params.method(method), params.loop, _BYTES[params.backbone.dtype]
     training = isinstance(params, TrainParams)
     lora = params.lora if training else LoraSettings() if settings.adapter else None
-    model = Model.of(params.backbone.name, lora)
+    model = Model.of(settings.backbone or params.backbone.name, lora)
     head = 4 * model.config.vocab_size * model.config.hidden_size if dtype == 2 else 0
     need = Need(weights=dtype * model.weights + head, adapters=4 * model.adapters + dtype * model.formed)
 

@@ -41,7 +41,7 @@ def random_memory(model: PreTrainedModel, shape: MemoryShape, seed: int = 0) -> 
     """Make `model` a memory model of the published form: gives it random adapters; returns a random pool and marks."""
     generator = torch.Generator().manual_seed(seed)
     for adapter in shape.adapters:
-        inject_lora(model, shape.lora, adapter)
+        inject_lora(model, shape.lora, adapter, fused=False)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_" in name:

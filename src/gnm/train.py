@@ -95,9 +95,7 @@ class Trainer:
         self.accelerator = Accelerator(cpu=device.type == "cpu")
         self._check_processes()
         self.device = self.accelerator.device
-        backbone = load_backbone(
-            params.backbone.name, dtype=params.backbone.dtype, source=params.backbone.source, device=self.device
-        )
+        backbone = load_backbone(**params.backbone_of(method), device=self.device)
         self.parameters = add_lora(backbone.model, params.lora, params.seed)
         self.model = backbone.model
         self.about = {

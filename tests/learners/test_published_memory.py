@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gnm.backbones import load_backbone
+from gnm.backbones import REGISTRY, Random, load_backbone
 from gnm.chat import ChatFormat
 from gnm.errors import BackboneError, ConfigError
 from gnm.learners import LearnerSettings, build_learner
 from gnm.memory.state import MIXED
+from gnm.models.lora import LoraSettings
+from gnm.models.memoryllm import MemoryShape
 from gnm.prompts import block
 from stock import DOCUMENTS, INSTRUCTIONS, QUESTIONS, another, assert_same_answers, prompt_ids, stock_logits
 
@@ -92,6 +94,20 @@ def test_a_document_of_any_length_takes_the_same_slots(backbone):
     assert len(learner.reader.chat.encode(block(documents[0], "", "instruction_first"))) < SLOTS
     state = learner.write(learner.reset([0, 1]), documents, instructions).state
     assert [state.documents(row) for row in range(2)] == [{0: SLOTS}, {0: SLOTS}]
+
+
+@torch.no_grad()
+def test_a_bfloat16_memory_with_two_adapters_writes_and_answers(monkeypatch):
+    shape = MemoryShape(SLOTS, 4, per_layer=True, lora=LoraSettings(r=2, alpha=4), two_adapters=True)
+    monkeypatch.setitem(REGISTRY, "two", {"random": Random("llama", memory=shape)})
+    learner = learner_of(load_backbone("two", dtype="bfloat16"))
+    state = written(learner)
+    assert state.state.slots.dtype == state.keys[0].dtype == torch.bfloat16
+    answers = learner.answer(state, ASKED, 3)
+    single = learner_of(load_backbone("two", dtype="float32"))
+    exact = single.answer(written(single), ASKED, 3)
+    for rough, fine in zip(answers, exact, strict=True):
+        assert [a.target_score for a in rough] == pytest.approx([a.target_score for a in fine], abs=0.5)
 
 
 def test_a_checkpoint_that_was_not_fetched_is_named(tmp_path):

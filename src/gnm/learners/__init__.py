@@ -29,6 +29,7 @@ class LearnerSettings(StrictModel):
     """Which method, with which adapter; blocks that a method doesn't use keep their defaults."""
 
     method: str
+    backbone: str | None = Field(None, description="this method's own backbone, None: that of all methods")
     adapter: Path | None = Field(None, description="folder of a trained adapter, None: the backbone as it is")
     order: Order | None = Field(None, description="order of document and instruction, None: the method's own")
     memory: PoolSettings = PoolSettings()

@@ -63,10 +63,12 @@ class _Product(torch.autograd.Function):
 
 
 class FusedLoraLinear(PeftLinear):
-    """A peft LoRA layer whose forward is one product with the effective weight."""
+    """A peft LoRA layer whose forward is one product with the effective weight; peft's own if not `fused`."""
+
+    fused = True
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
+        if not self.fused or self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return super().forward(x, *args, **kwargs)
         name, base = self.active_adapters[0], self.base_layer
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
@@ -123,8 +125,14 @@ def use_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
             layer.switch(active)
 
 
-def inject_lora(model: nn.Module, settings: LoraSettings, adapter: str = DEFAULT, empty: bool = False) -> None:
-    """Put a LoRA adapter (float32) into `model` and make it the active one; `empty`: on the meta device."""
+def inject_lora(
+    model: nn.Module, settings: LoraSettings, adapter: str = DEFAULT, empty: bool = False, fused: bool = True
+) -> None:
+    """Put a LoRA adapter (float32) into `model` and make it the active one.
+
+    empty: its parameters are on the meta device. fused: effective weights are formed, which takes the memory of the
+    adapted weights once more for each adapter; otherwise each product is three.
+    """
     config = LoraConfig(
         r=settings.r, lora_alpha=settings.alpha, target_modules=list(settings.target_modules), lora_dropout=0.0
     )
@@ -135,6 +143,7 @@ def inject_lora(model: nn.Module, settings: LoraSettings, adapter: str = DEFAULT
     for module in model.modules():
         if isinstance(module, FusedLoraLinear):
             module.switch(adapter)
+            module.fused = fused
             for part in (module.lora_A, module.lora_B):
                 part[adapter].weight.data = part[adapter].weight.data.float()
 

@@ -121,12 +121,16 @@ def has_memory(folder: str | Path) -> bool:
 
 
 def empty_model(config: LlamaConfig, shape: MemoryShape | None) -> LlamaForCausalLM:
-    """The decoder with its adapters, its parameters on the meta device: names and shapes that take no memory."""
+    """The decoder with its adapters, its parameters on the meta device: names and shapes that take no memory.
+
+    Adapters of a memory model stay apart from the weights: formed together, two of them would take three times the
+    memory of an 8B decoder.
+    """
     with init_empty_weights(include_buffers=False):
         model = LlamaForCausalLM(config)
     model.tie_weights()
     for adapter in shape.adapters if shape else ():
-        inject_lora(model, shape.lora, adapter, empty=True)
+        inject_lora(model, shape.lora, adapter, empty=True, fused=False)
     return model
 
 
