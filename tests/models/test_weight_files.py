@@ -1,6 +1,8 @@
 """Checkpoints as they lie on disk: shards, one file, torch's own; whole, incomplete, and foreign."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -169,3 +171,25 @@ def test_linear_rope_scaling_is_read_from_the_published_config(folder):
     expected = 1 / 10000 ** (torch.arange(0, 8, 2) / 8) / 1.8125
     torch.testing.assert_close(frequencies, expected)
     assert not torch.allclose(logits(model, memory), before)
+
+
+def test_one_shard_at_a_time_is_in_memory(golden, tmp_path):
+    """Loading two float32 shards of 117 MB as bfloat16 takes the 117 MB that stay, and about one shard."""
+    config = json.loads((golden / "case1_plain" / "config.json").read_text())
+    plain = {key: config[key] for key in config if not key.startswith(("num_tokens", "num_blocks", "num_memory"))}
+    plain |= {"vocab_size": 60_000, "hidden_size": 512, "num_hidden_layers": 0, "tie_word_embeddings": False}
+    (tmp_path / "config.json").write_text(json.dumps(plain))
+    index = {}
+    for number, name in enumerate(("model.embed_tokens.weight", "lm_head.weight", "model.norm.weight")):
+        size = (512,) if name.endswith("norm.weight") else (60_000, 512)
+        save_file({name: torch.ones(size)}, tmp_path / f"model-{number}.safetensors")
+        index[name] = f"model-{number}.safetensors"
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    program = (
+        "import resource, sys, torch; from gnm.models.memoryllm import load_published\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "before = peak(); held = load_published(sys.argv[1], torch.bfloat16); print(peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    weights, shard = 2 * 60_000 * 512 * 2 / 2**20, 60_000 * 512 * 4 / 2**20
+    assert weights * 0.8 < float(done.stdout) < weights + 1.5 * shard
