@@ -1,8 +1,20 @@
 import json
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gnm.data.formats import FAMILIES, FORMATS, KEYS, apply_format, check_format, format_names
+from gnm.data.formats import (
+    FAMILIES,
+    FORMATS,
+    KEYS,
+    MALFORMED,
+    apply_format,
+    check_format,
+    format_names,
+    recognise,
+)
 from gnm.data.types import Query
 from gnm.errors import ConfigError
 
@@ -46,3 +58,33 @@ def test_a_query_wraps_both_of_its_outputs_as_in_the_golden_pairs(golden):
             assert query.formatted_target == after["target_output"]
             assert query.formatted_non_target == after["non_target_output"]
             assert query.target_output == after["target_output_no_format"]
+
+
+def test_formats_are_recognised_as_in_every_golden_case(shared):
+    """The published offsets of JSON and malformed answers don't count leading white space; ours are the text's."""
+    cases = json.loads((shared / "golden/text/format_detection.json").read_text())
+    assert len(cases) == 169
+    for case in cases:
+        text, name, offset = case["text"], case["format"], case["string_offset"]
+        if name is not None and name.startswith(("json", MALFORMED)):
+            offset += len(text) - len(text.lstrip())
+        assert recognise(text) == (name, offset), text
+
+
+@given(st.text() | st.text(alphabet=" \n'\":,<>ab"), st.sampled_from(FORMATS))
+def test_what_is_wrapped_is_recognised_and_its_content_found(text, name):
+    """White space and quotes with which a content begins may be taken for the wrapping's own."""
+    wrapped = apply_format(text, name)
+    found = recognise(wrapped)
+    content = wrapped[found.offset :]
+    assert found.format == name
+    assert content.startswith((text, re.sub(r"^[\s'\"]*", "", text)))
+    if text and not text[0].isspace() and text[0] not in "'\"":
+        assert content.startswith(text)
+
+
+@given(st.text() | st.text(alphabet="{}[]<>'\":=, \n" + "".join(KEYS[:3]), max_size=400))
+def test_no_text_makes_recognition_fail(text):
+    found = recognise(text)
+    assert 0 <= found.offset <= len(text) and (found.format is None) == (found.offset == 0)
+    assert found.format is None or found.format in (*FORMATS, MALFORMED)

@@ -1,12 +1,15 @@
-"""The sixty answer formats and how a text is wrapped in one.
+"""The sixty answer formats: how a text is wrapped in one, and how the wrapping is recognised in an answer.
 
 - A format is a family (json, xml, yaml, csv, toml) and a key, named `json_text` and so on.
 - The wrapping is the benchmark's own and deliberately literal: nothing is escaped, so the content can be read
   off an answer as the model wrote it.
+- Recognising is lenient about white space and the kind of quotes, and needs no closing part: answers are cut off.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from gnm.errors import ConfigError
 
@@ -58,3 +61,37 @@ def apply_format(text: str, name: str | None) -> str:
         return text
     family, key = check_format(name).split("_")
     return TEMPLATES[family].format(key=key, text=text)
+
+
+MALFORMED = "MALFORMED_FORMAT"
+"""What an answer that begins with a quoted key, as JSON without its brace, is recognised as."""
+_QUOTED = r"(?P<quote>['\"])\s*{key}\s*(?P=quote)\s*:\s*['\"]"
+_OPENINGS = {
+    "json": r"\s*\{\s*" + _QUOTED,
+    "xml": r"\s*<\s*{key}\s*>[\s'\"]*",
+    "yaml": r"\s*{key}\s*:\s*['\"]?",
+    "csv": r"\s*{key}\s*,\s*",
+    "toml": r"\s*\[\s*{key}\s*\]\s*\n\s*value\s*=\s*['\"]",
+    MALFORMED: r"\s*" + _QUOTED,
+}
+_KEYS = {MALFORMED: KEYS[:6]}  # the only ones that the benchmark knows without their brace
+_PATTERNS = {
+    family: re.compile(opening.replace("{key}", f"(?P<key>{'|'.join(_KEYS.get(family, KEYS))})"))
+    for family, opening in _OPENINGS.items()
+}
+
+
+class Recognised(NamedTuple):
+    """The format that an answer is in (None: no format), and the place in the text at which its content begins."""
+
+    format: str | None
+    offset: int
+
+
+def recognise(text: str) -> Recognised:
+    """The format that `text` begins with: one of FORMATS, MALFORMED, or None with offset 0."""
+    for family, pattern in _PATTERNS.items():
+        if match := pattern.match(text):
+            name = MALFORMED if family == MALFORMED else f"{family}_{match['key']}"
+            return Recognised(name, match.end())
+    return Recognised(None, 0)
