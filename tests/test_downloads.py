@@ -8,7 +8,7 @@ from huggingface_hub import constants
 from safetensors.torch import save
 
 from gnm import downloads, weights
-from gnm.downloads import fetch, items, main
+from gnm.downloads import fetch, items, main, verify
 from gnm.errors import BackboneError
 from hub import COMMIT, stand_in
 
@@ -71,6 +71,10 @@ def test_a_backbone_goes_where_it_is_loaded_from(hub, known, tmp_path):
     folder = fetch(item)
     assert item.present() and tmp_path / "cache" in folder.parents
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json"}
+    verify(item)
+    (folder / "config.json").resolve().write_text("{ }")
+    with pytest.raises(BackboneError, match="config.json fails its checksum"):
+        verify(item)
 
 
 def test_the_data_set_has_its_own_folder(hub, known, tmp_path):

@@ -13,7 +13,7 @@ from gnm import pretrained
 from gnm.api import Conversation, load
 from gnm.backbones import REGISTRY, Random, load_backbone
 from gnm.checkpoints import save_adapter
-from gnm.errors import BackboneError, CheckpointError
+from gnm.errors import BackboneError, CheckpointError, ConfigError
 from gnm.models.lora import LoraSettings, add_lora, use_adapter
 from gnm.models.memoryllm import MemoryShape
 from gnm.pretrained import MODULE, STATE
@@ -70,7 +70,7 @@ def same(first, second):
 
 def test_what_is_loaded_is_what_was_saved(conversation, tmp_path, monkeypatch):
     if conversation._digest == "later":  # the weights were changed by hand, so what they are known by is not asked
-        monkeypatch.setattr("gnm.api._digest", lambda backbone: "later")
+        monkeypatch.setattr("gnm.api.model_digest", lambda backbone: "later")
     conversation.save_pretrained(tmp_path / "model")
     loaded = Conversation.from_pretrained(tmp_path / "model", **OPTIONS)
     same(conversation, loaded)
@@ -151,3 +151,35 @@ def test_what_is_pushed_is_what_is_saved(tmp_path, monkeypatch):
     assert memory.push_to_hub("somebody/memory") == "https://hub/commit"
     assert calls[0] == ("somebody/memory", {"private": True, "exist_ok": True})
     assert calls[1][0] == "somebody/memory" and {"gnm.json", STATE, "README.md"} <= calls[1][1]
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path):
+    memory = load(None, backbone="tiny", **OPTIONS)
+    (tmp_path / "results").mkdir()
+    memory.save_pretrained(tmp_path / "results")
+    memory.save_pretrained(tmp_path / "results")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    with pytest.raises(CheckpointError, match="other holds something else than a memory model"):
+        memory.save_pretrained(tmp_path / "other")
+    assert (tmp_path / "other" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_hub_that_does_not_take_it_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(BackboneError, match="the hub did not take somebody/memory"):
+        load(None, backbone="tiny", **OPTIONS).push_to_hub("somebody/memory")
+
+
+@pytest.mark.parametrize("wrong", [{"capacity": 0}, {"eviction": "newest"}])
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        load(None, backbone="tiny", **OPTIONS, **wrong)
+
+
+def test_the_card_says_what_the_folder_holds(tmp_path):
+    load(None, backbone="tiny-memoryllm", **OPTIONS).save_pretrained(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "A memory model of Generalized Neural Memory" in card and "It was made by" not in card
+    assert "library_name" not in card and "base_model: tiny-memoryllm" in card

@@ -4,7 +4,6 @@
 - A memory file belongs to the model that wrote it: backbone and adapter, by checksum.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,15 @@ from typing import Any
 import torch
 
 from gnm.backbones import Backbone, load_backbone
-from gnm.checkpoints import adapter_state, load_adapter, read_about
+from gnm.checkpoints import read_about
+from gnm.config import validate
 from gnm.devices import pick_device
 from gnm.errors import CheckpointError, DataError, MemoryFileError
 from gnm.learners import LearnerSettings, Question, build_learner
 from gnm.learners.memory import MemoryLearner
-from gnm.memory import MemoryState, PoolSettings, load_memory, save_memory
-from gnm.models.lora import DEFAULT, READER
+from gnm.memory import MemoryState, load_memory, save_memory
 from gnm.models.memory_lm import Memory
-from gnm.pretrained import STATE, local_folder, push_to_hub, save_pretrained, with_memory_module
+from gnm.pretrained import STATE, load_model, local_folder, model_digest, push_to_hub, save_pretrained
 
 DEFAULT_ADAPTER = Path("models/smollm2-135m/gnm")
 
@@ -47,7 +46,7 @@ class Conversation:
         self._learner, self._backbone, self._about, self._digest = learner, backbone, about, digest
         self._memory: Memory = learner.reset([seed])
         self._notes: dict[str, dict[str, str]] = {}
-        self._before: list[tuple[Memory, dict]] = []
+        self._before: list[tuple[MemoryState, dict]] = []  # on the CPU: a GPU holds one memory
 
     @torch.no_grad()
     def write(self, document: str, instruction: str) -> int:
@@ -86,7 +85,8 @@ class Conversation:
         """Go back to the memory before the last write or forget. Raises MemoryFileError if there was none."""
         if not self._before:
             raise MemoryFileError("there is nothing to undo in this session")
-        self._memory, self._notes = self._before.pop()
+        state, self._notes = self._before.pop()
+        self._memory = self._attach(state.to(self._learner.lm.decoder.device))
 
     def save_memory(self, path: str | Path) -> None:
         """Write the memory to one safetensors file, whole or not at all."""
@@ -135,7 +135,7 @@ class Conversation:
         return self._learner.lm.attach(state)
 
     def _change(self, memory: Memory, notes: dict) -> None:
-        self._before.append((self._memory, self._notes))
+        self._before.append((self.state.to("cpu"), self._notes))
         self._memory, self._notes = memory, notes
 
 
@@ -155,7 +155,8 @@ def load(
     backbone: a name of gnm.backbones; None: the one that the adapter was trained on.
     capacity, eviction: size of the pool in slots and what goes when it is full; None: as the model has it, which is
     no limit and `random` if it does not say.
-    Raises BackboneError or CheckpointError if model or adapter cannot be loaded.
+    Raises BackboneError or CheckpointError if model or adapter cannot be loaded, ConfigError for a setting that makes
+    no sense, MemoryFileError if the memory that was saved along is damaged.
     """
     folder = None if adapter is None else local_folder(adapter)
     about = {"lora": None, "learner": {"method": "memoryllm"}} if folder is None else read_about(folder)
@@ -163,14 +164,11 @@ def load(
     if name is None:
         raise CheckpointError("neither an adapter nor a backbone is named; give one of them")
     loaded = load_backbone(name, dtype=dtype, device=pick_device(device))
-    if about["lora"] is not None:
-        load_adapter(folder, loaded)
     if folder is not None:
-        loaded = with_memory_module(folder, loaded)
-    settings = LearnerSettings(**about["learner"])
+        about, loaded = load_model(folder, loaded)
     pool = {key: value for key, value in (("capacity", capacity), ("eviction", eviction)) if value is not None}
-    pool = PoolSettings(**settings.memory.model_dump() | pool)
-    settings = settings.model_copy(update={"memory": pool})
+    pool = {**about["learner"].get("memory", {}), **pool}
+    settings = validate({**about["learner"], "memory": pool}, LearnerSettings, f"the settings of {adapter or name}")
     learner = build_learner(settings, loaded)
     if not isinstance(learner, MemoryLearner):
         raise CheckpointError(
@@ -180,22 +178,10 @@ def load(
     about = {
         "backbone": {"name": loaded.name, "digest": loaded.config_digest, "dtype": dtype},
         "lora": about["lora"] or (lora and lora.model_dump(mode="json")),
-        "learner": settings.model_dump(mode="json", exclude={"adapter"}),
+        "learner": settings.model_dump(mode="json", exclude={"adapter", "backbone"}, exclude_unset=True),
         **{key: about[key] for key in about if key not in ("backbone", "lora", "learner")},
     }
-    conversation = Conversation(learner.eval(), loaded, about, _digest(loaded))
+    conversation = Conversation(learner.eval(), loaded, about, model_digest(loaded))
     if folder is not None and (folder / STATE).is_file():
         conversation.load_memory(folder / STATE)
     return conversation
-
-
-def _digest(backbone: Backbone) -> str:
-    """What memory files of a model are known by: its backbone and the values of its adapters."""
-    adapters = [adapter_state(backbone.model, name) for name in (DEFAULT, READER)]
-    if not any(adapters):
-        return backbone.config_digest
-    digest = hashlib.sha256()
-    for state in adapters:
-        for name in sorted(state):
-            digest.update(name.encode() + state[name].bfloat16().view(torch.int16).numpy().tobytes())
-    return f"{backbone.config_digest}-{digest.hexdigest()[:16]}"

@@ -29,7 +29,7 @@ from gnm.errors import BackboneError
 from gnm.models.memoryllm import MemoryShape, MemoryWeights, has_memory, load_published
 from gnm.published import PUBLISHED, Published, fetched_from
 from gnm.tiny import byte_tokenizer, random_decoder, random_memory
-from gnm.weights import Hub, Wheel, converted_wheel, hub_snapshot
+from gnm.weights import LOADED, Hub, Wheel, converted_wheel, hub_snapshot
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 DEFAULT = "smollm2-135m"
@@ -127,7 +127,9 @@ def load_backbone(
     elif isinstance(origin, Published):
         folder = models_dir / name
         identity = fetched_from(name, folder)
-        base = hub_snapshot(origin.base, REGISTRY[origin.base]["hub"])
+        # a plain decoder takes nothing of its base's weights
+        wanted = LOADED if origin.memory else LOADED[1:]
+        base = hub_snapshot(origin.base, REGISTRY[origin.base]["hub"], wanted)
         model, tokenizer, memory = _load_folder(name, folder, DTYPES[dtype], device, base)
     else:
         folder = hub_snapshot(name, origin)

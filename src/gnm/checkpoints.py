@@ -133,11 +133,9 @@ def read_about(folder: Path) -> dict[str, Any]:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if not isinstance(about, dict):
             raise ValueError(f"it holds a {type(about).__name__}, not a mapping")
-        for key in ("backbone", "learner"):
-            if not isinstance(about.get(key), dict):
+        for key, kind in (("backbone", dict), ("lora", dict | None), ("learner", dict)):
+            if key not in about or not isinstance(about[key], kind):
                 raise ValueError(f"it has no block {key!r}")
-        if not isinstance(about.get("lora", ""), dict | None):
-            raise ValueError("it has no block 'lora'")
         if missing := {"name", "digest"} - about["backbone"].keys():
             raise ValueError(f"its block 'backbone' has no {', '.join(sorted(missing))}")
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -194,12 +192,14 @@ def load_weights(folder: Path, model: nn.Module, adapter: str = DEFAULT) -> None
 
 def model_card(about: Mapping[str, Any]) -> str:
     """The README.md of an adapter, from what gnm.json says."""
-    made = about.get("made", {})
-    rows = "\n".join(f"| {key} | {value} |" for key, value in made.items())
+    made, backbone = about.get("made", {}), about["backbone"]["name"]
+    rows = "".join(f"| {key} | {value} |\n" for key, value in made.items())
+    how = f"It was made by\n\n| | |\n|---|---|\n{rows}\nwith these settings:" if made else "Its settings:"
+    kind = "memory model" if about["lora"] is None else "LoRA adapter"
+    library = "" if about["lora"] is None else "library_name: peft\n"
     settings = json.dumps({key: about[key] for key in about if key != "made"}, indent=2)
     return (
-        f"---\nbase_model: {about['backbone']['name']}\nlibrary_name: peft\nlicense: mit\n---\n\n"
-        f"# {about['learner']['method']} on {about['backbone']['name']}\n\n"
-        "A LoRA adapter of Generalized Neural Memory. It was made by\n\n"
-        f"| | |\n|---|---|\n{rows}\n\nwith these settings:\n\n```json\n{settings}\n```\n"
+        f"---\nbase_model: {backbone}\n{library}---\n\n# {about['learner']['method']} on {backbone}\n\n"
+        f"A {kind} of Generalized Neural Memory; its licence is the project's, together with the backbone's own. {how}"
+        f"\n\n```json\n{settings}\n```\n"
     )

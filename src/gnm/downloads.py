@@ -83,26 +83,25 @@ def fetch(item: Item) -> Path:
         revision = commit if item.folder else item.origin.revision  # by which the cache is asked for it
         place = {"revision": revision, "repo_type": item.kind, "local_dir": item.folder}
         folder = Path(snapshot_download(repo, allow_patterns=names, **place))
-        tree = list(HfApi().list_repo_tree(repo, recursive=True, revision=commit, repo_type=item.kind))
-    checksums = {}
-    for file in tree:
-        if isinstance(file, RepoFile) and file.path in names:
-            checksums[file.path] = sha256(folder / file.path)
-            _compare(item, folder / file.path, file, checksums[file.path])
+        checksums = _checksums(item, folder, repo, commit, names)
     if item.folder is not None:
         write_json(item.folder / SOURCE, {"repo": repo, "commit": commit, "files": checksums})
     return folder
 
 
 def verify(item: Item) -> None:
-    """Read everything again and compare it with the checksums of when it was fetched.
+    """Read everything again and compare it with the checksums of when it was fetched (the hub's, for its cache).
 
     Raises BackboneError naming the first file that is not what it was.
     """
     if isinstance(item.origin, Wheel):
         converted_wheel(item.name, item.origin, item.folder.parent.parent)
     elif item.folder is None:
-        fetch(item)
+        with hub_errors(item.name, item.origin, Path(hub_constants.HF_HUB_CACHE)):
+            held = snapshot_download(
+                item.repo, revision=item.origin.revision, allow_patterns=LOADED, local_files_only=True
+            )
+            _checksums(item, Path(held), item.repo, Path(held).name)
     else:
         for name, expected in json.loads((item.folder / SOURCE).read_text(encoding="utf-8"))["files"].items():
             if sha256(item.folder / name) != expected:
@@ -124,6 +123,17 @@ def _planned(item: Item) -> tuple[str, list[DryRunFileInfo]]:
     if not files:
         raise BackboneError(f"{item.name!r}: the hub's repository {repo} holds no files; nothing was fetched")
     return repo, files
+
+
+def _checksums(item: Item, folder: Path, repo: str, commit: str, names: Sequence[str] | None = None) -> dict[str, str]:
+    """The checksums of the files `names` (None: those that are there), all as the hub has them for `commit`."""
+    checksums = {}
+    for file in HfApi().list_repo_tree(repo, recursive=True, revision=commit, repo_type=item.kind):
+        wanted = (folder / file.path).is_file() if names is None else file.path in names
+        if isinstance(file, RepoFile) and wanted:
+            checksums[file.path] = sha256(folder / file.path)
+            _compare(item, folder / file.path, file, checksums[file.path])
+    return checksums
 
 
 def _compare(item: Item, path: Path, file: RepoFile, found: str) -> None:

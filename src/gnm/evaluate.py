@@ -10,12 +10,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from gnm.backbones import load_backbone
-from gnm.checkpoints import load_adapter
 from gnm.config import add_params_arguments, load_params
 from gnm.data.documents import read_documents
 from gnm.data.sequences import asked, evaluation_sequences
@@ -27,6 +27,7 @@ from gnm.files import write_json
 from gnm.learners import Answer, Learner, Question, build_learner
 from gnm.metrics import summarise, write_summary
 from gnm.params import EvaluateParams
+from gnm.pretrained import load_model
 from gnm.provenance import command_line, provenance
 from gnm.records import records_frame, write_records
 
@@ -44,7 +45,9 @@ def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
     )
     processes = PartialState(cpu=pick_device(params.backbone.device).type == "cpu")
     backbone = load_backbone(**params.backbone_of(method), device=processes.device)
-    adapter = load_adapter(settings.adapter, backbone) if settings.adapter else None
+    adapter = None
+    if settings.adapter:
+        adapter, backbone = load_model(settings.adapter, backbone)
     learner = build_learner(settings, backbone).eval()
     steps = [step for sequence in sequences for step in sequence.steps]
     learner.check([step.document for step in steps], [step.instruction for step in steps])
@@ -85,6 +88,7 @@ def read_documents_of(paths: Sequence[Path]) -> list:
     return [document for path in paths for document in read_documents(path)]
 
 
+@torch.no_grad()
 def run_sequences(
     learner: Learner, batch: Sequence[tuple[int, DocumentSequence]], params: EvaluateParams
 ) -> tuple[list[dict], list[dict]]:

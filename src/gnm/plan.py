@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
+from math import ceil
 from pathlib import Path
 
 import yaml
@@ -21,6 +22,7 @@ from transformers import LlamaConfig
 from gnm.backbones import REGISTRY
 from gnm.config import load_params, read_blocks
 from gnm.errors import ConfigError, exit_on_error
+from gnm.learners.retrieval import CONTEXTS_AT_ONCE
 from gnm.models.lora import LoraSettings
 from gnm.models.memoryllm import MemoryShape, empty_model, memory_sizes, parse_config
 from gnm.params import EvaluateParams, TrainParams
@@ -118,7 +120,7 @@ def plan(params: TrainParams | EvaluateParams, method: str, processes: int, toke
     need = Need(weights=dtype * model.weights + head, adapters=4 * model.adapters + dtype * model.formed)
 
     documents = loop.longest if training else loop.sequence_length
-    states = max(1, loop.sequences_of_step(documents) // processes) if training else loop.sequences_at_once
+    states = ceil(loop.sequences_of_step(documents) / processes) if training else loop.sequences_at_once
     slots = documents * tokens
     if settings.method in _MEMORIES:
         own = model.shape and model.shape.tokens * model.shape.blocks
@@ -128,14 +130,15 @@ def plan(params: TrainParams | EvaluateParams, method: str, processes: int, toke
         layers, hidden = model.config.num_hidden_layers, model.config.hidden_size
         need = replace(need, memory=states * slots * layers * hidden * dtype)
     else:
-        slots = {"no_memory": 0, "retrieval": settings.top_k * tokens, "retrieval_ft": settings.top_k * tokens}.get(
-            settings.method, slots
-        )
         copies = 2
+        if settings.method == "no_memory":
+            slots = 0
+        elif settings.method.startswith("retrieval"):
+            slots, states = settings.top_k * tokens, CONTEXTS_AT_ONCE
     need = replace(need, prefix=copies * states * slots * model.kv_size * dtype)
     if not training:
         return replace(need, activations=max(3 * SCORES * dtype, need.memory + need.prefix))
-    written = max(1, loop.documents_per_step // processes)
+    written = ceil(loop.documents_per_step / processes)
     read = written * loop.max_queries_per_document * QUESTION_TOKENS
     kept = (written * tokens + read) * model.kept_per_token(slots, dtype)
     return replace(need, activations=kept, gradients=4 * model.trained, optimizer=8 * model.trained)

@@ -6,19 +6,23 @@ state (`memory_state.safetensors`), tokenizer, generation config, and a model ca
 and digest stand for it.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
+import torch
 from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gnm.backbones import Backbone
-from gnm.checkpoints import ABOUT, CARD, adapter_state, model_card, write_peft
+from gnm.checkpoints import ABOUT, CARD, adapter_state, load_adapter, model_card, read_about, write_peft
 from gnm.config import validate
-from gnm.errors import CheckpointError
+from gnm.errors import BackboneError, CheckpointError
 from gnm.files import atomic_folder, write_json, write_text
 from gnm.memory import MemoryState, save_memory
 from gnm.models.lora import DEFAULT, READER, LoraSettings
@@ -42,8 +46,11 @@ def save_pretrained(
     """Write a memory model to `folder`, whole or not at all; `about` becomes gnm.json and the model card.
 
     state, digest, notes: the memory to save along, the digest of the model that it belongs to, what is known of it.
+    Raises CheckpointError if `folder` holds something else than such a model.
     """
-    model = backbone.model
+    model, folder = backbone.model, Path(folder)
+    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / ABOUT).is_file())):
+        raise CheckpointError(f"{folder} holds something else than a memory model; name a new folder")
     with atomic_folder(folder) as new:
         for name in (DEFAULT, READER):
             if weights := adapter_state(model, name):
@@ -62,11 +69,33 @@ def save_pretrained(
         write_text(new / CARD, model_card(about))
 
 
-def with_memory_module(folder: Path, backbone: Backbone) -> Backbone:
-    """`backbone` with the memory's own weights that `folder` holds, if it holds any.
+def load_model(folder: str | Path, backbone: Backbone) -> tuple[dict[str, Any], Backbone]:
+    """gnm.json of an adapter or a memory model, and `backbone` with the adapters and memory weights that it holds.
 
-    Raises CheckpointError if they are damaged or don't fit, or the backbone has no such memory.
+    Raises CheckpointError if they are missing, damaged, or made for another backbone.
     """
+    folder = Path(folder)
+    about = read_about(folder)
+    if about["lora"] is not None:
+        load_adapter(folder, backbone)
+    return about, _with_memory_module(folder, backbone)
+
+
+def model_digest(backbone: Backbone) -> str:
+    """What memory files of a model are known by: its backbone, and the values of its adapters and marks."""
+    parts = [adapter_state(backbone.model, name) for name in (DEFAULT, READER)]
+    if backbone.memory is not None:
+        parts.append({name: getattr(backbone.memory, name).cpu() for name in _MODULE_TENSORS})
+    if not any(parts):
+        return backbone.config_digest
+    digest = hashlib.sha256()
+    for state in parts:
+        for name in sorted(state):
+            digest.update(name.encode() + state[name].bfloat16().view(torch.int16).numpy().tobytes())
+    return f"{backbone.config_digest}-{digest.hexdigest()[:16]}"
+
+
+def _with_memory_module(folder: Path, backbone: Backbone) -> Backbone:
     path = folder / MODULE
     if not path.is_file():
         return backbone
@@ -89,9 +118,9 @@ def local_folder(name: str | Path) -> Path:
     Raises BackboneError if a repository is not reachable.
     """
     folder = Path(name)
-    if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/")):
+    if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "models/")):
         return folder
-    with hub_errors(str(name), Hub(str(name), "main", 0), folder):
+    with hub_errors(f"{name} (no folder here)", Hub(str(name), "main", 0), folder):
         return Path(snapshot_download(str(name), allow_patterns=_FILES))
 
 
@@ -101,6 +130,11 @@ def push_to_hub(folder: str | Path, repo: str, private: bool = True) -> str:
     Raises BackboneError if the hub is out of reach or refuses.
     """
     api = HfApi()
-    with hub_errors(repo, Hub(repo, "main", 0), Path(folder)):
+    try:
         api.create_repo(repo, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload a memory model"))
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx2.HTTPError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BackboneError(
+            f"the hub did not take {repo} ({reason}); check its name, the network, and `hf auth login` (write access)"
+        ) from error

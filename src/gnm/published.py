@@ -20,20 +20,21 @@ SOURCE = "source.json"
 class Published:
     """A checkpoint of the paper: weights alone. Config, tokenizer and starting pool are those of the backbone `base`.
 
-    newer: the name under which the hub lists it too.
+    memory: whether it is a memory model. newer: the name under which the hub lists it too.
     """
 
     hub: Hub
     base: str
+    memory: bool
     newer: str | None = None
 
 
-def _published(name: str, base: str, size: int, newer: str | None = None) -> Published:
+def _published(name: str, base: str, size: int, memory: bool, newer: str | None = None) -> Published:
     prefix = "maxbennett/generalized-neural-memory-"
-    return Published(Hub(prefix + name, "main", size), base, newer and prefix + newer)
+    return Published(Hub(prefix + name, "main", size), base, memory, newer and prefix + newer)
 
 
-_MEMORY, _PLAIN = ("memoryllm-8b-chat", 20 * 10**9), ("llama3-8b-instruct", 17 * 10**9)
+_MEMORY, _PLAIN = ("memoryllm-8b-chat", 20 * 10**9, True), ("llama3-8b-instruct", 17 * 10**9, False)
 
 PUBLISHED = {
     "gnm_all": _published("gnm-all", *_MEMORY, newer="gnm-counterfact"),
@@ -48,7 +49,7 @@ DATA_SET = Hub("maxbennett/counterfact-gnm", "main", 10**9)
 
 
 def fetched_from(name: str, folder: Path) -> str:
-    """What identifies the checkpoint in `folder`: repository and commit, or the files themselves if put there by hand.
+    """What identifies the checkpoint in `folder`: repository and commit, or its files' names, sizes and beginnings.
 
     Raises BackboneError if the folder is not there, CheckpointError if it holds no weights.
     """

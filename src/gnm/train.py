@@ -96,6 +96,11 @@ class Trainer:
         self._check_processes()
         self.device = self.accelerator.device
         backbone = load_backbone(**params.backbone_of(method), device=self.device)
+        if backbone.memory is not None:
+            raise ConfigError(
+                f"{backbone.name} is a memory model with adapters of its own, which cannot be trained further yet; "
+                "choose a plain decoder as backbone"
+            )
         self.parameters = add_lora(backbone.model, params.lora, params.seed)
         self.model = backbone.model
         self.about = {

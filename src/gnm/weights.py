@@ -16,12 +16,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import httpx2
 import torch
 from filelock import FileLock
 from huggingface_hub import constants as hub_constants
@@ -147,15 +148,23 @@ def _pip_download(name: str, requirement: str, folder: Path) -> Path:
     )
 
 
-def hub_snapshot(name: str, hub: Hub) -> Path:
-    """The hub's files of the pinned revision, in the hub client's cache; downloaded if they are not there."""
+def hub_snapshot(name: str, hub: Hub, patterns: Sequence[str] = LOADED) -> Path:
+    """The hub's files of the pinned revision, in the hub client's cache; downloaded if they are not there.
+
+    patterns: which of them.
+    """
     cache = Path(hub_constants.HF_HUB_CACHE)
     with hub_errors(name, hub, cache):
         try:
-            snapshot_download(hub.repo, revision=hub.revision, allow_patterns=LOADED, local_files_only=True)
+            snapshot_download(hub.repo, revision=hub.revision, allow_patterns=patterns, local_files_only=True)
         except LocalEntryNotFoundError:
-            require_space(name, cache, hub.space)
-        return Path(snapshot_download(hub.repo, revision=hub.revision, allow_patterns=LOADED))
+            require_space(name, cache, hub.space if "*.safetensors" in patterns else 10**8)
+        return Path(snapshot_download(hub.repo, revision=hub.revision, allow_patterns=patterns))
+
+
+_UNREACHABLE = (
+    LocalEntryNotFoundError, DryRunError, HfHubHTTPError, HFValidationError, ConnectionError, httpx2.HTTPError,
+)  # fmt: skip
 
 
 @contextmanager
@@ -168,7 +177,7 @@ def hub_errors(name: str, hub: Hub, folder: Path) -> Iterator[None]:
             f"backbone {name!r}: {hub.repo} asks for its licence to be accepted on its hub page; "
             "accept it, run `hf auth login`, and try again"
         ) from error
-    except (LocalEntryNotFoundError, DryRunError, HfHubHTTPError, HFValidationError, ConnectionError) as error:
+    except _UNREACHABLE as error:
         raise BackboneError(
             f"backbone {name!r}: {hub.repo} at revision {hub.revision} is neither in the local cache nor reachable on "
             "the Hugging Face hub; check the network, HF_HUB_OFFLINE and HF_ENDPOINT"

@@ -153,11 +153,19 @@ def test_each_layer_may_draw_its_own_slots_to_drop():
 def test_documents_whose_slots_differ_from_layer_to_layer_are_mixed():
     state = layered([7, 2], PoolSettings(capacity=CAPACITY, per_layer=True))
     assert state.documents() == {1: 2} and state.source[0].tolist() == [HEAD] * 2 + [MIXED] * 5 + [1] * 2
-    with pytest.raises(KeyError, match="document 0 has no slots"):
+    with pytest.raises(KeyError, match="what is left of document 0 can't be told apart"):
         state.forget(0)
     with pytest.raises(KeyError, match="document -2 has no slots"):
         state.forget(MIXED)
     assert state.forget(1).used().tolist() == [5, 5]
+
+
+def test_a_row_that_drops_nothing_keeps_its_documents_apart():
+    """Another row of the batch may have to drop some."""
+    pool, state = PoolSettings(capacity=CAPACITY, per_layer=True), empty([0, 1])
+    for lengths in ((5, 2), (4, 2)):
+        state, _ = write(state, lengths, pool)
+    assert state.documents(0) == {1: 4} and state.documents(1) == {0: 2, 1: 2}
 
 
 @given(st.integers(1, CAPACITY), st.integers(1, CAPACITY))

@@ -63,7 +63,7 @@ def _memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
     if backbone.memory is not None:
         if settings.write != WriteSettings():
             raise ConfigError(f"{backbone.name} is a memory model and writes in its own way; leave out `write`")
-        lm = backbone.memory.lm(reader.decoder, settings.memory.model_dump(exclude_defaults=True), through)
+        lm = backbone.memory.lm(reader.decoder, settings.memory.model_dump(exclude_unset=True), through)
         # `bos_embedding` stands where a conversation begins; what follows it there comes with each question
         reader = Reader(reader.decoder, reader.chat, reader.tokenizer, lead=reader.chat.head_without_bos)
         return MemoryLearner(lm, reader, order)

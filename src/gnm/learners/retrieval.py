@@ -19,7 +19,7 @@ from gnm.prompts import Order, block
 from gnm.reader import Answer, Question, Reader
 
 RetrieverName = Literal["mean_embedding", "bm25"]
-_CONTEXTS_AT_ONCE = 16
+CONTEXTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class RetrievalLearner(Learner):
                 if key not in self._known:
                     wanted.setdefault(context, {})[key] = question
         contexts = sorted(wanted, key=lambda context: sum(map(len, context)))
-        for start in range(0, len(contexts), _CONTEXTS_AT_ONCE):
-            some = contexts[start : start + _CONTEXTS_AT_ONCE]
+        for start in range(0, len(contexts), CONTEXTS_AT_ONCE):
+            some = contexts[start : start + CONTEXTS_AT_ONCE]
             asked = [list(wanted[context].values()) for context in some]
             answered = self.reader.answer(self._prefix(some), asked, max_new_tokens)
             for context, answers in zip(some, answered, strict=True):

@@ -66,9 +66,9 @@ class MemoryState:
         per_layer = keep.dim() == 3
         index, valid = pack(keep & (self.valid[:, None] if per_layer else self.valid))
         if per_layer:
-            valid, first = valid[:, 0], index[:, 0]
-            source = self.source.gather(1, first)
-            source = torch.where(source == HEAD, HEAD, MIXED)
+            valid, source = valid[:, 0], self.source.gather(1, index[:, 0])
+            dropped = valid.sum(-1) < self.valid.sum(-1)
+            source = torch.where(dropped[:, None] & (source != HEAD), MIXED, source)
         else:
             source = self.source.gather(1, index)
             index = index[:, None].expand(-1, self.slots.shape[1], -1)
@@ -78,9 +78,14 @@ class MemoryState:
     def forget(self, document: int) -> "MemoryState":
         """The memory without any slot that `document` wrote (in every row of the batch).
 
-        Raises KeyError if no row holds a slot of it.
+        Raises KeyError if no row holds a slot of it, or its slots can no longer be told from others.
         """
         if document < 0 or not bool((self.valid & (self.source == document)).any()):
+            if 0 <= document < self.written and bool((self.valid & (self.source == MIXED)).any()):
+                raise KeyError(
+                    f"what is left of document {document} can't be told apart: this pool drops other slots in each "
+                    "layer; undo the writes instead, or start anew"
+                )
             held = sorted({number for row in range(self.batch) for number in self.documents(row)})
             raise KeyError(f"document {document} has no slots in this memory; it holds {held}")
         return self.select(self.source != document)[0]
@@ -91,6 +96,13 @@ class MemoryState:
         return replace(
             self, slots=self.slots[index], valid=self.valid[index], source=self.source[index], seeds=self.seeds[index]
         )
+
+    def to(self, device: torch.device | str) -> "MemoryState":
+        """The same memory on `device`; itself if it is there."""
+        if self.slots.device == torch.device(device):
+            return self
+        moved = {name: getattr(self, name).to(device) for name in ("slots", "valid", "source", "seeds")}
+        return replace(self, **moved)
 
     def detach(self) -> "MemoryState":
         """The same memory, cut from the graph of gradients."""

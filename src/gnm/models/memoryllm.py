@@ -69,7 +69,10 @@ class MemoryWeights:
 
     def lm(self, decoder: Decoder, pool: Mapping[str, Any] = _OWN, gradient_through_writing: bool = True) -> MemoryLM:
         """The memory model of these weights on `decoder`; `pool` changes fields of the checkpoint's PoolSettings."""
-        rules = validate({**self.shape.pool.model_dump(), **pool}, PoolSettings, "memory")
+        own = self.shape.pool.model_dump()
+        if pool.get("eviction") == "oldest":
+            own["per_layer"] = False  # the oldest are the same in every layer
+        rules = validate({**own, **pool}, PoolSettings, "memory")
         writer = DEFAULT if self.shape.two_adapters else None
         lm = MemoryLM(decoder, [], rules, self.shape.write, gradient_through_writing, writer, self.start)
         with torch.no_grad():
@@ -176,13 +179,19 @@ def load_published(
     model = model.eval().requires_grad_(False).to(device)
     if shape is None:
         return model, None
-    start = None
+    start = memory["memory"] if bool(memory.get("initialized", True)) else None
     if base is not None:
-        start = WeightFiles(base).tensor("memory")
-    elif bool(memory.get("initialized", True)):
-        start = memory["memory"]
+        start = _starting_pool(WeightFiles(base), memory_sizes(config, shape)["memory"])
     marks = (memory[name].float() for name in ("bos_embedding", "new_memory_positional_emb"))
     return model, MemoryWeights(shape, *marks, None if start is None else start.to(dtype))
+
+
+def _starting_pool(base: WeightFiles, size: torch.Size) -> Tensor | None:
+    """The pool of the base model, None if it says that it was never written to."""
+    if base.shapes.get("memory") != size:
+        raise CheckpointError(f"{base.path} has no pool of shape {tuple(size)}, with which the checkpoint could start")
+    initialised = "initialized" not in base.shapes or bool(base.tensor("initialized"))
+    return base.tensor("memory") if initialised else None
 
 
 def _expected(model, config: LlamaConfig, shape: MemoryShape | None, found: Mapping[str, torch.Size]):
