@@ -114,6 +114,6 @@ def test_many_contexts_are_read_in_portions(tiny, monkeypatch):
     learner = learner_of(tiny, "bm25", top_k=1)
     state, questions = library(learner), [[Question(phrase, "yes", "no") for phrase in LOOKED_FOR]]
     whole = learner.answer(state, questions, 3)[0]
-    monkeypatch.setattr("gnm.learners.retrieval._CONTEXTS_AT_ONCE", 1)
+    monkeypatch.setattr("gnm.learners.retrieval.CONTEXTS_AT_ONCE", 1)
     learner.reset([0])
     assert_same_answers(learner.answer(state, questions, 3)[0], whole)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -175,6 +176,8 @@ def test_linear_rope_scaling_is_read_from_the_published_config(folder):
 
 def test_one_shard_at_a_time_is_in_memory(golden, tmp_path):
     """Loading two float32 shards of 117 MB as bfloat16 takes the 117 MB that stay, and about one shard."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the peak of a process's memory is read as Linux tells it")
     config = json.loads((golden / "case1_plain" / "config.json").read_text())
     plain = {key: config[key] for key in config if not key.startswith(("num_tokens", "num_blocks", "num_memory"))}
     plain |= {"vocab_size": 60_000, "hidden_size": 512, "num_hidden_layers": 0, "tie_word_embeddings": False}
@@ -186,8 +189,8 @@ def test_one_shard_at_a_time_is_in_memory(golden, tmp_path):
         index[name] = f"model-{number}.safetensors"
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     program = (
-        "import resource, sys, torch; from gnm.models.memoryllm import load_published\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "import re, sys, torch; from gnm.models.memoryllm import load_published\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024\n"
         "before = peak(); held = load_published(sys.argv[1], torch.bfloat16); print(peak() - before)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
