@@ -10,6 +10,8 @@ import yaml
 from gnm import evaluate as program
 from gnm.analysis import report
 from gnm.evaluate import evaluate
+from gnm.learners import Answer
+from gnm.learners.dummy import DummyLearner
 from gnm.records import read_records
 from small_runs import evaluate_params, evaluate_settings, write_small_documents
 
@@ -106,3 +108,41 @@ def test_bad_settings_end_in_one_sentence_before_any_work(data, tmp_path, change
         program.main(["--method", "dummy", "--params", str(tmp_path / "params.yaml")])
     assert message in str(stop.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_formats_and_refusals_are_judged_where_they_are_asked_for(data, tmp_path, monkeypatch):
+    """A learner that says everything in one format, and sorry to every second question."""
+    settings = evaluate_settings(data, tmp_path)
+    kinds = ["fact_subcategories", "formats", "refusal_subcategories"]
+    settings["targets"] = {"target_types": kinds, "groups": "unseen", "eligible_formats": ["xml_text", "csv_body"]}
+    settings["sampling"] = settings["sampling"] | {
+        "num_paraphrase_from_facts_to_refuse": 2,
+        "num_true_output_neighbor_from_facts_to_refuse": 1,
+    }
+    settings["loop"]["sequences"] = 12
+
+    def answer(self, state, questions, max_new_tokens):
+        said = ("<text>Sorry</text>", "<text>Sweden</text>")
+        return [[Answer(said[i % 2], 1.0, 0.0, 0.5, 2) for i in range(len(row))] for row in questions]
+
+    monkeypatch.setattr(DummyLearner, "answer", answer)
+    folder = evaluate(program.EvaluateParams.model_validate(settings), "dummy", "a test")
+    records = read_records(folder / "records.parquet")
+    assert records["fact_correct"].isna().equals(records["should_refuse"].rename("fact_correct"))
+    assert records["should_refuse"].any() and records["format_correct"].notna().all()
+    assert (records["refused"] == records["generated"].str.contains("Sorry")).all()
+    in_force = records["format_expected"].notna()
+    assert in_force.any() and not in_force.all()
+    assert (records["format_correct"] == (records["format_expected"] == "xml_text").fillna(False)).all()
+    for _, some in records[in_force].groupby("sequence"):
+        assert some.groupby("t")["format_age"].first().tolist() == list(range(some["t"].nunique()))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert 0 < summary["refusal_recall"][0] < 1 and 0 < summary["refusal_precision"][0] < 1
+    assert {"format_accuracy", "format_retention", "format_selectivity", "fact_accuracy"} <= summary.keys()
+
+
+def test_an_experiment_on_facts_alone_judges_no_formats_and_no_refusals(data, tmp_path):
+    folder = evaluate(evaluate_params(data, tmp_path), "dummy", "a test")
+    records = read_records(folder / "records.parquet")
+    assert records[["format_expected", "format_correct", "format_age", "refused"]].isna().all(axis=None)
+    assert not any(key.startswith(("format", "refusal")) for key in json.loads((folder / "summary.json").read_text()))

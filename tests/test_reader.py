@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from gnm import flops, reader
 from gnm.backbones import load_backbone
+from gnm.data.formats import Recognised
 from gnm.memory.pool import PoolSettings
 from gnm.models.attention import Prefix
 from gnm.models.memory_lm import MemoryLM, WriteSettings
@@ -265,3 +266,56 @@ def test_gradients_reach_the_prefix(tiny):
     leaves = Prefix(keys, values, prefix.valid)
     ours.loss(leaves, ASKED[:1])[0].backward()
     assert all(t.grad.abs().max() > 0 for t in (*leaves.keys, *leaves.values))
+
+
+# --- answers in a format
+
+
+class Letters:
+    """Each token is one letter, so that places in the text are places among the tokens."""
+
+    def decode(self, ids, **_):
+        return "x" * len(ids)
+
+
+FORMATTED = Question("Oslo is a city of", "Norway", "Peru", said="{'text':'Norway'}")
+
+
+@torch.no_grad()
+def test_an_answer_in_a_format_is_scored_where_its_content_begins(tiny, monkeypatch):
+    """Greedy decoding goes its way; the scores are those of the step that wrote the first letter of the content."""
+    ours, stock = reader_of(tiny), another(tiny)
+    ours.tokenizer = Letters()
+    prompt = prompt_ids(ours.chat, [], FORMATTED)
+    said = stock_greedy(stock, ours.chat, prompt, 5)
+    assert len(said) == 5
+    for offset, step in ((0, 0), (1, 1), (3, 3), (5, 4), (9, 4)):
+        monkeypatch.setattr(reader, "recognise", lambda text, o=offset: Recognised("json_text", min(o, len(text))))
+        answer = ours.answer(ours.head(1), [[FORMATTED]], 5)[0][0]
+        scores = stock_logits(stock, prompt + said[:step])[-1]
+        first = [ours.chat.encode(text)[0] for text in ("Norway", "Peru")]
+        assert [answer.target_score, answer.other_score] == pytest.approx(scores[first].tolist(), abs=1e-4)
+
+
+def test_training_asks_for_the_whole_wrapping_and_judges_its_content(tiny):
+    ours, stock = reader_of(tiny), another(tiny)
+    ours.tokenizer = tiny.tokenizer
+    loss = ours.loss(ours.head(1), [[FORMATTED]])
+    prompt, said = prompt_ids(ours.chat, [], FORMATTED), ours.chat.encode(FORMATTED.said)
+    logits = stock_logits(stock, prompt + said)[len(prompt) - 1 :]
+    answer = torch.tensor(said + ours.chat.end_of_turn[:1])
+    expected = torch.nn.functional.cross_entropy(logits, answer, reduction="sum")
+    torch.testing.assert_close(loss.total, expected, atol=1e-3, rtol=0)
+    assert loss.tokens == len(said) + 1
+    at_content = logits[len("{'text':'")]
+    right, wrong = (at_content[ours.chat.encode(text)[0]] for text in ("Norway", "Peru"))
+    assert loss.right == [[bool(right > wrong)]]
+
+
+def test_nothing_to_say_is_the_end_of_the_turn(tiny):
+    """The other answer to a question that is to be refused is empty."""
+    refused = Question("Oslo is a city of", "Sorry", "")
+    ours = reader_of(tiny)
+    answer = ours.answer(ours.head(1), [[refused]], 1)[0][0]
+    scores = stock_logits(another(tiny), prompt_ids(ours.chat, [], refused))[-1]
+    assert answer.other_score == pytest.approx(float(scores[ours.chat.end_of_turn[0]]), abs=1e-4)

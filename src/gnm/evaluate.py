@@ -8,6 +8,7 @@
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +19,10 @@ from tqdm import tqdm
 from gnm.backbones import load_backbone
 from gnm.config import add_params_arguments, load_params
 from gnm.data.documents import read_documents
-from gnm.data.sequences import asked, evaluation_sequences
+from gnm.data.formats import recognise
+from gnm.data.refusals import is_refusal
+from gnm.data.sequences import SequenceSettings, asked, evaluation_sequences, format_age
+from gnm.data.targets import COMPOSITION_TYPES, REFUSAL_TYPES
 from gnm.data.types import Query
 from gnm.data.types import Sequence as DocumentSequence
 from gnm.devices import pick_device
@@ -103,29 +107,33 @@ def run_sequences(
         state = learner.write(state, [s.document for s in steps], [s.instruction for s in steps])
         write_seconds = (time.perf_counter() - started) / len(batch)
         queries = [asked(sequence, t, settings) for _, sequence in batch]
-        questions = [[as_question(query) for _, query in row] for row in queries]
+        questions = [[Question.of(query) for _, query in row] for row in queries]
         answers = learner.answer(state, questions, loop.max_new_tokens)
         for row, (index, sequence) in enumerate(batch):
             cost = learner.cost(state, row, questions[row][0])
             costs.append({"t": t, "kept": cost.kept, "bytes": cost.bytes, "query_flops": cost.query_flops})
             costs[-1]["write_seconds"] = write_seconds
-            unlearning = sequence.unlearning and t == length - 1
             for (q, query), answer in zip(queries[row], answers[row], strict=True):
-                rows.append(record(index, q, t, query, answer, cost.query_flops, unlearning))
+                rows.append(record((index, sequence), q, t, query, answer, cost.query_flops, settings))
     for seconds in _query_seconds(learner, state, questions, loop.max_new_tokens):
         costs.append({"t": length - 1, "query_seconds": seconds})
     return rows, costs
 
 
-def as_question(query: Query) -> Question:
-    """What a learner is asked for `query`."""
-    return Question(query.input, query.formatted_target, query.formatted_non_target)
+def record(
+    sequence: tuple[int, DocumentSequence], q: int, t: int, query: Query, answer: Answer, flops: float,
+    settings: SequenceSettings,
+) -> dict:  # fmt: skip
+    """One row of records.parquet: the answer after document `t` to a query about document `q`.
 
-
-def record(sequence: int, q: int, t: int, query: Query, answer: Answer, flops: float, unlearning: bool) -> dict:
-    """One row of records.parquet."""
+    A verdict on facts is given where no refusal is expected, on formats and on refusals where `settings` have any.
+    """
+    index, documents = sequence
+    refusals = bool(set(settings.target_types) & {*REFUSAL_TYPES, *COMPOSITION_TYPES})
+    found = recognise(answer.text)
+    fact = not query.should_refuse
     return {
-        "sequence": sequence,
+        "sequence": index,
         "q": q,
         "t": t,
         "fact_id": query.fact_id,
@@ -135,16 +143,20 @@ def record(sequence: int, q: int, t: int, query: Query, answer: Answer, flops: f
         "refuse": query.refuse,
         "should_refuse": query.should_refuse,
         "neighbor_of_should_refuse": query.neighbor_of_should_refuse,
-        "composition": False,
-        "unlearning": unlearning,
+        "composition": documents.steps[q].target_type in COMPOSITION_TYPES,
+        "unlearning": documents.unlearning and t == len(documents.steps) - 1,
         "input": query.input,
         "target_output": query.target_output,
         "non_target_output": query.non_target_output,
         "generated": answer.text,
         "logit_target": answer.target_score,
         "logit_non_target": answer.other_score,
-        "fact_correct": answer.target_score > answer.other_score,
-        "generated_correct": query.target_output.casefold() in answer.text.casefold(),
+        "fact_correct": answer.target_score > answer.other_score if fact else None,
+        "generated_correct": query.target_output.casefold() in answer.text.casefold() if fact else None,
+        "format_expected": query.format,
+        "format_correct": found.format == query.format if settings.sets_format else None,
+        "format_age": format_age(documents, t) if query.format else None,
+        "refused": is_refusal(answer.text[found.offset :]) if refusals else None,
         "nll": answer.nll,
         "num_answer_tokens": answer.tokens,
         "flops_per_token": flops,
@@ -155,7 +167,7 @@ def _query_seconds(learner: Learner, state, questions, max_new_tokens: int) -> l
     """Seconds to answer one question that was not asked before, each time alone, per sequence of the batch."""
     seconds = []
     for number in range(_TIMED_QUESTIONS):
-        fresh = [[Question(f"({number}) {row[0].phrase}", row[0].target, row[0].other)] for row in questions]
+        fresh = [[replace(row[0], phrase=f"({number}) {row[0].phrase}")] for row in questions]
         started = time.perf_counter()
         learner.answer(state, fresh, max_new_tokens)
         seconds.append((time.perf_counter() - started) / len(fresh))

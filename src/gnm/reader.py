@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from gnm import flops
 from gnm.chat import ChatFormat
+from gnm.data.formats import recognise
+from gnm.data.types import Query
 from gnm.models.attention import Prefix
 from gnm.models.decoder import Decoder
 from gnm.prompts import QUESTION, question
@@ -27,18 +29,30 @@ _SCORES_ON_CPU = 2**23
 
 @dataclass(frozen=True)
 class Question:
-    """A phrase to continue, the expected answer, and the other object of the fact."""
+    """A phrase to continue, the expected object, the other object of the fact, and what is to be said word for word.
+
+    said: None where that is the expected object alone; in a format it stands between other words.
+    """
 
     phrase: str
     target: str
     other: str
+    said: str | None = None
+
+    @classmethod
+    def of(cls, query: Query) -> "Question":
+        """What a learner is asked for a query of a sequence."""
+        said = query.formatted_target if query.format else None
+        return cls(query.input, query.target_output, query.non_target_output, said)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a learner says: its greedy answer; scores of the first token of target and other; the target's loss.
+    """What a learner says: its greedy answer; scores of the first token of target and other; the loss.
 
-    nll: sum of -log p (nats) over the `tokens` tokens of the target and its end of turn.
+    The scores are those at the first token of the answer's content, which is its first token of all unless it begins
+    with the opening of a format. nll: sum of -log p (nats) over the `tokens` tokens of what is to be said and its end
+    of turn.
     """
 
     text: str
@@ -52,7 +66,8 @@ class AnswerLoss(NamedTuple):
     """The loss of a batch of questions.
 
     total: sum of the cross-entropy (nats) over all answers' tokens, with gradient; tokens: how many these are.
-    right: for every question of every row, whether the target's first token scores above the other object's.
+    right: for every question of every row, whether the target's first token scores above the other object's, at the
+    place in what is to be said where its content begins.
     """
 
     total: Tensor
@@ -133,7 +148,9 @@ class Reader:
         width, length = ids.shape[1:]
         for row, (ps, as_) in enumerate(zip(prompts, answers, strict=True)):
             for column, (p, a) in enumerate(zip(ps, as_, strict=True)):
-                contests.append((len(spots), a[0], self._first(questions[row][column].other)))
+                asked = questions[row][column]
+                at = len(spots) + self._content_step(a)
+                contests.append((at, self._first(asked.target), self._first(asked.other)))
                 first = (row * width + column) * length + len(p) - 1
                 spots += range(first, first + len(a))
                 targets += a
@@ -167,27 +184,26 @@ class Reader:
     def _answer_some(self, prefix, questions, max_new_tokens: int) -> list[list[Answer]]:
         begun = self._begin(prefix, [[self._prompt(q) for q in row] for row in questions])
         nll = self._target_nll(prefix, begun, questions)
-        texts = self._greedy(prefix, begun, [len(row) for row in questions], max_new_tokens)
-        scores = begun.scores
-        return [
-            [
-                Answer(
-                    texts[row][column],
-                    float(scores[row, column, self._first(q.target)]),
-                    float(scores[row, column, self._first(q.other)]),
-                    nll[row][column],
-                    len(self._answer(q)),
-                )
-                for column, q in enumerate(asked)
-            ]
-            for row, asked in enumerate(questions)
-        ]
+        watched = torch.zeros(*begun.mask.shape[:2], 2, dtype=torch.long, device=begun.mask.device)
+        for row, asked in enumerate(questions):
+            for column, q in enumerate(asked):
+                watched[row, column] = torch.tensor((self._first(q.target), self._first(q.other)))
+        said, scores = self._greedy(prefix, begun, [len(row) for row in questions], max_new_tokens, watched)
+        answers: list[list[Answer]] = [[] for _ in questions]
+        for row, asked in enumerate(questions):
+            for column, q in enumerate(asked):
+                tokens = said[row][column]
+                step = min(self._content_step(tokens), len(scores) - 1)
+                pair = scores[step][row, column].tolist()
+                answers[row].append(Answer(self._text(tokens), *pair, nll[row][column], len(self._answer(q))))
+        return answers
 
     @torch.no_grad()
     def complete(self, prefix: Prefix, requests: Sequence[str], max_new_tokens: int) -> list[str]:
         """What the backbone says, greedily, to one free request per state."""
         begun = self._begin(prefix, [[self.chat.encode(text) + self.chat.tail] for text in requests])
-        return [row[0] for row in self._greedy(prefix, begun, [1] * len(requests), max_new_tokens)]
+        said, _ = self._greedy(prefix, begun, [1] * len(requests), max_new_tokens)
+        return [self._text(row[0]) for row in said]
 
     def _begin(self, prefix: Prefix, prompts: list[list[list[int]]]) -> "_Begun":
         ids, mask = self._pad(prompts)
@@ -215,11 +231,17 @@ class Reader:
             total[r][c] += loss
         return total
 
-    def _greedy(self, prefix, begun, widths: list[int], max_new_tokens: int) -> list[list[str]]:
-        """Greedy continuations of what `begun` read; row b has widths[b] of them."""
+    def _greedy(
+        self, prefix, begun, widths: list[int], max_new_tokens: int, watched: Tensor | None = None
+    ) -> tuple[list[list[list[int]]], list[Tensor]]:
+        """Greedy continuations of what `begun` read, as token ids; row b has widths[b] of them.
+
+        Also the scores of the tokens `watched` [B, n, W] long at each step, [B, n, W] each.
+        """
         tokens: list[list[list[int]]] = [[[] for _ in range(width)] for width in widths]
         ends, own, mask, chosen = set(self.chat.end_of_turn), begun.own, begun.mask, begun.scores.argmax(-1)
         open_ = torch.arange(mask.shape[1])[None, :] < torch.tensor(widths)[:, None]
+        scores = [] if watched is None else [begun.scores.gather(2, watched)]
         for step in range(max_new_tokens):
             picked = chosen.tolist()
             for row, column in open_.nonzero().tolist():
@@ -232,9 +254,11 @@ class Reader:
             given = open_[..., None].to(mask.device)
             hidden, own = self._go_on(prefix, own, mask, chosen[..., None], given)
             mask = torch.cat((mask, given), dim=-1)
-            chosen = self.decoder.logits(hidden.flatten(0, 2)).argmax(-1).view_as(chosen)
-        decode = self.tokenizer.decode
-        return [[decode(answer, skip_special_tokens=True).strip() for answer in row] for row in tokens]
+            logits = self.decoder.logits(hidden.flatten(0, 2)).unflatten(0, tuple(chosen.shape))
+            chosen = logits.argmax(-1)
+            if watched is not None:
+                scores.append(logits.gather(2, watched))
+        return tokens, scores
 
     def _go_on(self, prefix, own, mask, ids, given):
         """Read `ids` [B, n, T] (where `given`) after what `own` holds of each question; returns hidden and new own."""
@@ -251,10 +275,25 @@ class Reader:
         return self.chat.encode(question(asked.phrase)) + self.chat.tail
 
     def _answer(self, asked: Question) -> list[int]:
-        return self.chat.encode(asked.target.strip()) + self.chat.end_of_turn[:1]
+        said = asked.target if asked.said is None else asked.said
+        return self.chat.encode(said.strip()) + self.chat.end_of_turn[:1]
 
     def _first(self, text: str) -> int:
-        return self.chat.encode(text.strip())[0]
+        """The token that an answer of `text` begins with; the end of turn where there is nothing to say."""
+        return (self.chat.encode(text.strip()) + self.chat.end_of_turn)[0]
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+    def _content_step(self, tokens: Sequence[int]) -> int:
+        """The place among the answer's `tokens` of the one with which its content begins."""
+        decode = self.tokenizer.decode
+        offset = recognise(decode(tokens, skip_special_tokens=True)).offset
+        if not offset:
+            return 0
+        steps = range(len(tokens))
+        reached = (step for step in steps if len(decode(tokens[: step + 1], skip_special_tokens=True)) > offset)
+        return next(reached, len(tokens) - 1)
 
     def _pad(self, rows: list[list[list[int]]]) -> tuple[Tensor, Tensor]:
         """Token lists as ids [B, n, T] long and mask [B, n, T] bool, padded on the right."""

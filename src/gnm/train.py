@@ -48,7 +48,7 @@ class Exercise:
 
     def questions(self, t: int) -> list[Question]:
         """What a learner is asked after document `t`."""
-        return [Question(q.input, q.formatted_target, q.formatted_non_target) for q in self.queries[t]]
+        return [Question.of(query) for query in self.queries[t]]
 
 
 class TrainingLoss(nn.Module):

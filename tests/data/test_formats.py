@@ -56,7 +56,7 @@ def test_a_query_wraps_both_of_its_outputs_as_in_the_golden_pairs(golden):
             outputs = before["target_output"], before["non_target_output"]
             query = Query("", "", "", "", "", "", 0, *outputs, False, False, False, False, case["format"])
             assert query.formatted_target == after["target_output"]
-            assert query.formatted_non_target == after["non_target_output"]
+            assert apply_format(query.non_target_output, query.format) == after["non_target_output"]
             assert query.target_output == after["target_output_no_format"]
 
 

@@ -190,6 +190,12 @@ def asked(
     return [(q, replace(query, format=wrapping)) for q, query in past]
 
 
+def format_age(sequence: Sequence, t: int) -> int | None:
+    """Documents written since the one that set the format of the answers after document `t`; None if none did."""
+    ages = (age for age, step in enumerate(reversed(sequence.steps[: t + 1])) if step.target_type in FORMATTING_TYPES)
+    return next(ages, None)
+
+
 def format_in_force(sequence: Sequence, t: int) -> str | None:
     """The format of answers after document `t`: that of the last document with a target for its format."""
     for step in reversed(sequence.steps[: t + 1]):

@@ -113,11 +113,6 @@ class Query:
         """The expected answer as it should be said: wrapped in `format` if there is one."""
         return apply_format(self.target_output, self.format)
 
-    @property
-    def formatted_non_target(self) -> str:
-        """The answer that would be wrong, wrapped the same way (empty text for a refusal)."""
-        return apply_format(self.non_target_output, self.format)
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
