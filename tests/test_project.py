@@ -93,6 +93,7 @@ def test_gitignore_hides_no_dvc_file_and_nothing_that_is_shipped(project):
     kept += ["saved_evals/small_exp1/gnm/summary.json", "saved_evals/small_exp1/gnm/records.parquet"]
     kept += ["plots/quickstart.png", "notebooks/x.ipynb", "src/gnm/data/facts/x.csv", "data/x/dvc.lock"]
     made = [".venv/bin/python", "models/smollm2-135m/backbone/model.safetensors", "data/x/documents.json"]
+    made += ["models/gnm_all/model.safetensors", "models/icl_facts/source.json", "models/rag_all/.cache/x"]
     made += ["src/gnm/__pycache__/x.pyc", ".dvc/cache/files/md5/00/11", "src/gnm.egg-info/PKG-INFO"]
     assert git(project, "check-ignore", *kept, *made) == made
 
