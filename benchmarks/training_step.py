@@ -24,10 +24,11 @@ from gnm.data.counterfact import categorise
 from gnm.data.documents import make_documents, write_documents
 from gnm.data.sources import read_records
 from gnm.data.taxonomy import load_taxonomy
+from gnm.exercises import Exercise, training_exercises
 from gnm.models.lora import FusedLoraLinear
 from gnm.params import TrainParams
 from gnm.prompts import block
-from gnm.train import Exercise, Trainer, training_exercises
+from gnm.train import Trainer
 
 CHUNK = 2
 SETTINGS = Path(__file__).resolve().parents[1] / "experiments" / "small_exp1" / "params.yaml"

@@ -8,10 +8,11 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from gnm.backbones import load_backbone
-from gnm.checkpoints import adapter_state, load_adapter, load_checkpoint, read_about, save_adapter, save_checkpoint
+from gnm.checkpoints import load_adapter, load_checkpoint, read_about, save_adapter, save_checkpoint
 from gnm.errors import CheckpointError
 from gnm.models.decoder import Decoder
-from gnm.models.lora import LoraSettings, add_lora
+from gnm.models.lora import DEFAULT, LoraSettings, add_lora
+from gnm.trained import copied, trained_parameters
 from stock import another, plain_sdpa, stock_logits
 
 SETTINGS = LoraSettings(r=2, alpha=6, target_modules=("q_proj", "down_proj"))
@@ -28,6 +29,10 @@ def trained(backbone, settings=SETTINGS, seed=1):
     return parameters
 
 
+def weights(backbone):
+    return copied(trained_parameters(backbone.model))
+
+
 def about(backbone, settings=SETTINGS):
     return {
         "backbone": {"name": backbone.name, "digest": backbone.config_digest, "dtype": "float32"},
@@ -41,7 +46,7 @@ def saved_adapter(folder, name="tiny", settings=SETTINGS):
     """An adapter folder, and the logits of the model whose adapter it is."""
     backbone = load_backbone(name, dtype="float32")
     trained(backbone, settings)
-    save_adapter(folder, backbone.model, settings, about(backbone, settings) | {"made": {"seed": 1, "command": "x"}})
+    save_adapter(folder, weights(backbone), settings, about(backbone, settings) | {"made": {"seed": 1, "command": "x"}})
     with torch.no_grad():
         return stock_logits(backbone.model, IDS)
 
@@ -96,7 +101,7 @@ def test_a_failed_save_leaves_the_old_adapter(tiny, tmp_path, monkeypatch):
     trained(tiny, seed=7)
     monkeypatch.setattr("gnm.checkpoints.write_text", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        save_adapter(tmp_path / "a", tiny.model, SETTINGS, about(tiny))
+        save_adapter(tmp_path / "a", weights(tiny), SETTINGS, about(tiny))
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     fresh = load_backbone("tiny", dtype="float32")
     load_adapter(tmp_path / "a", fresh)
@@ -187,9 +192,9 @@ def optimised(backbone, steps, parameters=None, optimizer=None):
 
 
 def save(folder, backbone, optimizer, changes=None):
-    held = {"optimizer": optimizer.state_dict(), "best": adapter_state(backbone.model)}
+    held = {"optimizer": optimizer.state_dict(), "best": weights(backbone)}
     settings = about(backbone) | (changes or {})
-    save_checkpoint(folder, adapter_state(backbone.model), SETTINGS, settings, held, {"step": 3, "best": 0.25})
+    save_checkpoint(folder, weights(backbone), SETTINGS, settings, held, {"step": 3, "best": 0.25})
 
 
 @pytest.fixture
@@ -206,9 +211,9 @@ def test_training_goes_on_to_the_same_bits(interrupted):
     fresh = load_backbone("tiny", dtype="float32")
     parameters = trained(fresh, seed=9)
     stock_logits(fresh.model, IDS)
-    held, progress = load_checkpoint(folder, fresh.model, about(fresh))
+    held, progress = load_checkpoint(folder, trained_parameters(fresh.model), about(fresh))
     assert progress == {"step": 3, "best": 0.25}
-    assert all(torch.equal(held["best"][n], t) for n, t in adapter_state(fresh.model).items())
+    assert all(torch.equal(held["best"][DEFAULT][n], t) for n, t in weights(fresh)[DEFAULT].items())
     optimizer = torch.optim.AdamW(parameters, lr=0.5)
     optimizer.load_state_dict(held["optimizer"])
     optimised(fresh, 3, parameters, optimizer)
@@ -216,7 +221,7 @@ def test_training_goes_on_to_the_same_bits(interrupted):
 
 
 def test_without_a_checkpoint_training_starts_anew(tiny, tmp_path):
-    assert load_checkpoint(tmp_path / "none", tiny.model, about(tiny)) is None
+    assert load_checkpoint(tmp_path / "none", trained_parameters(tiny.model), about(tiny)) is None
 
 
 @pytest.mark.parametrize(
@@ -229,17 +234,17 @@ def test_without_a_checkpoint_training_starts_anew(tiny, tmp_path):
 )
 def test_a_checkpoint_of_other_settings_is_refused(interrupted, tiny, changes, named):
     folder, _ = interrupted
-    before = adapter_state(tiny.model)
+    before = weights(tiny)[DEFAULT]
     with pytest.raises(CheckpointError, match=f"made with other settings {named}.*delete it to start anew"):
-        load_checkpoint(folder, tiny.model, about(tiny) | changes)
-    assert all(torch.equal(value, before[name]) for name, value in adapter_state(tiny.model).items())
+        load_checkpoint(folder, trained_parameters(tiny.model), about(tiny) | changes)
+    assert all(torch.equal(value, before[name]) for name, value in weights(tiny)[DEFAULT].items())
 
 
 def test_settings_of_tuples_and_paths_are_the_settings_they_were_saved_as(interrupted, tiny):
     """JSON makes lists of tuples; that is no other setting."""
     folder, _ = interrupted
     settings = about(tiny) | {"lora": SETTINGS.model_dump()}
-    assert load_checkpoint(folder, tiny.model, settings)[1]["step"] == 3
+    assert load_checkpoint(folder, trained_parameters(tiny.model), settings)[1]["step"] == 3
 
 
 @pytest.mark.parametrize("file", ["optimizer.pt", "progress.json", "adapter_model.safetensors", "gnm.json"])
@@ -252,7 +257,7 @@ def test_a_damaged_checkpoint_is_refused(interrupted, tiny, file, how):
     if how != "absent":
         path.write_bytes({"empty": b"", "cut": raw[: len(raw) // 2], "foreign": b"not what it was"}[how])
     with pytest.raises(CheckpointError, match=r"\bc\b"):
-        load_checkpoint(folder, tiny.model, about(tiny))
+        load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))
 
 
 def test_a_kill_while_saving_leaves_the_last_checkpoint(interrupted, tiny, monkeypatch):
@@ -262,22 +267,22 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(interrupted, tiny, monke
     with pytest.raises(KeyboardInterrupt):
         save(folder, tiny, optimizer)
     monkeypatch.undo()
-    assert load_checkpoint(folder, tiny.model, about(tiny))[1]["step"] == 3
+    assert load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))[1]["step"] == 3
     assert [p.name for p in folder.parent.iterdir()] == ["c"]
 
 
 def test_a_kill_between_two_checkpoints_leaves_the_last_one(interrupted, tiny):
     folder, _ = interrupted
     folder.rename(folder.parent / ".c.x1y2.old")
-    assert load_checkpoint(folder, tiny.model, about(tiny))[1]["step"] == 3
+    assert load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))[1]["step"] == 3
     assert [p.name for p in folder.parent.iterdir()] == ["c"]
 
 
 def test_the_adapters_tensors_are_float32_under_pefts_names(tmp_path):
     backbone = load_backbone("tiny", dtype="bfloat16")
     trained(backbone)
-    state = adapter_state(backbone.model)
+    state = weights(backbone)[DEFAULT]
     assert FIRST in state and len(state) == 2 * 2 * 3
     assert {t.dtype for t in state.values()} == {torch.float32}
-    save_adapter(tmp_path / "a", backbone.model, SETTINGS, about(backbone))
+    save_adapter(tmp_path / "a", weights(backbone), SETTINGS, about(backbone))
     assert load_file(tmp_path / "a" / "adapter_model.safetensors").keys() == state.keys()

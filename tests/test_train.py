@@ -8,12 +8,19 @@ import yaml
 from safetensors.torch import load_file
 
 from gnm import train
-from gnm.checkpoints import WEIGHTS, load_adapter, read_about
+from gnm.backbones import load_backbone
+from gnm.checkpoints import load_adapter, read_about
+from gnm.config import validate
 from gnm.data.documents import read_documents
 from gnm.data.instructions import instruction_for
 from gnm.data.types import NEIGHBOUR, PARAPHRASE
 from gnm.errors import CheckpointError, ConfigError, DataError
-from gnm.train import Trainer, training_exercises
+from gnm.exercises import training_exercises
+from gnm.learners import LearnerSettings, build_learner
+from gnm.params import TrainParams
+from gnm.pretrained import load_model
+from gnm.train import Trainer, TrainingLoss
+from gnm.trained import WEIGHTS, copied
 from small_runs import SAMPLING, train_params, train_settings, write_small_documents
 
 
@@ -24,6 +31,14 @@ def data(tmp_path_factory) -> Path:
 
 def trainer(data: Path, output: Path, method: str = "gnm", **loop) -> Trainer:
     return Trainer(train_params(data, output, **loop), method, "a test")
+
+
+def changed_trainer(data: Path, output: Path, changes: dict, method: str = "gnm") -> Trainer:
+    """A run of `train_settings` with other top-level blocks."""
+    return Trainer(validate({**train_settings(data, output), **changes}, TrainParams, "test"), method, "a test")
+
+
+MEMORY_MODEL = {"backbone": {"name": "tiny-gnm", "dtype": "float32", "device": "cpu"}, "lora": None}
 
 
 @pytest.mark.parametrize("method", ["gnm", "gnm_ablation", "in_context_ft", "retrieval_ft"])
@@ -77,7 +92,7 @@ def test_the_best_adapter_is_saved_not_the_last(data, tmp_path, monkeypatch):
     states = []
 
     def validate(self):
-        states.append({name: tensor.bfloat16() for name, tensor in train.adapter_state(self.model).items()})
+        states.append({name: tensor.bfloat16() for name, tensor in train.copied(self.parts)["default"].items()})
         return next(values)
 
     monkeypatch.setattr(Trainer, "validate", validate)
@@ -188,7 +203,9 @@ def test_what_is_logged_is_what_the_answers_say(data, tmp_path):
         ({"data": {"train": ["absent.json"], "validation": "absent.json"}}, "absent.json"),
         ({"backbone": {"name": "tinny", "dtype": "float32"}}, "did you mean 'tiny'"),
         ({"methods": {"gnm": {"method": "gmn"}}}, "did you mean 'gnm'"),
-        ({"methods": {"gnm": {"method": "gnm", "adapter": "x"}}}, "result of training"),
+        ({"methods": {"gnm": {"method": "gnm", "adapter": "absent"}}}, "absent is no adapter"),
+        ({"lora": None}, "lora is missing: tiny has no adapters of its own"),
+        ({"opt": {"learning_rate": 0.1, "warmup_steps": 1, "optimizer": "adamw_8bit"}}, "runs on CUDA only"),
     ],
 )
 def test_bad_settings_end_in_one_sentence_before_any_work(data, tmp_path, change, message):
@@ -198,3 +215,84 @@ def test_bad_settings_end_in_one_sentence_before_any_work(data, tmp_path, change
         train.main(["--method", "gnm", "--params", str(tmp_path / "params.yaml")])
     assert message in str(stop.value) and "Traceback" not in str(stop.value)
     assert not (tmp_path / "out").exists()
+
+
+# --- where training starts from
+
+
+def test_training_goes_on_from_an_adapter(data, tmp_path):
+    trainer(data, tmp_path / "first").fit()
+    method = {"methods": {"gnm": {"method": "gnm", "adapter": str(tmp_path / "first" / "gnm")}}}
+    run = changed_trainer(data, tmp_path / "second", method)
+    saved = load_file(tmp_path / "first" / "gnm" / WEIGHTS)
+    assert all(torch.equal(tensor.bfloat16(), saved[name]) for name, tensor in copied(run.parts)["default"].items())
+    run.fit()
+    about = read_about(tmp_path / "second" / "gnm")
+    assert about["start"] and "start" not in read_about(tmp_path / "first" / "gnm")
+    with pytest.raises(ConfigError, match="has LoRA of its own"):
+        changed_trainer(data, tmp_path, {**method, "lora": {"r": 3, "alpha": 8}})
+
+
+def test_a_memory_model_trains_its_own_adapters_and_marks(data, tmp_path):
+    run = changed_trainer(data, tmp_path, MEMORY_MODEL)
+    assert list(run.parts) == ["default", "decoder_adapter", "memory_module"]
+    before = copied(run.parts)
+    run.fit()
+    after = copied(run.parts)
+    for part, tensors in before.items():
+        assert any(not torch.equal(tensor, after[part][name]) for name, tensor in tensors.items()), part
+    backbone = load_backbone("tiny-gnm", dtype="float32")
+    about, loaded = load_model(tmp_path / "gnm", backbone)
+    assert about["lora"]["r"] == 2
+    learner = build_learner(LearnerSettings(method="gnm"), loaded)
+    assert torch.equal(learner.lm.bos_embedding, run.module.learner.lm.bos_embedding)
+    with torch.no_grad():
+        ours, theirs = (TrainingLoss(one, "all")(run.validation[:1])[0] for one in (run.module.learner, learner))
+    assert float(ours) == pytest.approx(float(theirs), rel=2e-3)  # adapters are rounded when they are saved
+
+
+def test_a_killed_training_of_a_memory_model_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):
+    changed_trainer(data, tmp_path / "whole", MEMORY_MODEL).fit()
+    run, honest = changed_trainer(data, tmp_path / "killed", MEMORY_MODEL), Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, step: {}[step] if step == 5 else honest(self, step))
+    with pytest.raises(KeyError):
+        run.fit()
+    monkeypatch.setattr(Trainer, "step", honest)
+    changed_trainer(data, tmp_path / "killed", MEMORY_MODEL).fit()
+    for file in sorted((tmp_path / "whole" / "gnm").rglob("*.safetensors")):
+        whole, resumed = load_file(file), load_file(tmp_path / "killed" / file.relative_to(tmp_path / "whole"))
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_ablation_of_a_memory_model_leaves_what_only_writes_alone(data, tmp_path):
+    run = changed_trainer(data, tmp_path, MEMORY_MODEL, "gnm_ablation")
+    before = copied(run.parts)
+    run.fit()
+    after = copied(run.parts)
+    same = {part: {n: torch.equal(t, after[part][n]) for n, t in tensors.items()} for part, tensors in before.items()}
+    assert all(same["default"].values()) and not all(same["decoder_adapter"].values())
+    assert same["memory_module"] == {"bos_embedding": False, "new_memory_positional_emb": True}
+
+
+# --- memory for gradients
+
+
+@pytest.mark.parametrize("method", ["gnm", "in_context_ft"])
+def test_checkpointed_gradients_are_the_same_and_keep_less(data, tmp_path, method):
+    kept, gradients = [], []
+    for on in (False, True):
+        run = trainer(data, tmp_path, method, gradient_checkpointing=on, sequence_length=2, easy={"steps": 0})
+        seen = {}
+
+        def keep(tensor, seen=seen):
+            seen[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            total, _ = run.module(training_exercises(run.params, run.train, 0))
+            kept.append(sum(seen.values()))
+            total.backward()
+        gradients.append([p.grad for p in run.parameters])
+    assert kept[1] < 0.6 * kept[0]
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed, rtol=1e-5, atol=1e-7)

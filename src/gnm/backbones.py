@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gnm.errors import BackboneError
+from gnm.models.lora import LoraSettings
 from gnm.models.memoryllm import MemoryShape, MemoryWeights, has_memory, load_published
 from gnm.published import PUBLISHED, Published, fetched_from
 from gnm.tiny import byte_tokenizer, random_decoder, random_memory
@@ -79,6 +80,11 @@ REGISTRY: dict[str, dict[str, Wheel | Hub | Random | Published]] = {
     "tiny-qwen3": {"random": Random("qwen3")},
     "tiny-mistral": {"random": Random("mistral")},
     "tiny-memoryllm": {"random": Random("llama", memory=MemoryShape(tokens=32, blocks=4))},
+    "tiny-gnm": {
+        "random": Random(
+            "llama", memory=MemoryShape(tokens=32, blocks=4, lora=LoraSettings(r=2, alpha=4), two_adapters=True)
+        )
+    },
     "llama3-8b-instruct": {
         "hub": Hub("meta-llama/Meta-Llama-3-8B-Instruct", "8afb486c1db24fe5011ec46dfbe5b5dccdb575c2", 17 * 10**9)
     },

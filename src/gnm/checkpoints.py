@@ -1,7 +1,8 @@
 """Adapters and training checkpoints on disk.
 
-- An adapter folder is in peft's layout (`PeftModel.from_pretrained` reads it) plus `gnm.json`: the method, the
-  settings it was trained with, the backbone's digest, how it was made; and a model card, README.md.
+- An adapter folder holds the weights that training changed (see `trained.py`; `PeftModel.from_pretrained` reads an
+  adapter) plus `gnm.json`: the method, the settings it was trained with, the backbone's digest, how it was made; and
+  a model card, README.md.
 - A training checkpoint is an adapter plus the optimizer's state and the position in the training; folders are
   written whole and then renamed, so a kill at any moment leaves the last one usable.
 """
@@ -13,65 +14,50 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from peft import LoraConfig
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from gnm.backbones import Backbone
 from gnm.config import validate
 from gnm.errors import CheckpointError, ConfigError
 from gnm.files import atomic_folder, recover_folder, write_json, write_text
 from gnm.models.lora import DEFAULT, READER, LoraSettings, inject_lora
+from gnm.trained import MODULE, Parameters, Weights, load_weights, trained_parameters, weight_file, write_weights
 
-WEIGHTS, CONFIG, ABOUT, CARD = "adapter_model.safetensors", "adapter_config.json", "gnm.json", "README.md"
-_PEFT_PREFIX = "base_model.model."
-
-
-def adapter_state(model: nn.Module, adapter: str = DEFAULT) -> dict[str, Tensor]:
-    """A copy of an adapter's tensors (float32) under peft's names."""
-    return {
-        name: value.detach().to("cpu", torch.float32, copy=True).contiguous()
-        for name, value in _parameters(model, adapter).items()
-    }
+ABOUT, CARD = "gnm.json", "README.md"
 
 
-def _parameters(model: nn.Module, adapter: str) -> dict[str, nn.Parameter]:
-    """The parameters of an adapter under peft's names."""
-    return {
-        _PEFT_PREFIX + name.replace(f".{adapter}.", "."): parameter
-        for name, parameter in model.named_parameters()
-        if ".lora_" in name and f".{adapter}." in name
-    }
+def save_adapter(folder: str | Path, weights: Weights, settings: LoraSettings | None, about: Mapping[str, Any]) -> None:
+    """Write `weights` to `folder`, whole or not at all; `about` becomes gnm.json and the model card.
 
-
-def save_adapter(folder: str | Path, model: nn.Module, settings: LoraSettings, about: Mapping[str, Any]) -> None:
-    """Write the adapter of `model` to `folder`, whole or not at all; `about` becomes gnm.json and the model card.
-
-    Weights are rounded to bfloat16, which halves the file; the effective weight is rounded to it in use anyway.
+    Those of adapters are rounded to bfloat16, which halves the file; the effective weight is rounded to it in use
+    anyway.
     """
-    state = {name: tensor.bfloat16() for name, tensor in adapter_state(model).items()}
+    rounded = {
+        part: {name: tensor if part == MODULE else tensor.bfloat16() for name, tensor in tensors.items()}
+        for part, tensors in weights.items()
+    }
     with atomic_folder(folder) as temporary:
-        _write_adapter(temporary, state, settings, about)
+        _write_adapter(temporary, rounded, settings, about)
 
 
 def save_checkpoint(
     folder: str | Path,
-    state: Mapping[str, Tensor],
-    settings: LoraSettings,
+    weights: Weights,
+    settings: LoraSettings | None,
     about: Mapping[str, Any],
     optimizer: Mapping[str, Any],
     progress: Mapping[str, Any],
 ) -> None:
-    """Write what is needed to go on: adapter, optimizer state and `progress` (JSON: step, best loss, ...)."""
+    """Write what is needed to go on: weights, optimizer state and `progress` (JSON: step, best loss, ...)."""
     with atomic_folder(folder) as temporary:
-        _write_adapter(temporary, state, settings, about)
+        _write_adapter(temporary, weights, settings, about)
         torch.save(optimizer, temporary / "optimizer.pt")
         write_json(temporary / "progress.json", progress)
 
 
-def load_checkpoint(folder: str | Path, model: nn.Module, about: Mapping[str, Any]) -> tuple[dict, dict] | None:
-    """Load a training checkpoint into `model`; returns (optimizer state, progress), or None if there is none.
+def load_checkpoint(
+    folder: str | Path, parameters: Parameters, about: Mapping[str, Any]
+) -> tuple[dict, dict] | None:
+    """Load a training checkpoint into `parameters`; returns (optimizer state, progress), or None if there is none.
 
     Raises CheckpointError if it was made with other settings than `about`, or is damaged.
     """
@@ -86,7 +72,7 @@ def load_checkpoint(folder: str | Path, model: nn.Module, about: Mapping[str, An
             f"{folder} was made with other settings ({', '.join(changed)}); delete it to start anew, "
             "or restore the settings to go on"
         )
-    load_weights(folder, model)
+    load_weights(folder, parameters)
     try:
         optimizer = torch.load(folder / "optimizer.pt", weights_only=True)
         progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
@@ -99,9 +85,9 @@ def load_checkpoint(folder: str | Path, model: nn.Module, about: Mapping[str, An
 
 
 def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
-    """Put the adapter of `folder` into `backbone` (frozen); returns its gnm.json.
+    """Put the adapters of `folder` into `backbone` (frozen); returns its gnm.json.
 
-    Raises CheckpointError if it is missing, damaged, or was trained on another backbone.
+    Raises CheckpointError if one is missing, damaged, or was trained on another backbone.
     """
     folder = Path(folder)
     about = read_about(folder)
@@ -117,12 +103,12 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
         settings = validate(about["lora"], LoraSettings, where="lora")
     except ConfigError as error:
         raise CheckpointError(f"{folder / ABOUT} is damaged ({error}); restore it") from error
-    for name in (DEFAULT, READER):
-        place = folder if name == DEFAULT else folder / name
-        if name == DEFAULT or place.is_dir():
-            if not _parameters(backbone.model, name):
-                inject_lora(backbone.model, settings, name)
-            load_weights(place, backbone.model, name)
+    adapters = [name for name in (DEFAULT, READER) if name == DEFAULT or weight_file(folder, name).parent.is_dir()]
+    for name in adapters:
+        if name not in trained_parameters(backbone.model):
+            inject_lora(backbone.model, settings, name)
+    own = trained_parameters(backbone.model)
+    load_weights(folder, {name: own[name] for name in adapters})
     backbone.model.requires_grad_(False)
     return about
 
@@ -147,47 +133,10 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _write_adapter(folder: Path, state: Mapping[str, Tensor], settings: LoraSettings, about: Mapping[str, Any]) -> None:
-    write_peft(folder, state, settings, about["backbone"]["name"])
+def _write_adapter(folder: Path, weights: Weights, settings: LoraSettings | None, about: Mapping[str, Any]) -> None:
+    write_weights(folder, weights, settings, about["backbone"]["name"])
     write_json(folder / ABOUT, about)
     write_text(folder / CARD, model_card(about))
-
-
-def write_peft(folder: Path, state: Mapping[str, Tensor], settings: LoraSettings, backbone: str) -> None:
-    """Write an adapter in peft's layout into `folder`: its config and its weights."""
-    config = LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.alpha,
-        target_modules=sorted(settings.target_modules),
-        lora_dropout=0.0,
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=backbone,
-        inference_mode=True,
-    )
-    config.save_pretrained(folder)
-    written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    write_json(folder / CONFIG, written | {"target_modules": sorted(written["target_modules"])})  # peft's is a set
-    save_file(dict(state), folder / WEIGHTS, metadata={"format": "pt"})
-
-
-def load_weights(folder: Path, model: nn.Module, adapter: str = DEFAULT) -> None:
-    """Put the weights of an adapter folder into the adapter of `model` that has this name."""
-    try:
-        saved = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS} is missing or damaged ({error}); restore it") from error
-    own = _parameters(model, adapter)
-    wrong = sorted(set(saved) ^ set(own)) + sorted(
-        name for name in set(saved) & set(own) if saved[name].shape != own[name].shape
-    )
-    if wrong:
-        raise CheckpointError(
-            f"{folder / WEIGHTS} does not fit the backbone: {len(wrong)} tensors are missing, extra or of another "
-            f"shape, the first is {wrong[0]}"
-        )
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(saved[name])
 
 
 def model_card(about: Mapping[str, Any]) -> str:

@@ -63,6 +63,7 @@ class TrainLoop(StrictModel):
     validation_sequences: Positive
     patience: Positive
     checkpoint_every: Positive
+    gradient_checkpointing: bool = False
 
     @property
     def longest(self) -> int:
@@ -86,8 +87,9 @@ class TrainLoop(StrictModel):
 
 
 class Optimisation(StrictModel):
-    """AdamW with linear warm-up and linear decay."""
+    """AdamW (with 8-bit states where asked for; CUDA only) with linear warm-up and linear decay."""
 
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)]
     final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)]
@@ -124,9 +126,12 @@ class Methods(StrictModel):
 
 
 class TrainParams(Methods):
-    """params.yaml of a training: each of `methods` is trained on the same sequences, into `output`/NAME."""
+    """params.yaml of a training: each of `methods` is trained on the same sequences, into `output`/NAME.
 
-    lora: LoraSettings
+    A method's `adapter` is the one that its training starts from. lora: None for a memory model with adapters.
+    """
+
+    lora: LoraSettings | None = None
     data: TrainData
     targets: TargetSettings
     sampling: Sampling
@@ -134,13 +139,6 @@ class TrainParams(Methods):
     opt: Optimisation
     output: Path
     distributed: Distributed = Distributed()
-
-    @model_validator(mode="after")
-    def _trainable(self) -> "TrainParams":
-        for name, settings in self.methods.items():
-            if settings.adapter is not None:
-                raise ValueError(f"methods.{name}.adapter is the result of training; leave it out here")
-        return self
 
     def sequences(
         self, split: Literal["train", "test"], length: int, easy: bool = False

@@ -16,21 +16,19 @@ import httpx2
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from gnm.backbones import Backbone
-from gnm.checkpoints import ABOUT, CARD, adapter_state, load_adapter, model_card, read_about, write_peft
+from gnm.checkpoints import ABOUT, CARD, load_adapter, model_card, read_about
 from gnm.config import validate
 from gnm.errors import BackboneError, CheckpointError
 from gnm.files import atomic_folder, write_json, write_text
 from gnm.memory import MemoryState, save_memory
-from gnm.models.lora import DEFAULT, READER, LoraSettings
-from gnm.models.memory_lm import MemoryLM
+from gnm.models.lora import LoraSettings
+from gnm.models.memory_lm import MARKS, MemoryLM
+from gnm.trained import MODULE, copied, read_weights, trained_parameters, weight_file, write_weights
 from gnm.weights import LOADED, Hub, hub_errors
 
-MODULE, STATE = "memory_module.safetensors", "memory_state.safetensors"
-_MODULE_TENSORS = ("bos_embedding", "new_memory_positional_emb")
+STATE = "memory_state.safetensors"
 _FILES = [*LOADED, "README.md"]
 
 
@@ -52,14 +50,8 @@ def save_pretrained(
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / ABOUT).is_file())):
         raise CheckpointError(f"{folder} holds something else than a memory model; name a new folder")
     with atomic_folder(folder) as new:
-        for name in (DEFAULT, READER):
-            if weights := adapter_state(model, name):
-                place = new if name == DEFAULT else new / name
-                place.mkdir(exist_ok=True)
-                write_peft(place, weights, validate(about["lora"], LoraSettings, "lora"), backbone.name)
-        if lm.write_settings.tap == "outputs":
-            module = {name: getattr(lm, name).detach().cpu().contiguous() for name in _MODULE_TENSORS}
-            save_file(module, new / MODULE, metadata={"format": "pt"})
+        lora = about["lora"] and validate(about["lora"], LoraSettings, "lora")
+        write_weights(new, copied(trained_parameters(model, lm.own_parameters())), lora, backbone.name)
         if state is not None:
             save_memory(new / STATE, state, digest, dict(notes or {}))
         backbone.tokenizer.save_pretrained(new)
@@ -83,10 +75,10 @@ def load_model(folder: str | Path, backbone: Backbone) -> tuple[dict[str, Any], 
 
 def model_digest(backbone: Backbone) -> str:
     """What memory files of a model are known by: its backbone, and the values of its adapters and marks."""
-    parts = [adapter_state(backbone.model, name) for name in (DEFAULT, READER)]
+    parts = list(copied(trained_parameters(backbone.model)).values())
     if backbone.memory is not None:
-        parts.append({name: getattr(backbone.memory, name).cpu() for name in _MODULE_TENSORS})
-    if not any(parts):
+        parts.append({name: getattr(backbone.memory, name).cpu() for name in MARKS})
+    if not parts:
         return backbone.config_digest
     digest = hashlib.sha256()
     for state in parts:
@@ -96,16 +88,15 @@ def model_digest(backbone: Backbone) -> str:
 
 
 def _with_memory_module(folder: Path, backbone: Backbone) -> Backbone:
-    path = folder / MODULE
+    path = weight_file(folder, MODULE)
     if not path.is_file():
         return backbone
     if backbone.memory is None:
         raise CheckpointError(f"{path} belongs to a memory model; {backbone.name} is a plain decoder")
-    try:
-        saved = load_file(path)
-        module = {name: saved[name] for name in _MODULE_TENSORS}
-    except (OSError, SafetensorError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); restore it") from error
+    saved = read_weights(folder, MODULE)
+    if missing := [name for name in MARKS if name not in saved]:
+        raise CheckpointError(f"{path} is damaged ({', '.join(missing)} missing); restore it")
+    module = {name: saved[name] for name in MARKS}
     for name, tensor in module.items():
         if tensor.shape != (expected := getattr(backbone.memory, name).shape):
             raise CheckpointError(f"{path}: {name} is of shape {tuple(tensor.shape)}, not {tuple(expected)}")

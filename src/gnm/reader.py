@@ -79,7 +79,7 @@ class AnswerLoss(NamedTuple):
 class _Begun:
     """Prompts that were read: their own keys and values per layer, mask [B, n, T], next-token scores [B, n, V]."""
 
-    own: list[tuple[Tensor, Tensor]]
+    own: dict[int, tuple[Tensor, Tensor]]
     mask: Tensor
     scores: Tensor
 
@@ -130,7 +130,7 @@ class Reader:
             return prefix
         reading, positions = self.decoder.start(prefix, mask[:, None], keep=True)
         self.decoder.run(ids[:, None], positions, reading)
-        keys, values = zip(*((key[:, :, 0], value[:, :, 0]) for key, value in reading.own), strict=True)
+        keys, values = zip(*((key[:, :, 0], value[:, :, 0]) for key, value in reading.own.values()), strict=True)
         return prefix.extend(keys, values, mask)
 
     def loss(self, prefix: Prefix, questions: Sequence[Sequence[Question]]) -> AnswerLoss:
@@ -267,7 +267,7 @@ class Reader:
         before = torch.where(mask, 0.0, torch.finfo(reading.own_bias.dtype).min).to(reading.own_bias.dtype)
         before = before[:, None, :, None, :].expand(-1, -1, -1, ids.shape[2], -1)
         reading.own_bias = torch.cat((before, reading.own_bias), dim=-1)
-        reading.own = list(own)
+        reading.own = dict(own)
         hidden = self.decoder.run(ids, positions + past, reading)
         return hidden, reading.own
 

@@ -8,47 +8,34 @@
 """
 
 import argparse
-import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from dvclive import Live
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gnm.backbones import load_backbone
-from gnm.checkpoints import adapter_state, load_checkpoint, save_adapter, save_checkpoint
+from gnm.backbones import Backbone, load_backbone
+from gnm.checkpoints import load_checkpoint, save_adapter, save_checkpoint
 from gnm.config import add_params_arguments, load_params
 from gnm.data.documents import read_documents
-from gnm.data.sequences import asked, draw_twins, evaluation_sequences
-from gnm.data.types import NEIGHBOUR, PARAPHRASE, Document, Query
-from gnm.data.types import Sequence as DocumentSequence
+from gnm.data.types import NEIGHBOUR, PARAPHRASE, Query
 from gnm.devices import pick_device
-from gnm.errors import ConfigError, DataError, exit_on_error
-from gnm.learners import Learner, Question, build_learner
-from gnm.models.lora import add_lora, renew_effective_weights
-from gnm.params import TrainParams
+from gnm.errors import ConfigError, exit_on_error
+from gnm.exercises import Exercise, training_exercises, validation_exercises
+from gnm.learners import Learner, LearnerSettings, build_learner
+from gnm.models.lora import LoraSettings, add_lora, renew_effective_weights
+from gnm.params import Optimisation, TrainParams
+from gnm.pretrained import load_model, model_digest
 from gnm.provenance import command_line, provenance
+from gnm.trained import Weights, copied, trained_parameters
 
 _KINDS = ("accuracy", "selectivity", "specificity")
 _SUMS = ("loss", "tokens", *_KINDS, *(f"{kind} asked" for kind in _KINDS))
-
-
-@dataclass(frozen=True)
-class Exercise:
-    """One sequence as it is trained on: its documents, and the queries asked after each."""
-
-    sequence: DocumentSequence
-    queries: tuple[tuple[Query, ...], ...]
-    seed: int
-
-    def questions(self, t: int) -> list[Question]:
-        """What a learner is asked after document `t`."""
-        return [Question.of(query) for query in self.queries[t]]
 
 
 class TrainingLoss(nn.Module):
@@ -85,36 +72,35 @@ class Trainer:
 
     def __init__(self, params: TrainParams, method: str, command: str):
         self.params, self.command = params, command
-        learner = params.method(method)
+        settings = params.method(method)
         self.output = params.output / method
         self.train = [document for path in params.data.train for document in read_documents(path)]
         self.validation = validation_exercises(params, read_documents(params.data.validation))
         for step in (0, params.loop.steps - 1):  # documents that give no easy or no later step are refused here
             training_exercises(params, self.train, step)
         device = pick_device(params.backbone.device)
-        self.accelerator = Accelerator(cpu=device.type == "cpu")
+        ddp = DistributedDataParallelKwargs()
+        self.accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[ddp])
         self._check_processes()
         self.device = self.accelerator.device
         backbone = load_backbone(**params.backbone_of(method), device=self.device)
-        if backbone.memory is not None:
-            raise ConfigError(
-                f"{backbone.name} is a memory model with adapters of its own, which cannot be trained further yet; "
-                "choose a plain decoder as backbone"
-            )
-        self.parameters = add_lora(backbone.model, params.lora, params.seed)
-        self.model = backbone.model
+        backbone, self.lora, start = starting_point(backbone, settings, params)
+        learner = build_learner(settings, backbone)
+        learner.checkpoint_gradients(params.loop.gradient_checkpointing)
+        self.parts = trained_parameters(backbone.model, learner.own_parameters())
+        self.parameters = [parameter.requires_grad_() for part in self.parts.values() for parameter in part.values()]
         self.about = {
             "backbone": {"name": backbone.name, "digest": backbone.config_digest, "dtype": params.backbone.dtype},
-            "lora": params.lora.model_dump(mode="json"),
-            "learner": learner.model_dump(mode="json", exclude={"adapter"}),
+            "lora": self.lora and self.lora.model_dump(mode="json"),
+            "learner": settings.model_dump(mode="json", exclude={"adapter"}),
             "training": params.model_dump(
                 mode="json", exclude={"output", "backbone", "methods", "lora", "distributed"}
             ),
+            **start,
         }
-        optimizer = torch.optim.AdamW(
-            self.parameters, lr=params.opt.learning_rate, weight_decay=params.opt.weight_decay, fused=True
-        )
-        loss = TrainingLoss(build_learner(learner, backbone), params.loop.through)
+        ddp.find_unused_parameters = not learner.trains_all
+        loss = TrainingLoss(learner, params.loop.through)
+        optimizer = build_optimizer(self.parameters, params.opt, self.device)
         self.module, self.optimizer = self.accelerator.prepare(loss, optimizer)
 
     def _check_processes(self) -> None:
@@ -132,10 +118,10 @@ class Trainer:
 
     def fit(self) -> None:
         """Train to the last step or until validation stops improving; save the best adapter."""
-        params, loop, start = self.params, self.params.loop, time.time()
+        loop, start = self.params.loop, time.time()
         progress = {"step": 0, "best": None, "best_step": 0, "bad": 0, "seconds": 0.0}
-        best = adapter_state(self.model)
-        found = load_checkpoint(self.checkpoint, self.model, self.about)
+        best = copied(self.parts)
+        found = load_checkpoint(self.checkpoint, self.parts, self.about)
         if found:
             self.optimizer.load_state_dict(found[0]["optimizer"])
             best, progress = found[0]["best"], found[1]
@@ -159,15 +145,13 @@ class Trainer:
                     value = means["loss"]
                     better = progress["best"] is None or value < progress["best"]
                     if better:
-                        best = adapter_state(self.model)
+                        best = copied(self.parts)
                         progress |= {"best": value, "best_step": step + 1, "bad": 0}
                     else:
                         progress["bad"] += 1
                 if main and ((step + 1) % loop.checkpoint_every == 0):
                     held = {"optimizer": self.optimizer.state_dict(), "best": best}
-                    save_checkpoint(
-                        self.checkpoint, adapter_state(self.model), params.lora, self.about, held, progress
-                    )
+                    save_checkpoint(self.checkpoint, copied(self.parts), self.lora, self.about, held, progress)
                 live.next_step()
         if main:
             self._save(best, progress)
@@ -198,7 +182,7 @@ class Trainer:
             sums += self.accelerator.unwrap_model(self.module)(batch)[1]
         return _means(self.accelerator.reduce(sums.to(self.device)))
 
-    def _save(self, best: dict[str, Tensor], progress: dict) -> None:
+    def _save(self, best: Weights, progress: dict) -> None:
         made = {
             "command": self.command,
             "seed": self.params.seed,
@@ -209,11 +193,7 @@ class Trainer:
             "processes": self.accelerator.num_processes,
             **provenance(self.device),
         }
-        with torch.no_grad():
-            current = dict(self.model.named_parameters())
-            for name, value in best.items():
-                current[_own_name(name)].copy_(value)
-        save_adapter(self.output, self.model, self.params.lora, {**self.about, "made": made})
+        save_adapter(self.output, best, self.lora, {**self.about, "made": made})
 
     def _set_learning_rate(self, step: int) -> None:
         opt, steps = self.params.opt, self.params.loop.steps
@@ -224,41 +204,44 @@ class Trainer:
             group["lr"] = rate
 
 
-def training_exercises(params: TrainParams, documents: Sequence[Document], step: int) -> list[Exercise]:
-    """The sequences of one step, all of the length that the step drew; a pure function of its arguments."""
-    loop = params.loop
-    easy = step < loop.easy.steps
-    length = 1 if easy else loop.sequence_length
-    if not isinstance(length, int):
-        length = random.Random(f"{params.seed}/length/{step}").randint(*length)
-    if easy:
-        documents = [document for document in documents if len(document.fact_ids) <= loop.easy.facts]
-        if not documents:
-            raise DataError(f"no document of data.train has at most loop.easy.facts = {loop.easy.facts} facts")
-    settings = params.sequences("train", length, easy)
-    exercises = []
-    stride = max(loop.documents_per_step, loop.easy.documents_per_step)
-    for place in range(0, loop.sequences_of_step(length, easy), loop.instructions_per_document):
-        index = step * stride + place
-        twins = draw_twins(documents, settings, params.seed, index, loop.instructions_per_document)
-        for seed, sequence in enumerate(twins, index):
-            rng = random.Random(f"{params.seed}/questions/{index}")
-            queries = tuple(
-                tuple(query for _, query in asked(sequence, t, settings, rng)[: loop.max_queries_per_document])
-                for t in range(len(sequence.steps))
-            )
-            exercises.append(Exercise(sequence, queries, seed))
-    return exercises
+def starting_point(
+    backbone: Backbone, settings: LearnerSettings, params: TrainParams
+) -> tuple[Backbone, LoraSettings | None, dict[str, str]]:
+    """The backbone with what is to be trained, the shape of its adapters, and what tells where training starts.
+
+    It starts from the method's `adapter`, from those of a memory model, or from a new one that `params.lora` shapes.
+    Raises ConfigError if `params.lora` is missing where it is needed, or another than that of the adapter; and
+    CheckpointError as `load_model` does.
+    """
+    own, start = backbone.memory and backbone.memory.shape.lora, {}
+    if settings.adapter:
+        about, backbone = load_model(settings.adapter, backbone)
+        own, start = LoraSettings(**about["lora"]), {"start": model_digest(backbone)}
+    if own and params.lora and own.model_dump() != params.lora.model_dump():
+        where = f"the adapter {settings.adapter}" if settings.adapter else f"the memory model {backbone.name}"
+        raise ConfigError(f"lora: {where} has LoRA of its own ({own}); leave `lora` out, or give the same")
+    if own:
+        return backbone, own, start
+    if params.lora is None:
+        raise ConfigError(f"lora is missing: {backbone.name} has no adapters of its own to train")
+    add_lora(backbone.model, params.lora, params.seed)
+    return backbone, params.lora, start
 
 
-def validation_exercises(params: TrainParams, documents: Sequence[Document]) -> list[Exercise]:
-    """Fixed sequences with the held-out phrasing; as long as the longest in training."""
-    settings = params.sequences("test", params.loop.longest)
-    sequences = evaluation_sequences(documents, settings, params.loop.validation_sequences, params.seed)
-    return [
-        Exercise(s, tuple(tuple(query for _, query in asked(s, t, settings)) for t in range(len(s.steps))), seed=index)
-        for index, s in enumerate(sequences)
-    ]
+def build_optimizer(
+    parameters: Sequence[nn.Parameter], settings: Optimisation, device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW, or the one of bitsandbytes that keeps its states in 8 bits; ConfigError where that cannot run."""
+    rates = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **rates, fused=True)
+    if device.type != "cuda":
+        raise ConfigError("opt.optimizer: adamw_8bit runs on CUDA only, and no GPU is used here; use adamw")
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ConfigError("opt.optimizer: adamw_8bit needs bitsandbytes; pip install bitsandbytes") from error
+    return AdamW8bit(parameters, **rates)
 
 
 def _measured(query: Query) -> str | None:
@@ -277,11 +260,6 @@ def _means(sums: Tensor) -> dict[str, float]:
 
 def _batches(items: Sequence, size: int):
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _own_name(name: str) -> str:
-    inner = name.removeprefix("base_model.model.")
-    return inner.replace(".lora_A.weight", ".lora_A.default.weight").replace(".lora_B.weight", ".lora_B.default.weight")
 
 
 def _live(output: Path, resume: bool, enabled: bool) -> Live:

@@ -86,7 +86,7 @@ def test_kept_keys_of_earlier_passes_are_read_by_later_ones():
     attend(Layer(), query[:, :, :3], key[:, :, :3], value[:, :, :3], None, scaling, reading=first)
     second = causal_reading(prefix, torch.ones(1, 1, 2, dtype=torch.bool))
     second.own_bias = torch.cat((torch.zeros(1, 1, 1, 2, 3), second.own_bias), -1)
-    second.own = list(first.own)
+    second.own = dict(first.own)
     out, _ = attend(Layer(), query[:, :, 3:], key[:, :, 3:], value[:, :, 3:], None, scaling, reading=second)
     torch.testing.assert_close(out, whole[:, 3:])
     assert second.own[0][0] is first.own[0][0]  # without `keep`, what was there stays

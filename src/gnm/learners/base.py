@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from gnm.models.decoder import Decoder
 from gnm.reader import Answer, AnswerLoss, Question
 
 State = Any
@@ -28,6 +29,19 @@ class Cost:
 
 class Learner(nn.Module, ABC):
     """A method that is given documents with instructions, and asked questions."""
+
+    trains_all = True
+    """Whether a loss reaches every parameter that can be trained."""
+
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters of the method itself, beside the backbone's adapters, by the names that they are saved under."""
+        return {}
+
+    def checkpoint_gradients(self, on: bool) -> None:
+        """Whether activations of a pass are computed again for its gradient instead of kept (Chen et al. 2016)."""
+        for module in self.modules():
+            if isinstance(module, Decoder):
+                module.checkpointing = on
 
     @abstractmethod
     def reset(self, seeds: Sequence[int]) -> State:

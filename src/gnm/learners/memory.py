@@ -21,6 +21,11 @@ class MemoryLearner(Learner):
     def __init__(self, lm: MemoryLM, reader: Reader, order: Order = "instruction_first"):
         super().__init__()
         self.lm, self.reader, self.order = lm, reader, order
+        # an adapter that only writes, and the mark of what is written
+        self.trains_all = lm.gradient_through_writing or lm.write_settings.tap == "inputs"
+
+    def own_parameters(self):
+        return self.lm.own_parameters()
 
     def reset(self, seeds: Sequence[int]) -> Memory:
         return self.lm.initial(torch.tensor(seeds, dtype=torch.long))

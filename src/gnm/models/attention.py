@@ -63,7 +63,7 @@ class Reading:
 
     shape: (B, n, T). cells: [N] long, the place of each real token in the rectangle [B * n * T].
     prefix_bias: [B, 1, 1, 1, P] additive, own_bias: [B, 1, n, T, S] additive (0 or the dtype's minimum).
-    own: for each layer past keys and values, [B, K, n, S, D] each.
+    own: past keys and values of each layer that has any, [B, K, n, S, D] each.
     """
 
     prefix: Prefix
@@ -72,7 +72,7 @@ class Reading:
     prefix_bias: Tensor
     own_bias: Tensor
     keep: bool = False
-    own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    own: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def spread(self, packed: Tensor) -> Tensor:
         """Packed tokens [N, ...] in the rectangle [B, n, T, ...], zeros where there is padding."""
@@ -145,13 +145,11 @@ def attend(
     batch, n, tokens = reading.shape
     groups, per_group, size = key.shape[1], query.shape[1] // key.shape[1], query.shape[3]
     own_key, own_value = (reading.spread(x[0].transpose(0, 1)).permute(0, 3, 1, 2, 4) for x in (key, value))
-    if layer < len(reading.own):
+    if layer in reading.own:
         past_key, past_value = reading.own[layer]
         own_key, own_value = torch.cat((past_key, own_key), 3), torch.cat((past_value, own_value), 3)
-        if reading.keep:
-            reading.own[layer] = (own_key, own_value)
-    elif reading.keep:
-        reading.own.append((own_key, own_value))
+    if reading.keep:
+        reading.own[layer] = (own_key, own_value)
     prefix_key, prefix_value = reading.prefix.keys[layer], reading.prefix.values[layer]
 
     # [B, K, n, G*T, D]: heads that share keys stand side by side, so keys are never repeated

@@ -6,8 +6,11 @@ Decoders of the Llama shape work: `model.embed_tokens`, `model.layers` (with `in
 projections), `model.norm`, `model.rotary_emb`: Llama, SmolLM, Qwen2, Qwen3, Mistral and their kin.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gnm.errors import BackboneError
 from gnm.models.attention import IMPLEMENTATION, Prefix, Reading, additive, rotate
@@ -29,6 +32,7 @@ class Decoder(nn.Module):
         model.set_attn_implementation(IMPLEMENTATION)
         self.model = model
         self.config = model.config
+        self.checkpointing = False
         self._head: Tensor | None = None
 
     @property
@@ -110,10 +114,28 @@ class Decoder(nn.Module):
                 hidden = tap.before(index, hidden, reading)
                 if index == len(self.layers) - 1 and not tap.needs_last_layer:
                     return None
-            hidden = layer(hidden, position_ids=positions, position_embeddings=rotary, use_cache=False, reading=reading)
+            hidden = self._layer(index, layer, hidden, positions, rotary, reading)
             if tap:
                 tap.after(index, hidden, reading)
         return reading.spread(inner.norm(hidden)[0])
+
+    def _layer(self, index: int, layer: nn.Module, hidden: Tensor, positions: Tensor, rotary, reading: Reading):
+        """One layer; with `checkpointing`, its activations are not kept, but computed again for the gradient."""
+
+        def run(hidden: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+            own = {index: past} if past else {}
+            part = replace(reading, own=own)
+            hidden = layer(hidden, position_ids=positions, position_embeddings=rotary, use_cache=False, reading=part)
+            return hidden, *(own[index] if reading.keep else ())
+
+        past = reading.own.get(index, ())
+        if self.checkpointing and torch.is_grad_enabled():
+            hidden, *kept = checkpoint(run, hidden, *past, use_reentrant=False)
+        else:
+            hidden, *kept = run(hidden, *past)
+        if kept:
+            reading.own[index] = tuple(kept)
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token for hidden rows [N, E]: [N, V] float32.

@@ -25,6 +25,8 @@ from gnm.models.decoder import Decoder
 from gnm.models.lora import use_adapter
 from gnm.models.taps import InputTap, OutputTap
 
+MARKS = ("bos_embedding", "new_memory_positional_emb")
+
 
 class WriteSettings(StrictModel):
     """What a write reads of the pool: "nothing", "all", or the number of its last slots; and what it leaves there."""
@@ -82,6 +84,10 @@ class MemoryLM(nn.Module):
             layers, size = len(decoder.layers), decoder.config.hidden_size
             self.bos_embedding = nn.Parameter(torch.zeros(layers, 1, size, device=decoder.device))
             self.new_memory_positional_emb = nn.Parameter(torch.zeros(1, 1, size, device=decoder.device))
+
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """What it has beside the decoder and its adapters: MemoryLLM's parameters with tap: outputs, else nothing."""
+        return {name: getattr(self, name) for name in MARKS if self.write_settings.tap == "outputs"}
 
     def initial(self, seeds: Tensor) -> Memory:
         """New memories, one for each of `seeds` [B] long: they hold the conversation's head, or the starting pool."""

@@ -1,0 +1,121 @@
+"""What training changes, in memory and on disk.
+
+- It has parts: each LoRA adapter by its name, and `MODULE`, the parameters of the method itself (a memory's marks).
+- On disk an adapter is in peft's layout, the first one in the folder itself, a second one in a folder of its name;
+  the method's own parameters lie beside them in `memory_module.safetensors`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from peft import LoraConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gnm.errors import CheckpointError
+from gnm.files import write_json
+from gnm.models.lora import DEFAULT, READER, LoraSettings
+
+MODULE = "memory_module"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+Parameters = Mapping[str, Mapping[str, nn.Parameter]]
+Weights = Mapping[str, Mapping[str, Tensor]]
+_PEFT_PREFIX = "base_model.model."
+_NONE: Mapping[str, nn.Parameter] = MappingProxyType({})
+
+
+def trained_parameters(model: nn.Module, own: Mapping[str, nn.Parameter] = _NONE) -> dict[str, dict[str, nn.Parameter]]:
+    """The parameters of a model's adapters under peft's names, and the method's `own` ones; parts without any left out.
+
+    Adapters come in the order in which they are named here, so that the same model always gives the same order.
+    """
+    parts = {
+        adapter: {
+            _PEFT_PREFIX + name.replace(f".{adapter}.", "."): parameter
+            for name, parameter in model.named_parameters()
+            if ".lora_" in name and f".{adapter}." in name
+        }
+        for adapter in (DEFAULT, READER)
+    }
+    return {part: parameters for part, parameters in {**parts, MODULE: dict(own)}.items() if parameters}
+
+
+def copied(parameters: Parameters) -> dict[str, dict[str, Tensor]]:
+    """A copy of their values, float32 on the CPU."""
+    return {
+        part: {
+            name: value.detach().to("cpu", torch.float32, copy=True).contiguous() for name, value in named.items()
+        }
+        for part, named in parameters.items()
+    }
+
+
+def write_weights(folder: Path, weights: Weights, settings: LoraSettings | None, backbone: str) -> None:
+    """Write every part into `folder`; `settings` are those of the adapters (None: there are none)."""
+    for part, tensors in weights.items():
+        path = weight_file(folder, part)
+        path.parent.mkdir(exist_ok=True)
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+        if part != MODULE:
+            _write_peft_config(path.parent, settings, backbone)
+
+
+def read_weights(folder: Path, part: str) -> dict[str, Tensor]:
+    """The tensors of one part. Raises CheckpointError if its file is missing or damaged."""
+    path = weight_file(folder, part)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is missing or damaged ({error}); restore it") from error
+
+
+def load_weights(folder: Path, parameters: Parameters) -> None:
+    """Put the files of `folder` into `parameters`.
+
+    Raises CheckpointError, before any is changed, if a file is missing or damaged, or holds other tensors.
+    """
+    weights = {part: read_weights(folder, part) for part in parameters}
+    for part, own in parameters.items():
+        saved = weights[part]
+        wrong = sorted(set(saved) ^ set(own))
+        wrong += sorted(name for name in set(saved) & set(own) if saved[name].shape != own[name].shape)
+        if wrong:
+            raise CheckpointError(
+                f"{weight_file(folder, part)} does not fit the backbone: {len(wrong)} tensors are missing, extra or of "
+                f"another shape, the first is {wrong[0]}"
+            )
+    put_weights(weights, parameters)
+
+
+@torch.no_grad()
+def put_weights(weights: Weights, parameters: Parameters) -> None:
+    """Copy `weights` into `parameters` of the same parts and names."""
+    for part, named in parameters.items():
+        for name, parameter in named.items():
+            parameter.copy_(weights[part][name])
+
+
+def weight_file(folder: Path, part: str) -> Path:
+    """The file of an adapter's folder that holds `part`."""
+    if part == MODULE:
+        return folder / f"{MODULE}.safetensors"
+    return (folder if part == DEFAULT else folder / part) / WEIGHTS
+
+
+def _write_peft_config(folder: Path, settings: LoraSettings, backbone: str) -> None:
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        target_modules=sorted(settings.target_modules),
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=backbone,
+        inference_mode=True,
+    )
+    config.save_pretrained(folder)
+    written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    write_json(folder / CONFIG, written | {"target_modules": sorted(written["target_modules"])})  # peft's is a set
