@@ -109,7 +109,7 @@ def main() -> None:
         facts, taxonomy = categorise(read_records("embedded")), load_taxonomy()
         write_documents(path, make_documents(facts.train, random.Random(0), taxonomy.seen, 60, 3))
         work = [f"data.train=[{path}]", f"data.validation={path}", f"output={folder}", "backbone.device=cpu"]
-        work += ["loop.easy.steps=0", "loop.documents_per_step=8", "loop.sequence_length=2"]
+        work += ["loop.easy=null", "loop.documents_per_step=8", "loop.sequence_length=2"]
         trainer = Trainer(load_params(SETTINGS, TrainParams, work, block="train"), "gnm", "benchmark")
     rate = matrix_rate()
     batches = [training_exercises(trainer.params, trainer.train, step) for step in range(options.steps)]

@@ -69,15 +69,15 @@ def train_settings(data: Path, output: Path) -> dict[str, Any]:
 def train_params(data: Path, output: Path, **loop: Any) -> TrainParams:
     """`train_settings` checked, with values of `loop` and `loop.easy` replaced."""
     settings = train_settings(data, output)
-    easy = settings["loop"]["easy"] | loop.pop("easy", {})
-    settings["loop"] |= {**loop, "easy": easy}
+    easy = loop.pop("easy", {})
+    settings["loop"] |= {**loop, "easy": None if easy is None else settings["loop"]["easy"] | easy}
     return validate(settings, TrainParams, where="test")
 
 
 def evaluate_settings(data: Path, output: Path) -> dict[str, Any]:
     """Settings of an evaluation of three sequences of three documents."""
     return {
-        "seed": 0,
+        "seeds": [0],
         "backbone": {"name": "tiny", "dtype": "float32", "device": "cpu"},
         "methods": {"dummy": {"method": "dummy"}, "memoryllm": {"method": "memoryllm"}},
         "data": [str(data / "test.json")],

@@ -42,7 +42,7 @@ def test_the_dummy_scores_as_one_who_believes_everything(data, tmp_path):
 def test_the_run_says_what_it_was(data, tmp_path):
     folder = evaluate(evaluate_params(data, tmp_path), "memoryllm", "a test")
     config = json.loads((folder / "run_config.json").read_text())
-    assert config["method"] == "memoryllm" and config["seed"] == 0 and config["made"]["command"] == "a test"
+    assert config["method"] == "memoryllm" and config["seeds"] == [0] and config["made"]["command"] == "a test"
     assert {"versions", "commit", "device", "seconds"} <= set(config["made"])
     cost = json.loads((folder / "cost.json").read_text())
     assert cost["kept"] == sorted(cost["kept"]) and cost["query_seconds"][-1] > 0
@@ -72,14 +72,13 @@ def test_the_report_shows_table_figure_and_samples(data, tmp_path):
     params = report.ReportParams(
         evaluations=tmp_path / "evals",
         title="A test",
-        figure=tmp_path / "figure",
-        table=tmp_path / "table",
+        output=tmp_path / "test",
         figures_of_merit=["score", "accuracy", "retention@2"],
         samples=2,
     )
     text = report.report(params)
     assert "Dummy" in text and "Memory, untrained" in text and "Sample questions" in text
-    for name in ("figure.png", "figure.svg", "table.md", "table.csv"):
+    for name in ("test.png", "test.svg", "test.md", "test.csv"):
         assert (tmp_path / name).stat().st_size > 0
 
 

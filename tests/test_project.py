@@ -13,6 +13,8 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
+OPTIONAL = {"bitsandbytes"}  # asked for by one setting, on a GPU; its error says how to install it
+
 
 def requirements(path):
     lines = (line.split("#")[0].strip() for line in path.read_text().splitlines())
@@ -45,7 +47,7 @@ def test_what_is_imported_is_pinned(project):
     distributions = packages_distributions()
     for folder, pinned in (("src", runtime), ("benchmarks", runtime), ("tests", development)):
         for path in (project / folder).rglob("*.py"):
-            for module in imported_by(path) - own - set(sys.stdlib_module_names):
+            for module in imported_by(path) - own - OPTIONAL - set(sys.stdlib_module_names):
                 names = {normal(name) for name in distributions.get(module, [module])}
                 assert names & pinned, f"{path} imports {module}, which is not pinned"
 
@@ -93,7 +95,8 @@ def test_gitignore_hides_no_dvc_file_and_nothing_that_is_shipped(project):
     kept += ["saved_evals/small_exp1/gnm/summary.json", "saved_evals/small_exp1/gnm/records.parquet"]
     kept += ["plots/quickstart.png", "notebooks/x.ipynb", "src/gnm/data/facts/x.csv", "data/x/dvc.lock"]
     made = [".venv/bin/python", "models/smollm2-135m/backbone/model.safetensors", "data/x/documents.json"]
-    made += ["models/gnm_all/model.safetensors", "models/icl_facts/source.json", "models/rag_all/.cache/x"]
+    made += ["models/exp1/gnm/adapter_model.safetensors", "models/gnm_all/model.safetensors"]
+    made += ["models/icl_facts/source.json", "models/rag_all/.cache/x"]
     made += ["src/gnm/__pycache__/x.pyc", ".dvc/cache/files/md5/00/11", "src/gnm.egg-info/PKG-INFO"]
     assert git(project, "check-ignore", *kept, *made) == made
 
@@ -149,7 +152,7 @@ def test_stages_name_existing_params_and_dependencies(stages, project):
                 params = yaml.safe_load((project / path).read_text())
                 for key in keys:
                     assert has_key(params, key), f"{stage.addressing}: no key {key} in {path}"
-            elif not any(path == out or path.startswith(out + "/") for out in made):
+            elif not any(path == out or path.startswith(out + "/") or out.startswith(path + "/") for out in made):
                 assert Path(path).exists(), f"{stage.addressing}: {path} is neither there nor made by a stage"
 
 

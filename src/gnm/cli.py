@@ -1,4 +1,4 @@
-"""`gnm`: write into, ask, prune and look at a memory file from the shell; plan, train, evaluate, report."""
+"""`gnm`: write into, ask, prune and look at a memory file from the shell; plan, train, evaluate, report, results."""
 
 import argparse
 import sys
@@ -114,13 +114,19 @@ def _report():
     return main
 
 
+def _results():
+    from gnm.analysis.report import results_main
+
+    return results_main
+
+
 def _plan():
     from gnm.plan import main
 
     return main
 
 
-_PROGRAMS = {"train": _train, "evaluate": _evaluate, "report": _report, "plan": _plan}
+_PROGRAMS = {"train": _train, "evaluate": _evaluate, "report": _report, "results": _results, "plan": _plan}
 
 if __name__ == "__main__":
     main()

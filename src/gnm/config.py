@@ -46,14 +46,15 @@ def load_params(
 ) -> Schema:
     """Read a YAML file into `schema`; `overrides` are "a.b=value" with a YAML value.
 
-    block: name of the top-level block that holds the settings, None: the whole file. Overrides are within it.
+    block: name of the top-level block that holds the settings, None: the whole file. Overrides are within it. What
+    the block has not of its own it takes from the top level of the file, so that blocks can share settings there.
     Raises ConfigError with every problem found, each with its place in the file.
     """
     params = read_blocks(path)
     if block is not None:
         if not isinstance(params.get(block), dict):
             raise ConfigError(f"{path} has no block {block!r}; it has: {', '.join(map(str, params))}")
-        params = params[block]
+        params = {key: params[key] for key in schema.model_fields if key in params} | params[block]
     for override in overrides:
         _set(params, override)
     return validate(params, schema, where=f"{path}, {block}" if block else str(path))

@@ -44,10 +44,15 @@ def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
     Raises ConfigError if `params` have no such method; DataError, CheckpointError, BackboneError before any work.
     """
     started, settings = time.time(), params.method(method)
-    sequences = evaluation_sequences(
-        read_documents_of(params.data), params.sequences(), params.loop.sequences, params.seed
-    )
-    processes = PartialState(cpu=pick_device(params.backbone.device).type == "cpu")
+    documents, drawn = read_documents_of(params.data), params.sequences()
+    seeds = [seed for seed in params.seeds for _ in range(params.loop.sequences)]
+    sequences = [
+        sequence
+        for seed in params.seeds
+        for sequence in evaluation_sequences(documents, drawn, params.loop.sequences, seed)
+    ]
+    device = pick_device(params.backbone.device, params.distributed.cuda_visible_devices)
+    processes = PartialState(cpu=device.type == "cpu")
     backbone = load_backbone(**params.backbone_of(method), device=processes.device)
     adapter = None
     if settings.adapter:
@@ -70,7 +75,7 @@ def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
 
     folder = params.output / method
     if processes.is_main_process:
-        records = records_frame(rows)
+        records = records_frame(row | {"seed": seeds[row["sequence"]]} for row in rows)
         write_records(folder / "records.parquet", records)
         write_summary(folder, summarise(records, sequence_length=params.loop.sequence_length))
         write_json(folder / "cost.json", _mean_cost(costs))

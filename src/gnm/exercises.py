@@ -31,7 +31,7 @@ class Exercise:
 def training_exercises(params: TrainParams, documents: Sequence[Document], step: int) -> list[Exercise]:
     """The sequences of one step, all of the length that the step drew; a pure function of its arguments."""
     loop = params.loop
-    easy = step < loop.easy.steps
+    easy = loop.is_easy(step)
     length = 1 if easy else loop.sequence_length
     if not isinstance(length, int):
         length = random.Random(f"{params.seed}/length/{step}").randint(*length)
@@ -41,7 +41,7 @@ def training_exercises(params: TrainParams, documents: Sequence[Document], step:
             raise DataError(f"no document of data.train has at most loop.easy.facts = {loop.easy.facts} facts")
     settings = params.sequences("train", length, easy)
     exercises = []
-    stride = max(loop.documents_per_step, loop.easy.documents_per_step)
+    stride = max(loop.documents_per_step, loop.easy.documents_per_step if loop.easy else 0)
     for place in range(0, loop.sequences_of_step(length, easy), loop.instructions_per_document):
         index = step * stride + place
         twins = draw_twins(documents, settings, params.seed, index, loop.instructions_per_document)

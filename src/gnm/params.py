@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from gnm.config import StrictModel
 from gnm.data.sampling import Sampling
-from gnm.data.sequences import Length, SequenceSettings, TargetType
+from gnm.data.sequences import Formats, Length, SequenceSettings, TargetType
 from gnm.data.targets import Groups
 from gnm.errors import ConfigError
 from gnm.learners import LearnerSettings
@@ -26,10 +26,14 @@ class BackboneSettings(StrictModel):
 
 
 class Distributed(StrictModel):
-    """How torchrun starts the processes; read by dvc.yaml's command."""
+    """Processes of a machine, for dvc.yaml's command; the GPUs that they see, such as "0,1" (None: all).
+
+    shard: in training each process holds a share of the frozen weights, not all of them.
+    """
 
     nproc_per_node: Positive = 1
     cuda_visible_devices: str | None = None
+    shard: bool = False
 
 
 class TrainData(StrictModel):
@@ -40,21 +44,25 @@ class TrainData(StrictModel):
 
 
 class EasySteps(StrictModel):
-    """The first steps of a training: one document a sequence, of at most `facts` facts, one phrasing a target."""
+    """The first steps of a training: one document a sequence, of at most `facts` facts, one phrasing a target.
 
-    steps: Annotated[int, Field(ge=0)]
+    target_types: None for those of all steps.
+    """
+
+    steps: Positive
     facts: Positive
     documents_per_step: Positive
     sampling: Sampling
+    target_types: Annotated[list[TargetType], Field(min_length=1)] | None = None
 
 
 class TrainLoop(StrictModel):
     """What a training step is, and how long training goes on."""
 
     steps: Positive
-    easy: EasySteps
+    easy: EasySteps | None = None
     documents_per_step: Positive
-    instructions_per_document: Positive
+    instructions_per_document: Positive = 1
     sequence_length: Length | tuple[Length, Length]
     unlearning: bool
     through: Literal["last", "all"]
@@ -70,14 +78,25 @@ class TrainLoop(StrictModel):
         """Documents of the longest sequences."""
         return self.sequence_length if isinstance(self.sequence_length, int) else self.sequence_length[1]
 
+    def is_easy(self, step: int) -> bool:
+        """Whether a step is one of the first ones."""
+        return self.easy is not None and step < self.easy.steps
+
     def sequences_of_step(self, length: int, easy: bool = False) -> int:
         """Sequences in a step that draws `length` documents a sequence."""
         documents = self.easy.documents_per_step if easy else self.documents_per_step
         return documents // (length * self.instructions_per_document) * self.instructions_per_document
 
+    @property
+    def fewest_sequences(self) -> int:
+        """Sequences of the step that has fewest."""
+        kinds = [(self.longest, False), (1, True)] if self.easy else [(self.longest, False)]
+        return min(self.sequences_of_step(*kind) for kind in kinds)
+
     @model_validator(mode="after")
     def _one_sequence_fits(self) -> "TrainLoop":
-        for where, length, easy in (("", self.longest, False), ("easy.", 1, True)):
+        kinds = [("", self.longest, False), ("easy.", 1, True)]
+        for where, length, easy in kinds if self.easy else kinds[:1]:
             if not self.sequences_of_step(length, easy):
                 raise ValueError(
                     f"{where}documents_per_step is too small: a sequence of {length} documents, each under "
@@ -102,15 +121,15 @@ class TargetSettings(StrictModel):
 
     target_types: Annotated[list[TargetType], Field(min_length=1)]
     groups: Groups
-    eligible_formats: list[str] = []
+    eligible_formats: Formats = []
 
 
 class Methods(StrictModel):
     """What training and evaluation share: methods that meet the same sequences, on one backbone or each on its own."""
 
-    seed: int
     backbone: BackboneSettings
     methods: dict[str, LearnerSettings]
+    distributed: Distributed = Distributed()
 
     def method(self, name: str) -> LearnerSettings:
         """The settings of one method. Raises ConfigError if there is none of this name."""
@@ -131,6 +150,7 @@ class TrainParams(Methods):
     A method's `adapter` is the one that its training starts from. lora: None for a memory model with adapters.
     """
 
+    seed: int
     lora: LoraSettings | None = None
     data: TrainData
     targets: TargetSettings
@@ -138,7 +158,6 @@ class TrainParams(Methods):
     loop: TrainLoop
     opt: Optimisation
     output: Path
-    distributed: Distributed = Distributed()
 
     def sequences(
         self, split: Literal["train", "test"], length: int, easy: bool = False
@@ -147,14 +166,11 @@ class TrainParams(Methods):
 
         easy: those of the first steps.
         """
-        return SequenceSettings(
-            **self.targets.model_dump(),
-            sequence_length=length,
-            phrasings=1 if easy else None,
-            unlearning=self.loop.unlearning,
-            split=split,
-            sampling=self.loop.easy.sampling if easy else self.sampling,
-        )
+        own = {"phrasings": 1, "sampling": self.loop.easy.sampling} if easy else {"sampling": self.sampling}
+        if easy and self.loop.easy.target_types:
+            own["target_types"] = self.loop.easy.target_types
+        common = {"sequence_length": length, "unlearning": self.loop.unlearning, "split": split}
+        return SequenceSettings(**{**self.targets.model_dump(), **common, **own})
 
 
 class EvaluationLoop(StrictModel):
@@ -168,14 +184,17 @@ class EvaluationLoop(StrictModel):
 
 
 class EvaluateParams(Methods):
-    """params.yaml of an evaluation: each method of `methods` is evaluated on the same sequences."""
+    """params.yaml of an evaluation: each method of `methods` is evaluated on the same sequences.
 
+    Every one of `seeds` draws `loop.sequences` of them.
+    """
+
+    seeds: Annotated[list[int], Field(min_length=1)]
     data: Annotated[list[Path], Field(min_length=1)]
     targets: TargetSettings
     sampling: Sampling
     loop: EvaluationLoop
     output: Path
-    distributed: Distributed = Distributed()
 
     def sequences(self) -> SequenceSettings:
         """The settings of the evaluation's sequences."""

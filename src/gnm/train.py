@@ -28,7 +28,8 @@ from gnm.devices import pick_device
 from gnm.errors import ConfigError, exit_on_error
 from gnm.exercises import Exercise, training_exercises, validation_exercises
 from gnm.learners import Learner, LearnerSettings, build_learner
-from gnm.models.lora import LoraSettings, add_lora, renew_effective_weights
+from gnm.models.lora import LoraSettings, add_lora, keep_adapters_apart, renew_effective_weights
+from gnm.models.sharding import shard_backbone
 from gnm.params import Optimisation, TrainParams
 from gnm.pretrained import load_model, model_digest
 from gnm.provenance import command_line, provenance
@@ -78,7 +79,7 @@ class Trainer:
         self.validation = validation_exercises(params, read_documents(params.data.validation))
         for step in (0, params.loop.steps - 1):  # documents that give no easy or no later step are refused here
             training_exercises(params, self.train, step)
-        device = pick_device(params.backbone.device)
+        device = pick_device(params.backbone.device, params.distributed.cuda_visible_devices)
         ddp = DistributedDataParallelKwargs()
         self.accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[ddp])
         self._check_processes()
@@ -99,13 +100,22 @@ class Trainer:
             **start,
         }
         ddp.find_unused_parameters = not learner.trains_all
-        loss = TrainingLoss(learner, params.loop.through)
-        optimizer = build_optimizer(self.parameters, params.opt, self.device)
-        self.module, self.optimizer = self.accelerator.prepare(loss, optimizer)
+        self.module = TrainingLoss(learner, params.loop.through)
+        self.sharded = params.distributed.shard and self.accelerator.num_processes > 1
+        if self.sharded:
+            if not learner.same_passes:
+                raise ConfigError(
+                    f"distributed.shard: {settings.method} takes other passes on each process; leave it false"
+                )
+            keep_adapters_apart(backbone.model)
+            shard_backbone(self.module, backbone.model, self.accelerator.num_processes, self.device)
+        else:
+            self.module = self.accelerator.prepare(self.module)
+        self.optimizer = self.accelerator.prepare(build_optimizer(self.parameters, params.opt, self.device))
 
     def _check_processes(self) -> None:
         loop, processes = self.params.loop, self.accelerator.num_processes
-        fewest = min(loop.sequences_of_step(loop.longest), loop.sequences_of_step(1, easy=True))
+        fewest = loop.fewest_sequences
         if fewest < processes:
             raise ConfigError(
                 f"{processes} processes, but some steps have only {fewest} sequences: start fewer processes or raise "
@@ -168,6 +178,9 @@ class Trainer:
         everywhere = self.accelerator.reduce(sums.to(self.device))
         # gradients are averaged over processes: scale so that the average is the mean over all tokens
         self.accelerator.backward(total * (share / everywhere[1].item()))
+        if self.sharded:
+            for parameter in (p for p in self.parameters if p.grad is not None):
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
         self.accelerator.clip_grad_norm_(self.parameters, self.params.opt.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -177,9 +190,13 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Loss (mean over answer tokens), accuracy, selectivity and specificity on the validation sequences."""
         sums = torch.zeros(len(_SUMS), dtype=torch.float64)
-        size = self.params.loop.sequences_of_step(self.params.loop.longest)
-        for batch in _batches(self.validation[self.accelerator.process_index :: self.accelerator.num_processes], size):
-            sums += self.accelerator.unwrap_model(self.module)(batch)[1]
+        size, processes = self.params.loop.sequences_of_step(self.params.loop.longest), self.accelerator.num_processes
+        batches = list(_batches(self.validation, size))
+        for first in range(0, len(batches), processes):
+            place = first + self.accelerator.process_index
+            # where batches run out, all processes still run the same passes: a share of weights may be needed elsewhere
+            found = self.accelerator.unwrap_model(self.module)(batches[min(place, len(batches) - 1)])[1]
+            sums += found if place < len(batches) else 0
         return _means(self.accelerator.reduce(sums.to(self.device)))
 
     def _save(self, best: Weights, progress: dict) -> None:

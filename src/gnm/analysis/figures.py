@@ -56,11 +56,11 @@ def overview(merit: pd.DataFrame, title: str, figures: Sequence[str] = DEFAULT_F
              figure_name: str = "retention") -> Figure:
     """`merit_bars` above `retention_lines`: the whole comparison on one page.
 
-    Sequences of a single document have no ages to compare; the bars stand alone then.
+    Where there are no ages to compare (single documents, formats alone) the bars stand alone.
     """
-    methods = _methods(merit, [*figures, figure_name])
-    if merit.loc[merit["metric"] == figure_name, "age"].max() == 0:
+    if not merit.loc[merit["metric"] == figure_name, "age"].max() > 0:  # also where there is none
         return merit_bars(merit, title, figures)
+    methods = _methods(merit, [*figures, figure_name])
     with style():
         upper, lower = 0.7 + _ROW * len(methods), max(2.6, 0.7 + 0.23 * len(methods))
         figure = Figure(figsize=(2.2 + 1.75 * len(figures), 0.7 + upper + lower), layout="constrained")

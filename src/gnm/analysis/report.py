@@ -1,10 +1,11 @@
 """Table, figure and sample answers of an experiment: `python -m gnm.analysis.report [--block B] [key=value ...]`.
 
-Reads what `gnm.evaluate` saved; computes nothing that is not in the records.
+Reads what `gnm.evaluate` saved; computes nothing that is not in the records. `gnm results FOLDER` prints the table
+alone, of any folder of evaluations.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,11 +13,13 @@ from pydantic import Field
 
 from gnm.analysis.figures import overview
 from gnm.analysis.saved import SavedEvaluation, find_evaluations, merit_frame
-from gnm.analysis.style import in_order, method_style, save_figure
-from gnm.analysis.tables import save_tables, select, text_table
+from gnm.analysis.style import in_order, method_style, save_figure, with_variant
+from gnm.analysis.tables import figures_in, save_tables, select, text_table
 from gnm.config import StrictModel, add_params_arguments, load_params
-from gnm.errors import DataError, exit_on_error
+from gnm.errors import exit_on_error
 
+MOST_BARS = 6
+_NOTE = "Percent, with 95 % intervals over sequences where there are records of every answer."
 _KINDS = {
     "it was told to learn this": ("paraphrase", True),
     "it was told to leave this out": ("paraphrase", False),
@@ -29,39 +32,56 @@ class ReportParams(StrictModel):
 
     evaluations: Path
     title: str
-    figure: Path
-    table: Path
+    output: Path = Field(description="figure and tables, without their suffixes")
     figures_of_merit: list[str] = Field(min_length=1)
     samples: int = Field(ge=0, description="sample questions to print")
 
 
 def report(params: ReportParams) -> str:
     """Save figure and tables; returns the text that the program prints."""
-    root, experiment = params.evaluations.resolve().parent, params.evaluations.name
-    evaluations = find_evaluations(root, [experiment])
-    if not evaluations:
-        raise DataError(f"{params.evaluations} holds no evaluation; run `gnm.evaluate` first")
-    merit, cost = select(merit_frame(evaluations), experiment), cost_frame(evaluations)
-    save_figure(overview(merit, params.title), params.figure)
-    save_tables(merit, params.table, params.figures_of_merit, cost)
+    evaluations, merit, cost = read_experiment(params.evaluations)
+    bars = [figure for figure in params.figures_of_merit if "@" not in figure]  # retention has lines of its own
+    save_figure(overview(merit, params.title, bars[:MOST_BARS]), params.output)
+    save_tables(merit, params.output, params.figures_of_merit, cost)
     parts = [
         params.title,
         text_table(merit, params.figures_of_merit, cost),
-        "Percent, with 95 % intervals over sequences. The table lies in "
-        f"{params.table}.md and .csv, the figure in {params.figure}.png and .svg.",
+        f"{_NOTE} The table lies in {params.output}.md and .csv, the figure in {params.output}.png and .svg.",
     ]
     if params.samples:
         parts.append(sample_answers(evaluations, params.samples))
     return "\n".join(parts)
 
 
-def cost_frame(evaluations: Sequence[SavedEvaluation]) -> pd.DataFrame:
+def results(folder: Path, figures: Sequence[str] | None = None, output: Path | None = None) -> str:
+    """The table of all evaluations in `folder`; saved to `output`.md and .csv too if that is given.
+
+    figures: those to show, such as "score" or "retention@4"; None: the usual ones that the evaluations have.
+    Raises DataError if the folder has no evaluation, or none of them has one of `figures`.
+    """
+    _, merit, cost = read_experiment(folder)
+    figures = figures or figures_in(merit)
+    if output is not None:
+        save_tables(merit, output, figures, cost)
+    return f"{text_table(merit, figures, cost)}\n{_NOTE}"
+
+
+def read_experiment(folder: Path) -> tuple[dict[str, SavedEvaluation], pd.DataFrame, pd.DataFrame]:
+    """The evaluations of a folder by method, their figures of merit, and their cost."""
+    folder = folder.resolve()
+    found = find_evaluations(folder.parent, [folder.name])
+    several = len({evaluation.variant for evaluation in found}) > 1
+    evaluations = {with_variant(each.method, each.variant if several else ""): each for each in found}
+    return evaluations, select(merit_frame(found), folder.name), cost_frame(evaluations)
+
+
+def cost_frame(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
     """Cost after the last document, by method: tokens or slots kept, their MB, GFLOPs and milliseconds a query."""
     rows = {}
-    for evaluation in evaluations:
+    for method, evaluation in evaluations.items():
         cost = evaluation.cost
         if cost is not None:
-            rows[evaluation.method] = {
+            rows[method] = {
                 "Kept": cost["kept"][-1],
                 "MB": cost["bytes"][-1] / 1e6,
                 "GFLOP/query": cost["query_flops"][-1] / 1e9,
@@ -70,9 +90,9 @@ def cost_frame(evaluations: Sequence[SavedEvaluation]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def sample_answers(evaluations: Sequence[SavedEvaluation], count: int) -> str:
+def sample_answers(evaluations: Mapping[str, SavedEvaluation], count: int) -> str:
     """`count` questions asked after the last document of the first sequences, with each method's answer."""
-    records = {evaluation.method: evaluation.records for evaluation in evaluations}
+    records = {method: evaluation.records for method, evaluation in evaluations.items()}
     first = next(iter(records.values()))
     asked = first[first["t"] == first["t"].max()]
     lines = ["", "Sample questions, asked after the last document:"]
@@ -99,6 +119,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_intermixed_args(arguments)
     with exit_on_error():
         print(report(load_params(options.params, ReportParams, options.overrides, options.block)))
+
+
+def results_main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table of a folder of evaluations."""
+    parser = argparse.ArgumentParser(prog="gnm results", description="Table of an experiment's saved evaluations.")
+    parser.add_argument("folder", type=Path, help="saved_evals/EXPERIMENT, with a folder for each method")
+    parser.add_argument("figures", nargs="*", help="figures of merit, such as score or retention@4; default: the usual")
+    parser.add_argument("--output", type=Path, help="also write the table to OUTPUT.md and OUTPUT.csv")
+    options = parser.parse_intermixed_args(arguments)
+    with exit_on_error():
+        print(results(options.folder, options.figures, options.output))
 
 
 if __name__ == "__main__":

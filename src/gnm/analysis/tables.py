@@ -15,6 +15,8 @@ from gnm.errors import DataError
 from gnm.files import write_text
 
 DEFAULT_FIGURES = ("score", "accuracy", "specificity", "selectivity")
+_USUAL = (*DEFAULT_FIGURES, "accuracy_age_0", "unlearning_accuracy", "unlearning_specificity", "unlearning_selectivity",
+          "format_accuracy", "refusal_f1")
 _ABSENT = "–"
 
 
@@ -37,6 +39,13 @@ def select(merit: pd.DataFrame, experiment: str | None = None) -> pd.DataFrame:
     if merit.duplicated(["method", "metric", "age"]).any():
         raise DataError("two evaluations share one method name; give each its own results folder")
     return merit
+
+
+def figures_in(merit: pd.DataFrame) -> list[str]:
+    """The usual figures that some method of the frame has, and retention at the middle and at the oldest age."""
+    has, oldest = set(merit["metric"]), merit.loc[merit["metric"] == "retention", "age"].max()
+    ages = [] if pd.isna(oldest) or not oldest else sorted({int(oldest) // 2, int(oldest)})
+    return [figure for figure in _USUAL if figure in has] + [f"retention@{age}" for age in ages]
 
 
 def wide(merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES,

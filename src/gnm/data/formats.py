@@ -44,6 +44,14 @@ def format_names(families: Iterable[str] = FAMILIES, keys: Iterable[str] = KEYS)
 
 
 FORMATS = format_names()
+_HELD_OUT_FAMILY, _HELD_OUT_KEYS = "xml", ("text", "content")
+_TRAINED = tuple(family for family in FAMILIES if family != _HELD_OUT_FAMILY)
+FORMAT_GROUPS = {
+    "train": format_names(_TRAINED, (key for key in KEYS if key not in _HELD_OUT_KEYS)),
+    "held_out_keys": format_names(_TRAINED, _HELD_OUT_KEYS),
+    "unseen_family": format_names((_HELD_OUT_FAMILY,)),
+}
+"""Formats that experiment 2 trains on, and those that it keeps back to see what generalises to them."""
 
 
 def check_format(name: str) -> str:
@@ -53,6 +61,15 @@ def check_format(name: str) -> str:
         hint = f"did you mean {near[0]!r}?" if near else "a name is family_key"
         raise ConfigError(f"unknown format {name!r} ({hint}); families: {', '.join(FAMILIES)}; keys: {', '.join(KEYS)}")
     return name
+
+
+def formats_of(named: str | Iterable[str]) -> list[str]:
+    """The formats of a group of FORMAT_GROUPS, or those named one by one. Raises ConfigError for an unknown name."""
+    if not isinstance(named, str):
+        return [check_format(name) for name in named]
+    if named not in FORMAT_GROUPS:
+        raise ConfigError(f"unknown group of formats {named!r}; use one of {', '.join(FORMAT_GROUPS)}, or a list")
+    return list(FORMAT_GROUPS[named])
 
 
 def apply_format(text: str, name: str | None) -> str:

@@ -15,13 +15,13 @@ import random
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gnm.config import StrictModel
 from gnm.data.documents import turn_round
-from gnm.data.formats import apply_format, check_format
+from gnm.data.formats import apply_format, formats_of
 from gnm.data.instructions import Split, instruction_for
 from gnm.data.sampling import Sampling, select
 from gnm.data.targets import (
@@ -36,15 +36,17 @@ from gnm.data.types import FUTURE, NEIGHBOUR, PARAPHRASE, Document, Query, Seque
 from gnm.errors import ConfigError, DataError
 
 
-def _check_format(name: str) -> str:
+def _formats(named: Any) -> list[str]:
     try:
-        return check_format(name)
+        return formats_of(named)
     except ConfigError as error:
         raise ValueError(str(error)) from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError("it must be a list of formats, or the name of a group of them") from error
 
 
 TargetType = Literal[TARGET_TYPES]
-FormatName = Annotated[str, AfterValidator(_check_format)]
+Formats = Annotated[list[str], BeforeValidator(_formats)]
 Length = Annotated[int, Field(ge=1)]
 
 
@@ -60,7 +62,7 @@ class SequenceSettings(StrictModel):
     unlearning: bool
     split: Split
     sampling: Sampling
-    eligible_formats: list[FormatName] = []
+    eligible_formats: Formats = []
     phrasings: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")

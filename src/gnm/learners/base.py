@@ -32,6 +32,8 @@ class Learner(nn.Module, ABC):
 
     trains_all = True
     """Whether a loss reaches every parameter that can be trained."""
+    same_passes = True
+    """Whether batches of the same numbers of sequences and documents take the same passes of the decoder."""
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the method itself, beside the backbone's adapters, by the names that they are saved under."""

@@ -33,6 +33,8 @@ class Library:
 class RetrievalLearner(Learner):
     """Answers each question in the context of its `top_k` nearest document-instruction pairs."""
 
+    same_passes = False  # as many as there are different contexts
+
     def __init__(self, reader: Reader, retriever: RetrieverName, top_k: int, order: Order = "document_first"):
         super().__init__()
         self.reader, self.retriever, self.top_k, self.order = reader, retriever, top_k, order

@@ -6,7 +6,9 @@ Decoders of the Llama shape work: `model.embed_tokens`, `model.layers` (with `in
 projections), `model.norm`, `model.rotary_emb`: Llama, SmolLM, Qwen2, Qwen3, Mistral and their kin.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +70,9 @@ class Decoder(nn.Module):
         """
         keys, values = [], []
         for layer, inputs in zip(self.layers, slots.unbind(1), strict=True):
-            attention, normed = layer.self_attn, layer.input_layernorm(inputs)
-            key = attention.k_proj(normed).unflatten(-1, (-1, self.head_size))
-            if hasattr(attention, "k_norm"):
-                key = attention.k_norm(key)
-            keys.append(key.transpose(1, 2))
-            values.append(attention.v_proj(normed).unflatten(-1, (-1, self.head_size)).transpose(1, 2))
+            key, value = _of(layer, project_slots)(inputs)
+            keys.append(key)
+            values.append(value)
         return tuple(keys), tuple(values)
 
     def rotated(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], valid: Tensor) -> Prefix:
@@ -123,10 +122,8 @@ class Decoder(nn.Module):
         """One layer; with `checkpointing`, its activations are not kept, but computed again for the gradient."""
 
         def run(hidden: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
-            own = {index: past} if past else {}
-            part = replace(reading, own=own)
-            hidden = layer(hidden, position_ids=positions, position_embeddings=rotary, use_cache=False, reading=part)
-            return hidden, *(own[index] if reading.keep else ())
+            part = replace(reading, own={index: past} if past else {})
+            return _of(layer, pass_layer)(hidden, positions, rotary, part)
 
         past = reading.own.get(index, ())
         if self.checkpointing and torch.is_grad_enabled():
@@ -163,3 +160,26 @@ class Decoder(nn.Module):
                 f"{last + 1} positions exceed the {limit} that {type(self.model).__name__} attends over; "
                 "use a smaller pool (memory.capacity) or fewer documents"
             )
+
+
+def pass_layer(layer: nn.Module, hidden: Tensor, positions: Tensor, rotary, reading: Reading) -> tuple[Tensor, ...]:
+    """Hidden states [1, N, E] after a decoder layer; its own keys and values too, if `reading` keeps them."""
+    hidden = layer.forward(
+        hidden, position_ids=positions, position_embeddings=rotary, use_cache=False, reading=reading
+    )
+    return hidden, *(reading.own[layer.self_attn.layer_idx] if reading.keep else ())
+
+
+def project_slots(layer: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys (not rotated) and values [B, K, S, D] of a decoder layer for slots [B, S, E] at its input."""
+    attention, normed = layer.self_attn, layer.input_layernorm(inputs)
+    key = attention.k_proj(normed).unflatten(-1, (-1, attention.head_dim))
+    if hasattr(attention, "k_norm"):
+        key = attention.k_norm(key)
+    value = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim))
+    return key.transpose(1, 2), value.transpose(1, 2)
+
+
+def _of(layer: nn.Module, function: Callable) -> Callable:
+    """`function` of a layer: its method of that name where the layer is shared out over processes."""
+    return getattr(layer, function.__name__, None) or partial(function, layer)

@@ -113,6 +113,13 @@ def renew_effective_weights(model: nn.Module) -> None:
             module._formed.clear()
 
 
+def keep_adapters_apart(model: nn.Module) -> None:
+    """Form no effective weights: for backbones whose weights are put together for each pass only."""
+    for module in model.modules():
+        if isinstance(module, FusedLoraLinear):
+            module.fused = False
+
+
 @contextmanager
 def use_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
     """Run `model` with its LoRA adapter `name` instead of the active one; None: with the active one."""

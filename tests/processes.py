@@ -1,0 +1,50 @@
+"""Runs a function in several processes that form one group (gloo), as torchrun's would; forks, so it takes no start."""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+
+def free_port() -> int:
+    """A port on which nothing listens just now."""
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+def in_processes(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function(*arguments)` returns in each of `count` processes, by rank; fails if one of them fails."""
+    context, port = multiprocessing.get_context("fork"), free_port()
+    queue = context.Queue()
+    ranks = [context.Process(target=_run, args=(r, count, port, queue, function, arguments)) for r in range(count)]
+    for process in ranks:
+        process.start()
+    results = dict(queue.get(timeout=120) for _ in ranks)
+    for process in ranks:
+        process.join(timeout=30)
+    if failures := [str(value) for value in results.values() if isinstance(value, _Failure)]:
+        raise AssertionError("\n".join(failures))
+    return [results[rank] for rank in range(count)]
+
+
+class _Failure(str):
+    """A traceback of another process."""
+
+
+def _run(rank: int, count: int, port: int, queue, function, arguments) -> None:
+    for state in (AcceleratorState, PartialState, GradientState):  # nothing is left of the parent's
+        state._reset_state()
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_PORT": str(port)}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+    try:
+        queue.put((rank, function(*arguments)))
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    except BaseException:
+        queue.put((rank, _Failure(traceback.format_exc())))

@@ -1,0 +1,214 @@
+"""Every experiment folder and data pipeline really runs: `dvc repro` with a tiny backbone and a handful of documents.
+
+Only params.yaml is changed: other backbones, fewer methods, steps and sequences. Commands, stages, dependencies and
+outputs are the folder's own.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from gnm.config import read_blocks
+
+# two halves that take about as long, each in an order in which folders build on those before
+HALVES = (
+    ["data_pipelines/generate_documents", "experiments/small_exp1", "experiments/quickstart"]
+    + ["experiments/small_exp2", "experiments/small_exp3"],
+    ["data_pipelines/generate_categorized_counterfact_data_from_mapping"]
+    + [f"experiments/train_exp1_{name}" for name in ("gnm", "icl", "rag")]
+    + [f"experiments/train_exp2_{name}" for name in ("gnm", "gnm_ablation", "icl", "rag")]
+    + [f"experiments/eval_{name}" for name in ("exp1", "exp2", "exp2_train", "exp2_val_id", "exp3")],
+)
+KEPT = {"gnm", "no_memory"}  # of an evaluation's methods
+SMALL_LOOP = {"sequences": 2, "sequences_at_once": 2, "max_new_tokens": 2}
+SMALL_TRAIN = {"steps": 2, "validate_every": 2, "validation_sequences": 1, "checkpoint_every": 1}
+SMALL_DATA = {"train_files": 1, "train_documents_per_file": 60}
+BACKBONES = {"memoryllm-8b-chat": "tiny-gnm", "gnm_facts": "tiny-gnm", "gnm_all": "tiny-gnm"}
+SHOWN = ("selectivity", "format_accuracy", "unlearning_selectivity")  # there whatever few sequences ask
+
+
+class Folders:
+    """A copy of the project's DVC files, in which `dvc repro` works."""
+
+    def __init__(self, project: Path, root: Path):
+        self.root = root
+        for name in ("experiments", "data_pipelines"):
+            shutil.copytree(project / name, root / name, ignore=shutil.ignore_patterns("dvc.lock"))
+        (root / "src").symlink_to(project / "src")
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(project / "src"),
+            "GNM_MODELS": str(root / "models"),
+        }
+        self.dvc(root, "init", "-q", "--no-scm")
+
+        for path in root.glob("*/*/params.yaml"):
+            self.change(path.parent, make_small)
+
+    def run(self, name: str) -> "Run":
+        """`dvc repro` in a folder, twice."""
+        said = ["", ""]
+        try:
+            for turn in range(2):
+                said[turn] = self.dvc(self.root / name, "repro")
+        except AssertionError as error:
+            return Run(name, self, *said, str(error))
+        return Run(name, self, *said, None)
+
+    def dvc(self, folder: Path, *arguments: str) -> str:
+        """What `dvc` says; fails with all of it if it fails."""
+        command = [sys.executable, "-m", "dvc", *arguments]
+        done = subprocess.run(
+            command, cwd=folder, env=self.environment, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, f"{folder.name}: dvc {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def change(self, folder: Path, change) -> None:
+        """Change the settings of a folder in place."""
+        path = folder / "params.yaml"
+        settings = read_blocks(path)
+        change(settings)
+        path.write_text(yaml.dump(settings, Dumper=Plain, sort_keys=False))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `dvc repro` said in a folder, the first and the second time, and what went wrong."""
+
+    name: str
+    folders: Folders
+    first: str
+    second: str
+    error: str | None
+
+    @property
+    def root(self) -> Path:
+        return self.folders.root
+
+
+class Plain(yaml.SafeDumper):
+    """YAML without anchors: shared values become values of their own."""
+
+    def ignore_aliases(self, data):
+        return True
+
+
+def make_small(settings: dict) -> None:
+    """The same experiment with tiny backbones, few methods, steps and sequences."""
+    for name in {"trained", "untrained"} & settings.keys():
+        settings[name] = {key: item for key, item in settings[name].items() if item["method"] in KEPT}
+    if "methods" in settings:
+        settings["methods"] = {key: item for key, item in settings["methods"].items() if key in KEPT}
+    if "trained" in settings:
+        settings["train"]["methods"] = {"gnm": settings["train"]["methods"]["gnm"]}
+    for block in (settings, *(block for block in settings.values() if isinstance(block, dict))):
+        if "backbone" in block:
+            block["backbone"] |= {"name": BACKBONES.get(block["backbone"]["name"], "tiny"), "dtype": "float32"}
+        for method in block.get("methods", {}).values():
+            if method.get("backbone"):
+                method["backbone"] = BACKBONES.get(method["backbone"], "tiny")
+        if "loop" in block:
+            make_loop_small(block["loop"])
+        if "figures_of_merit" in block:
+            block["figures_of_merit"] = [name for name in block["figures_of_merit"] if name in SHOWN]
+        if "optimizer" in block.get("opt", {}):
+            block["opt"]["optimizer"] = "adamw"
+        if "seeds" in block:
+            block["seeds"] = block["seeds"][:1]
+        if "train_files" in block:
+            block |= SMALL_DATA
+    if "distributed" in settings:
+        settings["distributed"]["nproc_per_node"] = 1
+    if "source" in settings:
+        settings["source"] = "embedded"
+
+
+def make_loop_small(loop: dict) -> None:
+    """Two steps of training, or two sequences of evaluation, of two or three documents."""
+    loop |= SMALL_TRAIN if "steps" in loop else SMALL_LOOP
+    loop["sequence_length"] = {"10": 2, "20": 3}.get(str(loop["sequence_length"]), loop["sequence_length"])
+    if loop.get("easy"):
+        loop["easy"] |= {"steps": 1, "documents_per_step": 2}
+
+
+@pytest.fixture(scope="module")
+def runs(project, tmp_path_factory) -> dict[str, Run]:
+    """Every folder run twice, two of them side by side."""
+    if not (project / ".dvc").is_dir():
+        pytest.skip("needs the experiment folders")
+    halves = [Folders(project, tmp_path_factory.mktemp("project")) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        parts = pool.map(lambda folders, names: [folders.run(name) for name in names], halves, HALVES)
+        return {run.name: run for part in parts for run in part}
+
+
+@pytest.mark.parametrize("name", [name for half in HALVES for name in half])
+def test_a_folder_runs_to_its_end_and_then_has_nothing_to_do(runs, name):
+    run = runs[name]
+    assert run.error is None, run.error
+    again = [line for line in run.second.splitlines() if line.startswith("Running stage")]
+    assert again == (["Running stage 'report@report':"] if name == "experiments/quickstart" else [])
+
+
+def test_every_folder_is_run(project):
+    folders = {str(path.parent.relative_to(project)) for path in project.glob("*/*/dvc.yaml")}
+    assert folders == {name for half in HALVES for name in half}
+
+
+@pytest.mark.parametrize("name", [name for name in HALVES[0] + HALVES[1] if "eval" in name or "small" in name])
+def test_a_report_is_left(runs, name):
+    """Tables with a row a method, and a figure, for every report of the folder."""
+    root, settings = runs[name].root, read_blocks(runs[name].root / name / "params.yaml")
+    reports = [block for key, block in settings.items() if key.startswith("report")]
+    for block in reports:
+        stem = root / name / block["output"]
+        table = pd.read_csv(stem.with_name(stem.name + ".csv"))
+        assert set(table["method"].str.partition(" ")[0]) <= KEPT and len(table) > 0
+        assert stem.with_name(stem.name + ".png").stat().st_size > 10_000
+    assert reports
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "rerun"),
+    [
+        ("experiments/eval_exp1", ("methods", "gnm", "order", "document_first"), ["evaluate@gnm", "evaluate_20@gnm"]),
+        ("experiments/eval_exp1", ("evaluate_20", "seeds", [7]), ["evaluate_20@gnm", "evaluate_20@no_memory"]),
+        ("experiments/eval_exp1", ("report", "title", "Another"), ["report@report"]),
+        ("experiments/small_exp1", ("train", "seed", 7), ["train@gnm"]),
+        (
+            "experiments/small_exp1",
+            ("evaluate_unlearning", "seeds", [7]),
+            ["evaluate_trained@gnm_unlearning", "evaluate_untrained@no_memory_unlearning"],
+        ),
+        ("data_pipelines/generate_documents", ("seed", 7), ["documents"]),
+    ],
+)
+def test_a_changed_setting_reruns_only_what_depends_on_it(runs, name, change, rerun):
+    """What `dvc repro --dry` would run first; what builds on it follows if that changes."""
+    run = runs[name]
+    assert run.error is None, run.error
+    path = run.root / name / "params.yaml"
+    before = path.read_text()
+
+    def set_(settings):
+        *keys, last, value = change
+        for key in keys:
+            settings = settings[key]
+        settings[last] = value
+
+    run.folders.change(path.parent, set_)
+    said = run.folders.dvc(path.parent, "repro", "--dry")
+    path.write_text(before)
+    stages = re.findall(r"^Running stage '([^']*)'", said, flags=re.MULTILINE)
+    assert sorted(stages) == sorted(rerun)
