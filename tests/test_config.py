@@ -191,6 +191,14 @@ def test_a_value_that_fits_none_of_its_types_is_told_by_its_place(params):
     assert "method.reads" in message and "'some'" in message
 
 
+def test_blocks_share_what_stands_at_the_top_of_the_file(params):
+    text = "seed: 5\nmethod: {name: gnm}\nunrelated: 3\none: {}\ntwo: {seed: 6}\n"
+    assert load(params(text), block="one").seed == 5
+    assert load(params(text), block="two").seed == 6
+    assert load(params(text), ["seed=7"], block="one").seed == 7
+    assert "unknown key 'sede'" in refused(params(text + "three: {sede: 1}\n"), block="three")
+
+
 # --- files that cannot be read
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from gnm import cli
 from gnm import evaluate as program
 from gnm.analysis import report
 from gnm.evaluate import evaluate
@@ -145,3 +146,34 @@ def test_an_experiment_on_facts_alone_judges_no_formats_and_no_refusals(data, tm
     records = read_records(folder / "records.parquet")
     assert records[["format_expected", "format_correct", "format_age", "refused"]].isna().all(axis=None)
     assert not any(key.startswith(("format", "refusal")) for key in json.loads((folder / "summary.json").read_text()))
+
+
+def test_every_seed_draws_sequences_of_its_own(data, tmp_path):
+    settings = evaluate_settings(data, tmp_path) | {"seeds": [0, 4]}
+    folder = evaluate(program.EvaluateParams.model_validate(settings), "dummy", "a test")
+    both = read_records(folder / "records.parquet")
+    assert both.groupby("sequence")["seed"].first().tolist() == [0, 0, 0, 4, 4, 4]
+    one = read_records(evaluate(evaluate_params(data, tmp_path / "one"), "dummy", "a test") / "records.parquet")
+    pd.testing.assert_frame_equal(both[both["seed"] == 0].reset_index(drop=True), one)
+    assert not both[both["seed"] == 4]["input"].isin(one["input"]).all()
+
+
+def test_the_table_of_any_folder_is_printed(data, tmp_path, capsys):
+    for method in ("dummy", "memoryllm"):
+        evaluate(evaluate_params(data, tmp_path / "evals"), method, "a test")
+    cli.main(["results", str(tmp_path / "evals")])
+    usual = capsys.readouterr().out
+    assert "Dummy" in usual and "Score" in usual and "Retention, age 2" in usual and "ms/query" in usual
+    cli.main(["results", str(tmp_path / "evals"), "accuracy", "--output", str(tmp_path / "table")])
+    assert "Score" not in capsys.readouterr().out
+    assert "Accuracy" in (tmp_path / "table.md").read_text() and (tmp_path / "table.csv").is_file()
+    with pytest.raises(SystemExit, match="no saved evaluation"):
+        cli.main(["results", str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match="no method has a figure 'acuracy'"):
+        cli.main(["results", str(tmp_path / "evals"), "acuracy"])
+
+
+def test_published_evaluations_give_a_table(shared, capsys):
+    cli.main(["results", str(shared / "reference" / "saved_evals" / "mixed_documents_seq_10")])
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("GNM  ")]
+    assert row.split()[1:7] == ["78.0", "91.8", "78.1", "67.6", "95.8", "67.4"]

@@ -139,6 +139,17 @@ def test_more_processes_need_less_each(tiny_sizes, settings):
     assert one.optimizer == 2 * one.gradients > 0
 
 
+def test_what_saves_memory_is_counted(tiny_sizes, settings):
+    plain = validate(settings[1], TrainParams, "test")
+    loop = settings[1]["loop"] | {"gradient_checkpointing": True}
+    saving = {"loop": loop, "opt": settings[1]["opt"] | {"optimizer": "adamw_8bit"}, "distributed": {"shard": True}}
+    saving = validate(settings[1] | saving, TrainParams, "test")
+    before, after = (plan(params, "gnm", 2) for params in (plain, saving))
+    assert after.weights == before.weights / 2 and after.adapters < before.adapters
+    assert after.activations < before.activations / 2 and after.optimizer == before.optimizer / 4
+    assert plan(saving, "gnm", 1).weights == before.weights
+
+
 def test_the_table_of_an_experiment(project, capsys):
     main(["plan", str(project / "experiments" / "small_exp1")])
     lines = capsys.readouterr().out.splitlines()

@@ -92,12 +92,16 @@ class Model:
         config = self.config
         return config.num_hidden_layers * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
 
-    def kept_per_token(self, prefix: int, dtype: int) -> int:
-        """Bytes that a token leaves for the backward pass: inputs of linear layers, activation, norms, attention."""
+    def kept_per_token(self, prefix: int, dtype: int, checkpointing: bool = False) -> int:
+        """Bytes that a token leaves for the backward pass: inputs of linear layers, activation, norms, attention.
+
+        checkpointing: the layers' inputs alone, and all of that for one layer at a time.
+        """
         config = self.config
         hidden, inner = config.hidden_size, config.intermediate_size
         numbers = 6 * hidden + 4 * inner + 2 * config.num_attention_heads * prefix
-        return config.num_hidden_layers * (dtype * numbers + 4 * 4 * hidden)
+        layer = dtype * numbers + 4 * 4 * hidden
+        return config.num_hidden_layers * dtype * hidden + layer if checkpointing else config.num_hidden_layers * layer
 
 
 def known_shape(name: str) -> tuple[LlamaConfig, MemoryShape | None]:
@@ -117,7 +121,9 @@ def plan(params: TrainParams | EvaluateParams, method: str, processes: int, toke
     lora = params.lora if training else LoraSettings() if settings.adapter else None
     model = Model.of(settings.backbone or params.backbone.name, lora)
     head = 4 * model.config.vocab_size * model.config.hidden_size if dtype == 2 else 0
-    need = Need(weights=dtype * model.weights + head, adapters=4 * model.adapters + dtype * model.formed)
+    shard = training and params.distributed.shard and processes > 1
+    weights = dtype * model.weights // (processes if shard else 1) + head
+    need = Need(weights=weights, adapters=4 * model.adapters + (0 if shard else dtype * model.formed))
 
     documents = loop.longest if training else loop.sequence_length
     states = ceil(loop.sequences_of_step(documents) / processes) if training else loop.sequences_at_once
@@ -140,8 +146,9 @@ def plan(params: TrainParams | EvaluateParams, method: str, processes: int, toke
         return replace(need, activations=max(3 * SCORES * dtype, need.memory + need.prefix))
     written = ceil(loop.documents_per_step / processes)
     read = written * loop.max_queries_per_document * QUESTION_TOKENS
-    kept = (written * tokens + read) * model.kept_per_token(slots, dtype)
-    return replace(need, activations=kept, gradients=4 * model.trained, optimizer=8 * model.trained)
+    kept = (written * tokens + read) * model.kept_per_token(slots, dtype, loop.gradient_checkpointing)
+    states = 8 if params.opt.optimizer == "adamw" else 2
+    return replace(need, activations=kept, gradients=4 * model.trained, optimizer=states * model.trained)
 
 
 def table(folder: Path, processes: int | None, tokens: int, overrides: Sequence[str] = ()) -> str:

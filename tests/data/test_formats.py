@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 
 from gnm.data.formats import (
     FAMILIES,
+    FORMAT_GROUPS,
     FORMATS,
     KEYS,
     MALFORMED,
     apply_format,
     check_format,
     format_names,
+    formats_of,
     recognise,
 )
 from gnm.data.types import Query
@@ -88,3 +90,16 @@ def test_no_text_makes_recognition_fail(text):
     found = recognise(text)
     assert 0 <= found.offset <= len(text) and (found.format is None) == (found.offset == 0)
     assert found.format is None or found.format in (*FORMATS, MALFORMED)
+
+
+def test_groups_of_formats_share_out_all_of_them():
+    """Training, held-out keys, the unseen family: what experiment 2 tells apart."""
+    together = [name for group in FORMAT_GROUPS.values() for name in group]
+    assert sorted(together) == sorted(FORMATS)
+    assert {name.split("_")[0] for name in FORMAT_GROUPS["unseen_family"]} == {"xml"}
+    assert {name.split("_")[1] for name in FORMAT_GROUPS["held_out_keys"]} == {"text", "content"}
+    assert [len(FORMAT_GROUPS[name]) for name in ("train", "held_out_keys", "unseen_family")] == [40, 8, 12]
+    assert formats_of("held_out_keys") == list(FORMAT_GROUPS["held_out_keys"])
+    assert formats_of(["csv_body"]) == ["csv_body"]
+    with pytest.raises(ConfigError, match="unknown group of formats 'trian'; use one of train, held_out_keys"):
+        formats_of("trian")

@@ -312,6 +312,8 @@ def test_asking_about_a_document_that_is_not_there_is_an_error(t):
         ({"sequence_length": [3, 2]}, "first number"),
         ({"target_types": ["formats"]}, "eligible_formats is empty"),
         ({"eligible_formats": ["jsn_text"]}, "json_text"),
+        ({"eligible_formats": "trian"}, "unknown group of formats 'trian'"),
+        ({"eligible_formats": 3}, "a list of formats, or the name of a group"),
         ({"sampling": {}}, "num_paraphrase_from_facts_to_learn"),
         ({"sampling": SAMPLING | {"num_paraphrases": 1}}, "num_paraphrases"),
         ({"lenght": 2}, "lenght"),
