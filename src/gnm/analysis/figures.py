@@ -58,7 +58,7 @@ def overview(merit: pd.DataFrame, title: str, figures: Sequence[str] = DEFAULT_F
 
     Where there are no ages to compare (single documents, formats alone) the bars stand alone.
     """
-    if not merit.loc[merit["metric"] == figure_name, "age"].max() > 0:  # also where there is none
+    if not (merit.loc[merit["metric"] == figure_name, "age"] > 0).any():
         return merit_bars(merit, title, figures)
     methods = _methods(merit, [*figures, figure_name])
     with style():

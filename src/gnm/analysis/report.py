@@ -20,10 +20,11 @@ from gnm.errors import exit_on_error
 
 MOST_BARS = 6
 _NOTE = "Percent, with 95 % intervals over sequences where there are records of every answer."
-_KINDS = {
-    "it was told to learn this": ("paraphrase", True),
-    "it was told to leave this out": ("paraphrase", False),
-    "a neighbour, never in any document": ("true_output_neighbor", True),
+_KINDS = {  # meaning: query type, to learn, to refuse
+    "it was told to learn this": ("paraphrase", True, False),
+    "it was told to leave this out": ("paraphrase", False, False),
+    "it was told to refuse this": ("paraphrase", False, True),
+    "a neighbour, never in any document": ("true_output_neighbor", True, False),
 }
 
 
@@ -95,19 +96,24 @@ def sample_answers(evaluations: Mapping[str, SavedEvaluation], count: int) -> st
     records = {method: evaluation.records for method, evaluation in evaluations.items()}
     first = next(iter(records.values()))
     asked = first[first["t"] == first["t"].max()]
+    kinds = {
+        meaning: rows.sort_values(["sequence", "q", "fact_id"])
+        for meaning, key in _KINDS.items()
+        if len(rows := asked[(asked[["type", "learn", "refuse"]] == list(key)).all(axis=1)])
+    }
     lines = ["", "Sample questions, asked after the last document:"]
     for number in range(count):
-        meaning, (kind, learn) = list(_KINDS.items())[number % len(_KINDS)]
-        rows = asked[(asked["type"] == kind) & (asked["learn"] == learn)].sort_values(["sequence", "q", "fact_id"])
-        if number >= len(rows):
+        meaning, rows = list(kinds.items())[number % len(kinds)]
+        if (place := number // len(kinds)) >= len(rows):
             continue
-        row = rows.iloc[number]
+        row = rows.iloc[place]
         key = ["sequence", "q", "t", "fact_id", "type", "input"]
         lines.append(f"\n  {row['input']} …   ({meaning}: expected {row['target_output']!r})")
         for method in in_order(records):
             same = records[method][(records[method][key] == row[key]).all(axis=1)]
             if len(same):
-                mark = "right" if same.iloc[0]["generated_correct"] else "wrong"
+                right = same.iloc[0]["refused" if row["should_refuse"] else "generated_correct"]
+                mark = "right" if right else "wrong"
                 lines.append(f"    {method_style(method).name:36s} {same.iloc[0]['generated']!r} ({mark})")
     return "\n".join(lines)
 
