@@ -137,7 +137,8 @@ def test_formats_and_refusals_are_judged_where_they_are_asked_for(data, tmp_path
     for _, some in records[in_force].groupby("sequence"):
         assert some.groupby("t")["format_age"].first().tolist() == list(range(some["t"].nunique()))
     said = report.sample_answers({"dummy": report.find_evaluations(tmp_path.parent, [tmp_path.name])[0]}, 4)
-    assert "it was told to refuse this: expected 'Sorry'" in said and "(right)" in said
+    (sample,) = [part for part in said.split("\n\n") if "it was told to refuse this: expected 'Sorry'" in part]
+    assert sample.endswith("'<text>Sorry</text>' (right)" if "'<text>Sorry" in sample else "(wrong)")
     summary = json.loads((folder / "summary.json").read_text())
     assert 0 < summary["refusal_recall"][0] < 1 and 0 < summary["refusal_precision"][0] < 1
     assert {"format_accuracy", "format_retention", "format_selectivity", "fact_accuracy"} <= summary.keys()
