@@ -138,6 +138,7 @@ def test_a_killed_process_ends_the_run_and_the_same_command_goes_on(data, tmp_pa
     in_processes(2, undisturbed, settings | {"output": str(tmp_path / "whole")})
     whole, resumed = (load_file(tmp_path / name / "gnm" / WEIGHTS) for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert {path.name for path in tmp_path.iterdir()} == {"params.yaml", "killed", "whole"}
 
 
 def undisturbed(settings: dict) -> None:

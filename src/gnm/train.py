@@ -9,7 +9,7 @@
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -138,20 +138,17 @@ class Trainer:
             start -= progress["seconds"]
         main = self.accelerator.is_main_process
         bar = tqdm(total=loop.steps, initial=progress["step"], disable=not main, desc=self.output.name, mininterval=5)
-        with _live(self.output, resume=bool(found), enabled=main) as live:
+        with _Metrics(self.output, resume=bool(found), enabled=main) as live:
             while progress["step"] < loop.steps and progress["bad"] < loop.patience:
                 step = progress["step"]
                 means = self.step(step)
                 progress |= {"step": step + 1, "seconds": time.time() - start}
                 bar.update()
                 bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
-                for name, value in means.items():
-                    live.log_metric(f"train/{name}", value)
-                live.log_metric("train/seconds", progress["seconds"])
+                live.log("train", means | {"seconds": progress["seconds"]})
                 if (step + 1) % loop.validate_every == 0 or step + 1 == loop.steps:
                     means = self.validate()
-                    for name, mean in means.items():
-                        live.log_metric(f"validation/{name}", mean)
+                    live.log("validation", means)
                     value = means["loss"]
                     better = progress["best"] is None or value < progress["best"]
                     if better:
@@ -279,9 +276,27 @@ def _batches(items: Sequence, size: int):
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _live(output: Path, resume: bool, enabled: bool) -> Live:
-    folder = output.parent / f".{output.name}-live" if enabled else None
-    return Live(dir=str(folder), resume=resume, save_dvc_exp=False, report=None, dvcyaml=None)
+class _Metrics:
+    """The metrics file of a run that goes on (DVCLive); the main process alone writes it."""
+
+    def __init__(self, output: Path, resume: bool, enabled: bool):
+        folder = str(output.parent / f".{output.name}-live")
+        self._live = Live(dir=folder, resume=resume, save_dvc_exp=False, report=None, dvcyaml=None) if enabled else None
+
+    def log(self, part: str, values: Mapping[str, float]) -> None:
+        for name, value in values.items() if self._live else ():
+            self._live.log_metric(f"{part}/{name}", value)
+
+    def next_step(self) -> None:
+        if self._live:
+            self._live.next_step()
+
+    def __enter__(self) -> "_Metrics":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        if self._live:
+            self._live.end()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
