@@ -130,11 +130,13 @@ def test_the_oldest_may_go_first_in_a_pool_that_draws_for_each_layer(original, p
     assert not shared.pool.per_layer and shared.pool.fill
 
 
-def test_training_a_memory_model_is_refused(original, tmp_path):
+def test_a_memory_model_is_trained_in_its_own_adapters(original, tmp_path):
     params = train_params(write_small_documents(tmp_path), tmp_path / "out")
     settings = replace_backbone(params, "original")
-    with pytest.raises(ConfigError, match="original is a memory model"):
+    with pytest.raises(ConfigError, match="the memory model original has LoRA of its own"):
         Trainer(settings, "gnm", "test")
+    run = Trainer(settings.model_copy(update={"lora": None}), "gnm", "test")
+    assert run.lora.r == 2 and run.step(0)["loss"] > 0
 
 
 def replace_backbone(params, name):
