@@ -148,8 +148,6 @@ def make_loop_small(loop: dict) -> None:
 @pytest.fixture(scope="module")
 def runs(project, tmp_path_factory) -> dict[str, Run]:
     """Every folder run, two of them side by side."""
-    if not (project / ".dvc").is_dir():
-        pytest.skip("needs the experiment folders")
     halves = [Folders(project, tmp_path_factory.mktemp("project")) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         parts = pool.map(Folders.run, halves, HALVES)
