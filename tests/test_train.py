@@ -8,6 +8,7 @@ import yaml
 from safetensors.torch import load_file
 
 from gnm import train
+from gnm.api import load
 from gnm.backbones import load_backbone
 from gnm.checkpoints import load_adapter, read_about
 from gnm.config import validate
@@ -249,6 +250,15 @@ def test_a_memory_model_trains_its_own_adapters_and_marks(data, tmp_path):
     with torch.no_grad():
         ours, theirs = (TrainingLoss(one, "all")(run.validation[:1])[0] for one in (run.module.learner, learner))
     assert float(ours) == pytest.approx(float(theirs), rel=2e-3)  # adapters are rounded when they are saved
+
+
+def test_a_saved_memory_model_without_adapters_gets_a_new_one(data, tmp_path):
+    load(None, backbone="tiny-memoryllm", dtype="float32", device="cpu").save_pretrained(tmp_path / "model")
+    backbone = {"backbone": MEMORY_MODEL["backbone"] | {"name": "tiny-memoryllm"}}
+    methods = {"methods": {"gnm": {"method": "gnm", "adapter": str(tmp_path / "model")}}}
+    run = changed_trainer(data, tmp_path / "out", backbone | methods)
+    assert list(run.parts) == ["default", "memory_module"] and run.lora.r == 4
+    assert run.step(0)["loss"] > 0 and run.about["start"]
 
 
 def test_a_killed_training_of_a_memory_model_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):

@@ -230,7 +230,7 @@ def starting_point(
     own, start = backbone.memory and backbone.memory.shape.lora, {}
     if settings.adapter:
         about, backbone = load_model(settings.adapter, backbone)
-        own, start = LoraSettings(**about["lora"]), {"start": model_digest(backbone)}
+        own, start = about["lora"] and LoraSettings(**about["lora"]), {"start": model_digest(backbone)}
     if own and params.lora and own.model_dump() != params.lora.model_dump():
         where = f"the adapter {settings.adapter}" if settings.adapter else f"the memory model {backbone.name}"
         raise ConfigError(f"lora: {where} has LoRA of its own ({own}); leave `lora` out, or give the same")

@@ -14,11 +14,11 @@ from pydantic import Field
 from gnm.analysis.figures import overview
 from gnm.analysis.saved import SavedEvaluation, find_evaluations, merit_frame
 from gnm.analysis.style import in_order, method_style, save_figure, with_variant
-from gnm.analysis.tables import figures_in, save_tables, select, text_table
+from gnm.analysis.tables import DEFAULT_FIGURES, figures_in, save_tables, select, text_table
 from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.errors import exit_on_error
 
-MOST_BARS = 6
+_MOST_BARS = 6  # panels of a figure; the table has all
 _NOTE = "Percent, with 95 % intervals over sequences where there are records of every answer."
 _KINDS = {  # meaning: query type, to learn, to refuse
     "it was told to learn this": ("paraphrase", True, False),
@@ -42,7 +42,7 @@ def report(params: ReportParams) -> str:
     """Save figure and tables; returns the text that the program prints."""
     evaluations, merit, cost = read_experiment(params.evaluations)
     bars = [figure for figure in params.figures_of_merit if "@" not in figure]  # retention has lines of its own
-    save_figure(overview(merit, params.title, bars[:MOST_BARS]), params.output)
+    save_figure(overview(merit, params.title, bars[:_MOST_BARS] or DEFAULT_FIGURES), params.output)
     save_tables(merit, params.output, params.figures_of_merit, cost)
     parts = [
         params.title,
