@@ -263,7 +263,7 @@ def test_gradients_reach_the_prefix(tiny):
     ours = reader_of(tiny)
     prefix = context_prefix(ours, TEXTS[:1])
     keys, values = (tuple(t.clone().requires_grad_() for t in side) for side in (prefix.keys, prefix.values))
-    leaves = Prefix(keys, values, prefix.valid)
+    leaves = Prefix(keys, values, prefix.valid, prefix.next_position)
     ours.loss(leaves, ASKED[:1])[0].backward()
     assert all(t.grad.abs().max() > 0 for t in (*leaves.keys, *leaves.values))
 

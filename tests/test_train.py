@@ -119,9 +119,9 @@ def test_gradients_reach_what_the_setting_says(data, tmp_path):
         with torch.no_grad():
             for parameter in run.parameters:  # B starts at zero, and with it every gradient of A
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-        total, _ = run.module(training_exercises(run.params, run.train, 0))
-        total.backward()
-        gradients[name] = (float(total.detach()), torch.cat([p.grad.flatten() for p in run.parameters]))
+        losses, _ = run.module(training_exercises(run.params, run.train, 0))
+        losses[0].backward()
+        gradients[name] = (float(losses[0].detach()), torch.cat([p.grad.flatten() for p in run.parameters]))
     assert gradients["all"][0] == pytest.approx(gradients["last"][0], rel=1e-5)
     assert gradients["all"][0] == pytest.approx(gradients["none"][0], rel=1e-5)
     for one, other in (("all", "last"), ("all", "none"), ("last", "none")):
@@ -248,7 +248,7 @@ def test_a_memory_model_trains_its_own_adapters_and_marks(data, tmp_path):
     learner = build_learner(LearnerSettings(method="gnm"), loaded)
     assert torch.equal(learner.lm.bos_embedding, run.module.learner.lm.bos_embedding)
     with torch.no_grad():
-        ours, theirs = (TrainingLoss(one, "all")(run.validation[:1])[0] for one in (run.module.learner, learner))
+        ours, theirs = (TrainingLoss(one, "all")(run.validation[:1])[0][0] for one in (run.module.learner, learner))
     assert float(ours) == pytest.approx(float(theirs), rel=2e-3)  # adapters are rounded when they are saved
 
 
@@ -299,9 +299,9 @@ def test_checkpointed_gradients_are_the_same_and_keep_less(data, tmp_path, metho
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            total, _ = run.module(training_exercises(run.params, run.train, 0))
+            losses, _ = run.module(training_exercises(run.params, run.train, 0))
             kept.append(sum(seen.values()))
-            total.backward()
+            losses[0].backward()
         gradients.append([p.grad for p in run.parameters])
     assert kept[1] < 0.6 * kept[0]
     for plain, checkpointed in zip(*gradients, strict=True):

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gnm.errors import BackboneError
@@ -53,6 +54,7 @@ class Backbone:
     """A loaded decoder. `config_digest` (16 hex digits) identifies it in adapters and memory files.
 
     memory: the memory's part of its weights, where it is a memory model of the published form.
+    module: a method's own weights, where such were loaded with an adapter.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Backbone:
     config_digest: str
     origin: str
     memory: MemoryWeights | None = None
+    module: Mapping[str, Tensor] | None = None
 
 
 # Each backbone's sources by name; the first is the default.

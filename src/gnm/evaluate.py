@@ -2,13 +2,14 @@
 
 - After each document of a sequence every query of it and of the earlier ones is answered (protocol, section 6).
 - Sequences are shared out among processes and gathered again; each one's result depends on nothing but itself.
-- Written per method: records.parquet (a row a query), summary.json, counts.json, cost.json, run_config.json.
+- Written per method: records.parquet (a row a query), summary.json, counts.json, cost.json, run_config.json; with
+  write gates also segments.parquet (a row a segment of a written text).
 """
 
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from gnm.config import add_params_arguments, load_params
 from gnm.data.documents import read_documents
 from gnm.data.formats import recognise
 from gnm.data.refusals import is_refusal
+from gnm.data.segments import is_wanted
 from gnm.data.sequences import SequenceSettings, asked, evaluation_sequences, format_age
 from gnm.data.targets import COMPOSITION_TYPES, REFUSAL_TYPES
 from gnm.data.types import Query
@@ -33,7 +35,7 @@ from gnm.metrics import summarise, write_summary
 from gnm.params import EvaluateParams
 from gnm.pretrained import load_model
 from gnm.provenance import command_line, provenance
-from gnm.records import records_frame, write_records
+from gnm.records import records_frame, write_records, write_segments
 
 _TIMED_QUESTIONS = 5
 
@@ -62,21 +64,22 @@ def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
     learner.check([step.document for step in steps], [step.instruction for step in steps])
 
     own = list(enumerate(sequences))[processes.process_index :: processes.num_processes]
-    rows, costs = [], []
+    rows, costs, segments = [], [], []
     bar = tqdm(total=len(own), desc=method, disable=not processes.is_main_process, mininterval=5)
     for start in range(0, len(own), params.loop.sequences_at_once):
         batch = own[start : start + params.loop.sequences_at_once]
-        batch_rows, batch_costs = run_sequences(learner, batch, params)
-        rows += batch_rows
-        costs += batch_costs
+        found = run_sequences(learner, batch, params)
+        rows, costs, segments = rows + found[0], costs + found[1], segments + found[2]
         bar.update(len(batch))
     bar.close()
-    rows, costs = gather_object(rows), gather_object(costs)
+    rows, costs, segments = gather_object(rows), gather_object(costs), gather_object(segments)
 
     folder = params.output / method
     if processes.is_main_process:
         records = records_frame(row | {"seed": seeds[row["sequence"]]} for row in rows)
         write_records(folder / "records.parquet", records)
+        if segments:
+            write_segments(folder / "segments.parquet", segments)
         write_summary(folder, summarise(records, sequence_length=params.loop.sequence_length))
         write_json(folder / "cost.json", _mean_cost(costs))
         made = {"command": command, "seconds": round(time.time() - started), **provenance(processes.device)}
@@ -100,11 +103,12 @@ def read_documents_of(paths: Sequence[Path]) -> list:
 @torch.no_grad()
 def run_sequences(
     learner: Learner, batch: Sequence[tuple[int, DocumentSequence]], params: EvaluateParams
-) -> tuple[list[dict], list[dict]]:
-    """Write and ask through a batch of (index, sequence); returns record rows, and the cost after each document."""
+) -> tuple[list[dict], list[dict], list[dict]]:
+    """Write and ask through a batch of (index, sequence); returns rows of records, of cost after each document, and of
+    what was decided on each segment."""
     settings, loop = params.sequences(), params.loop
     state = learner.reset([index for index, _ in batch])
-    rows, costs = [], []
+    rows, costs, segments = [], [], []
     length = len(batch[0][1].steps)
     for t in range(length):
         steps = [sequence.steps[t] for _, sequence in batch]
@@ -118,11 +122,15 @@ def run_sequences(
             cost = learner.cost(state, row, questions[row][0])
             costs.append({"t": t, "kept": cost.kept, "bytes": cost.bytes, "query_flops": cost.query_flops})
             costs[-1]["write_seconds"] = write_seconds
+            segments += [
+                {"sequence": index, "t": t, **asdict(each), "wanted": is_wanted(each.text, steps[row].wanted or ())}
+                for each in learner.segments(state, row, steps[row])
+            ]
             for (q, query), answer in zip(queries[row], answers[row], strict=True):
                 rows.append(record((index, sequence), q, t, query, answer, cost.query_flops, settings))
     for seconds in _query_seconds(learner, state, questions, loop.max_new_tokens):
         costs.append({"t": length - 1, "query_seconds": seconds})
-    return rows, costs
+    return rows, costs, segments
 
 
 def record(

@@ -106,10 +106,14 @@ class TrainLoop(StrictModel):
 
 
 class Optimisation(StrictModel):
-    """AdamW (with 8-bit states where asked for; CUDA only) with linear warm-up and linear decay."""
+    """AdamW (with 8-bit states where asked for; CUDA only) with linear warm-up and linear decay.
+
+    own_rate: by how much faster than adapters a method's own parameters (gates, marks) learn.
+    """
 
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)]
+    own_rate: Annotated[float, Field(gt=0)] = 1.0
     final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

@@ -78,6 +78,8 @@ def model_digest(backbone: Backbone) -> str:
     parts = list(copied(trained_parameters(backbone.model)).values())
     if backbone.memory is not None:
         parts.append({name: getattr(backbone.memory, name).cpu() for name in MARKS})
+    if backbone.module is not None:
+        parts.append(dict(backbone.module))
     if not parts:
         return backbone.config_digest
     digest = hashlib.sha256()
@@ -91,9 +93,11 @@ def _with_memory_module(folder: Path, backbone: Backbone) -> Backbone:
     path = weight_file(folder, MODULE)
     if not path.is_file():
         return backbone
-    if backbone.memory is None:
-        raise CheckpointError(f"{path} belongs to a memory model; {backbone.name} is a plain decoder")
     saved = read_weights(folder, MODULE)
+    if backbone.memory is None:
+        if set(MARKS) & set(saved):
+            raise CheckpointError(f"{path} belongs to a memory model; {backbone.name} is a plain decoder")
+        return replace(backbone, module=saved)
     if missing := [name for name in MARKS if name not in saved]:
         raise CheckpointError(f"{path} is damaged ({', '.join(missing)} missing); restore it")
     module = {name: saved[name] for name in MARKS}

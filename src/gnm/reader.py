@@ -98,8 +98,17 @@ class Reader:
 
     def encode_joined(self, rows: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """Rows of texts as `encode` gives them; the texts of a row follow each other, each tokenised by itself."""
-        ids, mask = self._pad([[[token for text in row for token in self.chat.encode(text)]] for row in rows])
-        return ids.flatten(1), mask.flatten(1)
+        return self.encode_segments(rows)[:2]
+
+    def encode_segments(self, rows: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor, Tensor]:
+        """What `encode_joined` gives, and the number of each token's text in its row, [B, T] long, -1 for padding."""
+        parts = [[self.chat.encode(text) for text in row] for row in rows]
+        ids, mask = (part.flatten(1) for part in self._pad([[sum(row, [])] for row in parts]))
+        numbers = [[number for number, tokens in enumerate(row) for _ in tokens] for row in parts]
+        segment = torch.full_like(ids, -1)
+        for row, own in enumerate(numbers):
+            segment[row, : len(own)] = torch.tensor(own, dtype=torch.long)
+        return ids, mask, segment
 
     def head(self, batch: int) -> Prefix:
         """A prefix that holds the start of a conversation (BOS, system turn, start of the user's turn)."""

@@ -121,6 +121,26 @@ def read_records(path: str | Path) -> pd.DataFrame:
     return validate_records(frame, where=str(path))
 
 
+SEGMENT_COLUMNS = ("sequence", "t", "text", "strength", "tokens", "stored", "wanted")
+"""A row for every segment of a written text: its gate, its tokens, how many were stored, whether the instruction is
+about it."""
+
+
+def write_segments(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows of SEGMENT_COLUMNS as parquet in canonical order, whole or not at all."""
+    frame = pd.DataFrame(list(rows), columns=SEGMENT_COLUMNS)
+    with atomic_path(path) as temporary:
+        frame.sort_values(["sequence", "t"], kind="stable", ignore_index=True).to_parquet(temporary, index=False)
+
+
+def read_segments(path: str | Path) -> pd.DataFrame:
+    """Read such a file. Raises DataError when it is absent, not parquet, or has other columns."""
+    try:
+        return pd.read_parquet(path, columns=list(SEGMENT_COLUMNS))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no readable file of segments ({error}); evaluate again to replace it") from error
+
+
 def _cast(values: pd.Series, column: Column, name: str, where: str) -> pd.Series:
     kind = "boolean" if column.dtype == "bool" else column.dtype
     try:

@@ -33,10 +33,10 @@ from gnm.models.sharding import shard_backbone
 from gnm.params import Optimisation, TrainParams
 from gnm.pretrained import load_model, model_digest
 from gnm.provenance import command_line, provenance
-from gnm.trained import Weights, copied, trained_parameters
+from gnm.trained import MODULE, Parameters, Weights, copied, trained_parameters
 
 _KINDS = ("accuracy", "selectivity", "specificity")
-_SUMS = ("loss", "tokens", *_KINDS, *(f"{kind} asked" for kind in _KINDS))
+_SUMS = ("loss", "tokens", "writes", "documents", *_KINDS, *(f"{kind} asked" for kind in _KINDS))
 
 
 class TrainingLoss(nn.Module):
@@ -47,25 +47,29 @@ class TrainingLoss(nn.Module):
         self.learner, self.through = learner, through
 
     def forward(self, batch: Sequence[Exercise]) -> tuple[Tensor, Tensor]:
-        """Sum of the answers' cross-entropy (nats) with gradient, and the sums of _SUMS; sequences are equally long."""
+        """With gradient, the sums of the answers' cross-entropy (nats) and of the writes' own loss, [2]; and the sums
+        of _SUMS; sequences are equally long."""
         renew_effective_weights(self.learner)
         state = self.learner.reset([exercise.seed for exercise in batch])
-        total, sums = torch.zeros(()), dict.fromkeys(_SUMS, 0.0)
+        answers, writes, sums = torch.zeros(()), torch.zeros(()), dict.fromkeys(_SUMS, 0.0)
         for t in range(len(batch[0].sequence.steps)):
             if self.through == "last":
                 state = self.learner.cut(state)
             steps = [exercise.sequence.steps[t] for exercise in batch]
             state = self.learner.write(state, [s.document for s in steps], [s.instruction for s in steps])
+            sums["documents"] += len(steps)
+            if (of_write := self.learner.write_loss(state, steps)) is not None:
+                writes = writes + of_write.cpu()
             loss = self.learner.loss(state, [exercise.questions(t) for exercise in batch])
-            total = total + loss.total.cpu()
+            answers = answers + loss.total.cpu()
             sums["tokens"] += loss.tokens
             for exercise, row in zip(batch, loss.right, strict=True):
                 for query, right in zip(exercise.queries[t], row, strict=True):
                     if kind := _measured(query):
                         sums[f"{kind} asked"] += 1
                         sums[kind] += right
-        sums["loss"] = float(total.detach())
-        return total, torch.tensor(list(sums.values()), dtype=torch.float64)
+        sums |= {"loss": float(answers.detach()), "writes": float(writes.detach())}
+        return torch.stack((answers, writes)), torch.tensor(list(sums.values()), dtype=torch.float64)
 
 
 class Trainer:
@@ -86,7 +90,7 @@ class Trainer:
         self.device = self.accelerator.device
         backbone = load_backbone(**params.backbone_of(method), device=self.device)
         backbone, self.lora, start = starting_point(backbone, settings, params)
-        learner = build_learner(settings, backbone)
+        learner = build_learner(settings, backbone, training=True)
         learner.checkpoint_gradients(params.loop.gradient_checkpointing)
         self.parts = trained_parameters(backbone.model, learner.own_parameters())
         self.parameters = [parameter.requires_grad_() for part in self.parts.values() for parameter in part.values()]
@@ -111,7 +115,7 @@ class Trainer:
             shard_backbone(self.module, backbone.model, self.accelerator.num_processes, self.device)
         else:
             self.module = self.accelerator.prepare(self.module)
-        self.optimizer = self.accelerator.prepare(build_optimizer(self.parameters, params.opt, self.device))
+        self.optimizer = self.accelerator.prepare(build_optimizer(self.parts, params.opt, self.device))
 
     def _check_processes(self) -> None:
         loop, processes = self.params.loop, self.accelerator.num_processes
@@ -171,10 +175,11 @@ class Trainer:
         own = batch[self.accelerator.process_index :: share]
         self._set_learning_rate(step)
         self.module.train(False)  # no dropout anywhere: training mode would change nothing but the model's flags
-        total, sums = self.module(own)
+        losses, sums = self.module(own)
         everywhere = self.accelerator.reduce(sums.to(self.device))
-        # gradients are averaged over processes: scale so that the average is the mean over all tokens
-        self.accelerator.backward(total * (share / everywhere[1].item()))
+        counts = torch.tensor([everywhere[_SUMS.index(name)].item() for name in ("tokens", "documents")])
+        # gradients are averaged over processes: scale so that the average is the mean over all tokens and documents
+        self.accelerator.backward((losses / counts).sum() * share)
         if self.sharded:
             for parameter in (p for p in self.parameters if p.grad is not None):
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
@@ -215,7 +220,7 @@ class Trainer:
         left = 1 - max(0, step - opt.warmup_steps) / max(1, steps - opt.warmup_steps)
         rate = warm * (opt.final_learning_rate + left * (opt.learning_rate - opt.final_learning_rate))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
 
 
 def starting_point(
@@ -243,10 +248,17 @@ def starting_point(
 
 
 def build_optimizer(
-    parameters: Sequence[nn.Parameter], settings: Optimisation, device: torch.device
+    parts: Parameters, settings: Optimisation, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW, or the one of bitsandbytes that keeps its states in 8 bits; ConfigError where that cannot run."""
+    """AdamW, or the one of bitsandbytes that keeps its states in 8 bits; ConfigError where that cannot run.
+
+    A group of parameters for each part; its `factor` multiplies the learning rate.
+    """
     rates = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    parameters = [
+        {"params": list(part.values()), "factor": settings.own_rate if name == MODULE else 1.0}
+        for name, part in parts.items()
+    ]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **rates, fused=True)
     if device.type != "cuda":
@@ -269,7 +281,8 @@ def _means(sums: Tensor) -> dict[str, float]:
     """Means from the sums of _SUMS; a figure without questions is left out."""
     named = dict(zip(_SUMS, sums.tolist(), strict=True))
     figures = {kind: named[kind] / asked for kind in _KINDS if (asked := named[f"{kind} asked"])}
-    return {"loss": named["loss"] / named["tokens"], **figures}
+    own = {"write_loss": named["writes"] / named["documents"]} if named["writes"] else {}
+    return {"loss": named["loss"] / named["tokens"], **own, **figures}
 
 
 def _batches(items: Sequence, size: int):

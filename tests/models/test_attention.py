@@ -26,7 +26,7 @@ def random_prefix(batch, groups, length, valid):
     keys, values = torch.randn(2, batch, groups, length, SIZE)
     # what is not valid must not be read: make it loud
     loud = (~valid)[:, None, :, None] * 1e3
-    return Prefix((keys + loud,), (values + loud,), valid)
+    return Prefix((keys + loud,), (values + loud,), valid, valid.sum(-1))
 
 
 def causal_reading(prefix, mask, keep=False):
@@ -119,7 +119,7 @@ def test_a_prefix_is_extended_selected_and_cut_as_a_value():
     assert swapped.lengths.tolist() == [3, 3, 3]
     assert torch.equal(swapped.keys[0][1], longer.keys[0][0]) and torch.equal(swapped.valid[0], longer.valid[1])
     key = torch.randn(1, 2, 3, SIZE, requires_grad=True)
-    cut = Prefix((key * 2,), (key * 3,), torch.ones(1, 3, dtype=torch.bool)).detach()
+    cut = Prefix((key * 2,), (key * 3,), torch.ones(1, 3, dtype=torch.bool), torch.tensor([3])).detach()
     assert not cut.keys[0].requires_grad and not cut.values[0].requires_grad
 
 

@@ -53,7 +53,7 @@ def test_slots_projected_and_rotated_are_the_models_own_cache(tiny_family):
     reading, positions = decoder.start(decoder.empty_prefix(1), mask)
     tap = InputTap()
     decoder.run(ids, positions, reading, tap)
-    prefix = decoder.rotated(*decoder.project(tap.slots), mask[:, 0])
+    prefix = decoder.rotated(*decoder.project(tap.slots), mask[:, 0], (mask[:, 0].long().cumsum(-1) - 1).clamp(min=0))
     cache = stock(ids[0], use_cache=True).past_key_values
     for layer, key, value in zip(cache.layers, prefix.keys, prefix.values, strict=True):
         torch.testing.assert_close((key, value), (layer.keys, layer.values), atol=1e-5, rtol=0)

@@ -138,15 +138,18 @@ def turn_round(document: Document, fact_ids: Collection[int]) -> str:
     """
     lines = document.text.split("\n")
     outputs = {pair.fact_id: (pair.false_output, pair.true_output) for pair in document.pairs}
-    for fact_id, number in _lines_of_facts(document, lines).items():
+    for fact_id, number in lines_of_facts(document, lines).items():
         if fact_id in fact_ids:
             false, true = outputs[fact_id]
             lines[number] = lines[number].removesuffix(false) + true
     return "\n".join(lines)
 
 
-def _lines_of_facts(document: Document, lines: Sequence[str]) -> dict[int, int]:
-    """Line number of each fact: bullets in the order of the facts, else by likeness to the questions."""
+def lines_of_facts(document: Document, lines: Sequence[str]) -> dict[int, int]:
+    """Line number of each fact: bullets in the order of the facts, else by likeness to the questions.
+
+    Raises DataError if a fact's line cannot be told.
+    """
     outputs = {pair.fact_id: pair.false_output for pair in document.pairs}
     bullets = [number for number, line in enumerate(lines) if line.startswith(BULLET)]
     in_order = dict(zip(document.fact_ids, bullets, strict=False))

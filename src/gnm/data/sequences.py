@@ -20,14 +20,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from gnm.config import StrictModel
-from gnm.data.documents import turn_round
+from gnm.data.documents import lines_of_facts, turn_round
 from gnm.data.formats import apply_format, formats_of
 from gnm.data.instructions import Split, instruction_for
 from gnm.data.sampling import Sampling, select
+from gnm.data.segments import segments_of_lines
 from gnm.data.targets import (
     FORMATTING_TYPES,
     TARGET_TYPES,
     Groups,
+    Target,
     expected_queries,
     parse_target,
     targets_in,
@@ -143,14 +145,33 @@ def make_step(
 ) -> Step:
     """The step that writes `document` under `target`; it may have no queries if the sampling counts leave none."""
     training = settings.split == "train"
+    text = apply_format(document.text, format)
     return Step(
-        document=apply_format(document.text, format),
+        document=text,
         instruction=instruction_for(target, settings.split, rng, settings.phrasings),
         target=target,
         target_type=target_type,
         format=format,
         queries=select(expected_queries(document.pairs, target), settings.sampling, rng if training else None),
+        wanted=_wanted(document, document.text, text, parse_target(target)),
     )
+
+
+def _wanted(document: Document, plain: str, text: str, target: Target) -> frozenset[str] | None:
+    """The segments that `target` is about: facts to learn or to refuse, and lines that show the format.
+
+    plain: the lines of `document` as they are written, perhaps turned round; text: those in their format.
+    None if a fact's line cannot be told.
+    """
+    try:
+        stated = lines_of_facts(document, document.text.split("\n"))
+    except DataError:
+        return None
+    lines = plain.split("\n")
+    groups = {pair.fact_id: (pair.category, pair.subcategory) for pair in document.pairs}
+    facts = [fact for fact, group in groups.items() if target.learns(*group) or target.refuses(*group)]
+    formatting = [line for line in text.split("\n") if line not in lines] if target.format else []
+    return segments_of_lines([*(lines[stated[fact]] for fact in facts), *formatting])
 
 
 def turned_step(step: Step, document: Document) -> Step:
@@ -166,7 +187,9 @@ def turned_step(step: Step, document: Document) -> Step:
         else query
         for query in step.queries
     )
-    return replace(step, document=apply_format(turn_round(document, learned), step.format), queries=queries)
+    plain = turn_round(document, learned)
+    text = apply_format(plain, step.format)
+    return replace(step, document=text, queries=queries, wanted=_wanted(document, plain, text, target))
 
 
 def asked(

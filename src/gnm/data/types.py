@@ -116,7 +116,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One document of a sequence as it is written: text (already in `format`), instruction, queries."""
+    """One document of a sequence as it is written: text (already in `format`), instruction, queries.
+
+    wanted: the segments of the text that the instruction is about; None if its facts' lines cannot be told.
+    """
 
     document: str
     instruction: str
@@ -124,6 +127,7 @@ class Step:
     target_type: str
     format: str | None
     queries: tuple[Query, ...]
+    wanted: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,20 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gnm.backbones import Backbone
 from gnm.chat import ChatFormat
 from gnm.config import StrictModel
-from gnm.errors import ConfigError
+from gnm.errors import CheckpointError, ConfigError
 from gnm.learners.base import Answer, Cost, Learner, Question, State
 from gnm.memory.pool import PoolSettings
 from gnm.models.decoder import Decoder
+from gnm.models.gates import GateTraining
 from gnm.models.memory_lm import MemoryLM, WriteSettings
 from gnm.prompts import Order
 from gnm.reader import Reader
+from gnm.trained import MODULE, put_weights
 
 __all__ = ["Answer", "Cost", "Learner", "LearnerSettings", "Question", "State", "build_learner"]
 
@@ -34,21 +36,47 @@ class LearnerSettings(StrictModel):
     order: Order | None = Field(None, description="order of document and instruction, None: the method's own")
     memory: PoolSettings = PoolSettings()
     write: WriteSettings = WriteSettings()
+    gate_training: GateTraining = GateTraining()
     retriever: str = Field("mean_embedding", pattern="^(mean_embedding|bm25)$")
     top_k: int = Field(4, gt=0, description="pairs retrieved for a question")
     max_note_tokens: int = Field(64, gt=0, description="length of a text note")
 
+    @model_validator(mode="after")
+    def _weakest_by_gates(self) -> "LearnerSettings":
+        if self.memory.eviction == "weakest" and not self.write.gates:
+            raise ValueError("memory.eviction: weakest goes by the gates' strengths; set write.gates")
+        return self
 
-def build_learner(settings: LearnerSettings, backbone: Backbone) -> Learner:
+
+def build_learner(settings: LearnerSettings, backbone: Backbone, training: bool = False) -> Learner:
     """The learner that `settings` name, on `backbone` (an adapter, if any, is loaded by the caller beforehand).
 
-    Raises ConfigError for an unknown method, with the nearest known name.
+    training: weights of the method's own may be new ones. Raises ConfigError for an unknown method, with the nearest
+    known name, and CheckpointError if weights of the method's own are missing.
     """
     if settings.method not in _BUILDERS:
         near = difflib.get_close_matches(settings.method, _BUILDERS, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_BUILDERS)}"
         raise ConfigError(f"unknown method {settings.method!r} ({hint})")
-    return _BUILDERS[settings.method](settings, backbone)
+    learner = _BUILDERS[settings.method](settings, backbone)
+    _load_own(learner, backbone, settings, training)
+    return learner
+
+
+def _load_own(learner: Learner, backbone: Backbone, settings: LearnerSettings, training: bool) -> None:
+    """Put the weights that were saved beside the backbone's adapters into a method that has such."""
+    own, saved = learner.own_parameters(), backbone.module
+    if backbone.memory is not None or not own:
+        return
+    if saved is None and training:
+        return
+    where = settings.adapter or backbone.name
+    if {name: value.shape for name, value in (saved or {}).items()} != {n: value.shape for n, value in own.items()}:
+        raise CheckpointError(
+            f"{where} has no weights for {', '.join(own)}, or others than these, which {settings.method} needs with "
+            "these settings; train it with them, or leave them out"
+        )
+    put_weights({MODULE: saved}, {MODULE: own})
 
 
 def _reader(backbone: Backbone) -> Reader:
@@ -70,7 +98,7 @@ def _memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
     if settings.write.tap == "outputs":
         raise ConfigError(f"write.tap: outputs needs a memory model as backbone; {backbone.name} is a plain decoder")
     lm = MemoryLM(reader.decoder, reader.chat.head, settings.memory, settings.write, through)
-    return MemoryLearner(lm, reader, order)
+    return MemoryLearner(lm, reader, order, settings.gate_training)
 
 
 def _in_context(settings: LearnerSettings, backbone: Backbone) -> Learner:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from gnm.data.types import Step
 from gnm.models.decoder import Decoder
 from gnm.reader import Answer, AnswerLoss, Question
 
@@ -25,6 +26,16 @@ class Cost:
     kept: float
     bytes: float
     query_flops: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What a write decided on a segment of its text: its strength in (0, 1), and how many of its tokens are stored."""
+
+    text: str
+    strength: float
+    tokens: int
+    stored: int
 
 
 class Learner(nn.Module, ABC):
@@ -55,6 +66,14 @@ class Learner(nn.Module, ABC):
 
     def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
         """Raise a GNMError if any of these pairs can never be written. By default all can."""
+
+    def segments(self, state: State, row: int, step: Step) -> list[Segment]:
+        """What the last write, of `step`, decided in row `row`. By default nothing: everything is stored."""
+        return []
+
+    def write_loss(self, state: State, steps: Sequence[Step]) -> Tensor | None:
+        """The loss, with gradient, of what the last write decided of `steps` [B]: a sum over them; None: no loss."""
+        return None
 
     @abstractmethod
     def answer(

@@ -7,9 +7,14 @@ gradient through writing ("Tell Me What To Learn", 2026).
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from gnm.learners.base import Cost, Learner
+from gnm.data.segments import is_wanted, split_segments
+from gnm.data.types import Step
+from gnm.errors import DataError
+from gnm.learners.base import Cost, Learner, Segment
 from gnm.memory.pool import check_fits
+from gnm.models.gates import GateTraining, gate_loss
 from gnm.models.memory_lm import Memory, MemoryLM
 from gnm.prompts import Order, block
 from gnm.reader import Question, Reader
@@ -18,11 +23,18 @@ from gnm.reader import Question, Reader
 class MemoryLearner(Learner):
     """Writes with a MemoryLM and answers from its prefix."""
 
-    def __init__(self, lm: MemoryLM, reader: Reader, order: Order = "instruction_first"):
+    def __init__(
+        self,
+        lm: MemoryLM,
+        reader: Reader,
+        order: Order = "instruction_first",
+        gate_training: GateTraining | None = None,
+    ):
         super().__init__()
         self.lm, self.reader, self.order = lm, reader, order
-        # an adapter that only writes, and the mark of what is written
-        self.trains_all = lm.gradient_through_writing or lm.write_settings.tap == "inputs"
+        self.gated, self.gate_training = lm.write_settings.gates is not None, gate_training
+        # an adapter that only writes, and the mark of what is written, and gates
+        self.trains_all = lm.gradient_through_writing or (lm.write_settings.tap == "inputs" and lm.gate is None)
 
     def own_parameters(self):
         return self.lm.own_parameters()
@@ -32,8 +44,34 @@ class MemoryLearner(Learner):
 
     def write(self, state: Memory, documents: Sequence[str], instructions: Sequence[str]) -> Memory:
         texts = [block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)]
-        ids, mask = self.reader.encode(texts)
-        return self.lm.write(state, ids, mask)
+        if self.gated:
+            return self.lm.write(state, *self.reader.encode_segments([split_segments(text) for text in texts]))
+        return self.lm.write(state, *self.reader.encode(texts))
+
+    def segments(self, state: Memory, row: int, step: Step) -> list[Segment]:
+        if not self.gated:
+            return []
+        texts, decisions = self._segments_of(step), state.decisions
+        strengths, tokens = decisions.logits[row].sigmoid().tolist(), decisions.tokens[row].tolist()
+        stored = decisions.segment[row][decisions.stored[row]].bincount(minlength=len(texts)).tolist()
+        return [Segment(*each) for each in zip(texts, strengths[: len(texts)], tokens, stored, strict=False)]
+
+    def write_loss(self, state: Memory, steps: Sequence[Step]) -> Tensor | None:
+        if self.lm.gate is None:
+            return None
+        wanted = torch.zeros(state.decisions.logits.shape, dtype=torch.bool)
+        for row, step in enumerate(steps):
+            if step.wanted is None:
+                raise DataError(
+                    f"the lines that state the facts of {step.document[:60]!r} cannot be told, so gates cannot learn "
+                    "what the instruction is about; leave such documents out"
+                )
+            for number, text in enumerate(self._segments_of(step)):
+                wanted[row, number] = is_wanted(text, step.wanted)
+        return gate_loss(state.decisions, wanted.to(state.decisions.logits.device), self.gate_training)
+
+    def _segments_of(self, step: Step) -> list[str]:
+        return split_segments(block(step.document, step.instruction, self.order))
 
     def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
         for document, instruction in zip(documents, instructions, strict=True):

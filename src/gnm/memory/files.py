@@ -12,7 +12,7 @@ from gnm.files import atomic_path
 from gnm.memory.state import MemoryState
 
 FORMAT = "gnm-memory-1"
-_TENSORS = ("slots", "valid", "source", "seeds")
+_TENSORS = ("slots", "valid", "source", "seeds")  # and `strength`, where there are gates
 
 
 def save_memory(path: str | Path, state: MemoryState, model: str, notes: dict | None = None) -> None:
@@ -22,7 +22,7 @@ def save_memory(path: str | Path, state: MemoryState, model: str, notes: dict | 
     notes: anything JSON can hold, e.g. the instructions of the documents.
     """
     header = {"format": FORMAT, "model": model, "written": str(state.written), "notes": json.dumps(notes or {})}
-    tensors = {name: getattr(state, name).detach().cpu().contiguous() for name in _TENSORS}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=header)
 
@@ -39,7 +39,8 @@ def load_memory(path: str | Path, model: str, device: torch.device | str = "cpu"
                     f"{path} was written by the model {header['model']}, this one is {model}: slots only mean "
                     "something to the model that wrote them; load that model, or write the documents again"
                 )
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            gated = [name for name in ("strength",) if name in file.keys()]  # noqa: SIM118 (no mapping)
+            tensors = {name: file.get_tensor(name) for name in (*_TENSORS, *gated)}
         state, notes = MemoryState(**tensors, written=int(header["written"])), json.loads(header["notes"])
         _check(state)
     except FileNotFoundError as error:
@@ -58,6 +59,8 @@ def _check(state: MemoryState) -> None:
     batch, size = state.slots.shape[0], state.slots.shape[2]
     pool = (batch, size)
     expected = {"valid": (torch.bool, pool), "source": (torch.long, pool), "seeds": (torch.long, (batch,))}
+    if state.strength is not None:
+        expected["strength"] = (torch.float32, pool)
     for name, (dtype, shape) in expected.items():
         tensor = getattr(state, name)
         if tensor.dtype != dtype or tensor.shape != shape:

@@ -1,7 +1,8 @@
 """What happens when a pool is full, and joining new slots to it.
 
 - `random` drops old slots uniformly, as MemoryLLM does (Wang et al. 2024, sec. 3.2: self-update), the same in all
-  layers or each layer its own; `oldest` drops those that were written first.
+  layers or each layer its own; `oldest` drops those that were written first; `weakest` those that the write gate
+  gave the least, the oldest among equals.
 - New slots are never dropped by their own write.
 - MemoryLLM's pool is never partly filled: its first document fills it by repetition (`fill`).
 """
@@ -24,23 +25,26 @@ class PoolSettings(StrictModel):
     """Size of the pool and what is evicted when it is full."""
 
     capacity: int | None = Field(None, gt=0, description="slots per memory, None: no limit")
-    eviction: Literal["random", "oldest"] = "random"
+    eviction: Literal["random", "oldest", "weakest"] = "random"
     per_layer: bool = Field(False, description="random eviction draws anew for each layer; documents then mix")
     fill: bool = Field(False, description="the first document fills the whole pool, repeated")
+    positions: Literal["in_order", "shared"] = Field(
+        "in_order", description="slots are read one after another, or every document at the same positions"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> "PoolSettings":
         if self.fill and self.capacity is None:
             raise ValueError("memory.fill needs memory.capacity: how many slots are to be filled")
         if self.per_layer and self.eviction != "random":
-            raise ValueError("memory.per_layer goes with memory.eviction: random; the oldest are so in every layer")
+            raise ValueError("memory.per_layer goes with memory.eviction: random; the others are so in every layer")
         return self
 
 
 def append(
-    state: MemoryState, slots: Tensor, valid: Tensor, settings: PoolSettings
+    state: MemoryState, slots: Tensor, valid: Tensor, settings: PoolSettings, strength: Tensor | None = None
 ) -> tuple[MemoryState, Tensor | None]:
-    """Write `slots` [B, L, T, E] with `valid` [B, T] as the next document.
+    """Write `slots` [B, L, T, E] with `valid` [B, T], and `strength` [B, T] in a memory with gates, as a document.
 
     Returns the new state and, if old slots were evicted, the indices [B, L, S'] long of those that were kept (None:
     all were).
@@ -60,8 +64,36 @@ def append(
         valid=torch.cat((state.valid, valid), dim=1),
         source=torch.cat((state.source, source), dim=1),
         written=state.written + 1,
+        strength=None if strength is None else torch.cat((state.strength, strength), dim=1),
     )
     return joined, kept
+
+
+def merge(state: MemoryState, other: MemoryState, settings: PoolSettings) -> MemoryState:
+    """Both memories as one: `other`'s documents follow those of `state`, numbered on; a pool too full evicts.
+
+    Both must have been begun by the same model. Slots of independent writes (write.reads: nothing) are then those of
+    one memory that was given all documents. Raises MemoryFileError if the memories are not of one kind.
+    """
+    alike = (state.batch, state.slots.shape[1], state.slots.shape[3], state.strength is None)
+    if alike != (other.batch, other.slots.shape[1], other.slots.shape[3], other.strength is None):
+        raise MemoryFileError(
+            "these memories are of two kinds (another model, batch, or gates); merge memories of one model"
+        )
+    own = other.select(other.source != HEAD)[0]
+    numbered = torch.where(own.source >= 0, own.source + state.written, own.source)
+    parts = {**own.tensors(), "source": numbered}
+    parts.pop("seeds")
+    joined = {
+        name: torch.cat((tensor, parts[name]), dim=2 if name == "slots" else 1)
+        for name, tensor in state.tensors().items()
+        if name in parts
+    }
+    merged = replace(state, **joined, written=state.written + other.written)
+    if settings.capacity is None:
+        return merged
+    surplus = (merged.used() - settings.capacity).clamp(min=0)
+    return merged.select(~_evicted(merged, surplus, settings))[0]
 
 
 def repeated(state: MemoryState, valid: Tensor, settings: PoolSettings) -> tuple[Tensor, Tensor]:
@@ -97,6 +129,8 @@ def _evicted(state: MemoryState, surplus: Tensor, settings: PoolSettings) -> Ten
     candidates = state.valid & (state.source != HEAD)
     if settings.eviction == "oldest":
         order = torch.arange(candidates.shape[1], device=candidates.device).expand_as(candidates).float()
+    elif settings.eviction == "weakest":
+        order = state.strength
     else:
         draws = state.slots.shape[1] if settings.per_layer else None
         order = torch.stack([_noise(row, state, draws) for row in range(state.batch)]).to(candidates.device)
@@ -109,8 +143,13 @@ def _evicted(state: MemoryState, surplus: Tensor, settings: PoolSettings) -> Ten
 
 def _noise(row: int, state: MemoryState, draws: int | None) -> Tensor:
     """Random order of one row's valid slots, [S] or [draws, S]; padding between them doesn't shift it."""
-    generator = torch.Generator().manual_seed((int(state.seeds[row]) * _MIX + state.written) % 2**63)
     valid = state.valid[row].cpu()
     noise = torch.zeros(draws or 1, valid.shape[0], dtype=torch.float64)
-    noise[:, valid] = torch.rand(draws or 1, int(valid.sum()), generator=generator, dtype=torch.float64)
+    noise[:, valid] = random_order(int(state.seeds[row]), state.written, draws or 1, int(valid.sum()))
     return noise.float() if draws else noise[0].float()
+
+
+def random_order(seed: int, written: int, *size: int) -> Tensor:
+    """Uniform numbers in [0, 1), float64, for the memory of this seed after `written` documents."""
+    generator = torch.Generator().manual_seed((seed * _MIX + written) % 2**63)
+    return torch.rand(size, generator=generator, dtype=torch.float64)

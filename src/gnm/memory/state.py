@@ -35,6 +35,7 @@ class MemoryState:
     source: [B, S] long; the number of the document that wrote the slot (0, 1, ...), or HEAD, or MIXED.
     seeds: [B] long; each memory's own seed for random eviction, so results don't depend on its batch.
     written: documents written so far; the next one gets this number.
+    strength: [B, S] float32 in (0, 1], what the write gate gave the slot; None in a memory without gates.
     """
 
     slots: Tensor
@@ -42,6 +43,7 @@ class MemoryState:
     source: Tensor
     seeds: Tensor
     written: int = 0
+    strength: Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -50,6 +52,20 @@ class MemoryState:
     def used(self) -> Tensor:
         """Slots that count against the pool's capacity, [B] long: valid and not of the head."""
         return (self.valid & (self.source != HEAD)).sum(-1)
+
+    def positions(self, shared: bool = False) -> Tensor:
+        """At which position each slot is read, [B, S] long: valid ones in their order.
+
+        shared: every document begins where the head ends, so that nothing tells in which order they were written.
+        """
+        place = (self.valid.long().cumsum(-1) - 1).clamp(min=0)
+        if not shared:
+            return place
+        kind = torch.where(self.valid, self.source, HEAD) - MIXED
+        first = torch.full((self.batch, self.written - MIXED), self.slots.shape[2], device=place.device)
+        first = first.scatter_reduce(1, kind, place.where(self.valid, self.slots.shape[2]), "amin")
+        head = (self.valid & (self.source == HEAD)).sum(-1, keepdim=True)
+        return torch.where(kind == HEAD - MIXED, place, head + place - first.gather(1, kind))
 
     def documents(self, row: int = 0) -> dict[int, int]:
         """Slots of each document that is still in memory: {document: slots}, oldest first."""
@@ -73,7 +89,10 @@ class MemoryState:
             source = self.source.gather(1, index)
             index = index[:, None].expand(-1, self.slots.shape[1], -1)
         slots = self.slots.gather(2, index[..., None].expand(-1, -1, -1, self.slots.shape[3]))
-        return replace(self, slots=slots, valid=valid, source=torch.where(valid, source, HEAD)), index
+        kept = replace(self, slots=slots, valid=valid, source=torch.where(valid, source, HEAD))
+        if self.strength is not None:
+            kept = replace(kept, strength=self.strength.gather(1, index[:, 0]))
+        return kept, index
 
     def forget(self, document: int) -> "MemoryState":
         """The memory without any slot that `document` wrote (in every row of the batch).
@@ -93,17 +112,19 @@ class MemoryState:
     def rows(self, index: Tensor | list[int]) -> "MemoryState":
         """The memories of the rows in `index`, as a batch of their own."""
         index = torch.as_tensor(index, device=self.slots.device)
-        return replace(
-            self, slots=self.slots[index], valid=self.valid[index], source=self.source[index], seeds=self.seeds[index]
-        )
+        return replace(self, **{name: tensor[index] for name, tensor in self.tensors().items()})
 
     def to(self, device: torch.device | str) -> "MemoryState":
         """The same memory on `device`; itself if it is there."""
         if self.slots.device == torch.device(device):
             return self
-        moved = {name: getattr(self, name).to(device) for name in ("slots", "valid", "source", "seeds")}
-        return replace(self, **moved)
+        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def detach(self) -> "MemoryState":
         """The same memory, cut from the graph of gradients."""
-        return replace(self, slots=self.slots.detach())
+        return replace(self, **{name: tensor.detach() for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, each with the batch axis first."""
+        named = {name: getattr(self, name) for name in ("slots", "valid", "source", "seeds", "strength")}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}

@@ -25,17 +25,21 @@ IMPLEMENTATION = "shared_prefix"
 class Prefix:
     """Keys and values that queries read, layer by layer; a value, never changed in place.
 
-    keys, values: one [B, K, P, D] tensor per layer, keys rotated to positions 0, 1, ... of the valid entries.
+    keys, values: one [B, K, P, D] tensor per layer, keys rotated to their positions.
     valid: [B, P] bool; what is not valid is never attended to.
+    next_position: [B] long, at which reading goes on.
+    bias: [B, P] float32, added to the scores of attention to each entry; None: 0.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     valid: Tensor
+    next_position: Tensor
+    bias: Tensor | None = None
 
     @property
     def lengths(self) -> Tensor:
-        """Valid entries of each row, [B] long: the position at which reading goes on."""
+        """Valid entries of each row, [B] long."""
         return self.valid.sum(-1)
 
     def extend(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], valid: Tensor) -> "Prefix":
@@ -44,12 +48,18 @@ class Prefix:
             tuple(torch.cat(pair, dim=2) for pair in zip(self.keys, keys, strict=True)),
             tuple(torch.cat(pair, dim=2) for pair in zip(self.values, values, strict=True)),
             torch.cat((self.valid, valid), dim=1),
+            self.next_position + valid.sum(-1),
+            None if self.bias is None else nn.functional.pad(self.bias, (0, valid.shape[1])),
         )
 
     def rows(self, index: Tensor) -> "Prefix":
         """The prefixes of the rows in `index` [B'] long."""
         return Prefix(
-            tuple(key[index] for key in self.keys), tuple(value[index] for value in self.values), self.valid[index]
+            tuple(key[index] for key in self.keys),
+            tuple(value[index] for value in self.values),
+            self.valid[index],
+            self.next_position[index],
+            None if self.bias is None else self.bias[index],
         )
 
     def detach(self) -> "Prefix":

@@ -57,7 +57,8 @@ class Decoder(nn.Module):
         """A prefix of no entries for `batch` states."""
         shape = (batch, self.config.num_key_value_heads, 0, self.head_size)
         empty = tuple(torch.empty(shape, dtype=self.dtype, device=self.device) for _ in self.layers)
-        return Prefix(empty, empty, torch.ones(batch, 0, dtype=torch.bool, device=self.device))
+        none = torch.zeros(batch, dtype=torch.long, device=self.device)
+        return Prefix(empty, empty, torch.ones(batch, 0, dtype=torch.bool, device=self.device), none)
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin for `positions` [B, T] long: [B, T, D] each."""
@@ -75,10 +76,19 @@ class Decoder(nn.Module):
             values.append(value)
         return tuple(keys), tuple(values)
 
-    def rotated(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], valid: Tensor) -> Prefix:
-        """A prefix from unrotated keys: valid entries get positions 0, 1, ... in their order."""
-        cos, sin = self.rotary((valid.long().cumsum(-1) - 1).clamp(min=0))
-        return Prefix(tuple(rotate(key, cos, sin) for key in keys), values, valid)
+    def rotated(
+        self,
+        keys: tuple[Tensor, ...],
+        values: tuple[Tensor, ...],
+        valid: Tensor,
+        positions: Tensor,
+        bias: Tensor | None = None,
+    ) -> Prefix:
+        """A prefix from unrotated keys, at `positions` [B, P] long; reading goes on after the last valid one."""
+        cos, sin = self.rotary(positions)
+        after = (positions + 1).masked_fill(~valid, 0)
+        following = after.amax(-1) if valid.shape[1] else after.sum(-1)
+        return Prefix(tuple(rotate(key, cos, sin) for key in keys), values, valid, following, bias)
 
     def start(self, prefix: Prefix, mask: Tensor, keep: bool = False) -> tuple[Reading, Tensor]:
         """The reading of new tokens with `mask` [B, n, T] bool (false: padding on the right), and their positions."""
@@ -90,11 +100,11 @@ class Decoder(nn.Module):
             prefix,
             tuple(mask.shape),
             mask.flatten().nonzero()[:, 0],
-            additive(prefix.valid, self.dtype)[:, None, None, None, :],
+            _prefix_bias(prefix, self.dtype)[:, None, None, None, :],
             additive(own, self.dtype)[:, None],
             keep,
         )
-        return reading, prefix.lengths[:, None, None] + (mask.long().cumsum(-1) - 1).clamp(min=0)
+        return reading, prefix.next_position[:, None, None] + (mask.long().cumsum(-1) - 1).clamp(min=0)
 
     def run(self, ids: Tensor, positions: Tensor, reading: Reading, tap: Tap | None = None) -> Tensor | None:
         """One pass over the real tokens of ids [B, n, T] at `positions` [B, n, T].
@@ -160,6 +170,12 @@ class Decoder(nn.Module):
                 f"{last + 1} positions exceed the {limit} that {type(self.model).__name__} attends over; "
                 "use a smaller pool (memory.capacity) or fewer documents"
             )
+
+
+def _prefix_bias(prefix: Prefix, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores of attention to a prefix, [B, P]."""
+    closed = additive(prefix.valid, dtype)
+    return closed if prefix.bias is None else torch.where(prefix.valid, prefix.bias.to(dtype), closed)
 
 
 def pass_layer(layer: nn.Module, hidden: Tensor, positions: Tensor, rotary, reading: Reading) -> tuple[Tensor, ...]:

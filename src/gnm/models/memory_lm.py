@@ -6,11 +6,12 @@
 - A read projects slots to keys and values once per state and hands them to the decoder as a prefix.
 - Keys are kept unrotated beside the state (`Memory.keys`), because eviction moves positions; a write projects only
   its own slots.
+- With write gates only what the instruction makes worth storing becomes slots (`gates.py`).
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -18,10 +19,11 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from gnm.config import StrictModel
-from gnm.memory.pool import PoolSettings, append, check_fits, repeated
+from gnm.memory.pool import PoolSettings, append, check_fits, random_order, repeated
 from gnm.memory.state import HEAD, MIXED, MemoryState, pack
 from gnm.models.attention import Prefix
 from gnm.models.decoder import Decoder
+from gnm.models.gates import Decisions, GateSettings, WriteGate, decide, segment_ends
 from gnm.models.lora import use_adapter
 from gnm.models.taps import InputTap, OutputTap
 
@@ -29,11 +31,15 @@ MARKS = ("bos_embedding", "new_memory_positional_emb")
 
 
 class WriteSettings(StrictModel):
-    """What a write reads of the pool: "nothing", "all", or the number of its last slots; and what it leaves there."""
+    """What a write reads of the pool: "nothing", "all", or the number of its last slots; and what it leaves there.
+
+    gates: which segments of a document it stores, None: all.
+    """
 
     reads: Literal["nothing", "all"] | int = "nothing"
     tap: Literal["inputs", "outputs"] = "inputs"
     tokens: int | None = Field(None, gt=0, description="slots of a document, with tap: outputs")
+    gates: GateSettings | None = None
 
     @field_validator("reads")
     @classmethod
@@ -46,16 +52,22 @@ class WriteSettings(StrictModel):
     def _slots_of_a_document(self) -> "WriteSettings":
         if (self.tap == "outputs") != (self.tokens is not None):
             raise ValueError("write.tokens, the slots of a document, goes with write.tap: outputs, and only with it")
+        if self.gates and self.tap == "outputs":
+            raise ValueError("write.gates goes with write.tap: inputs; the other tap always writes write.tokens slots")
         return self
 
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory state with its slots' projections: keys (not rotated) and values, [B, K, S, D] per layer."""
+    """A memory state with its slots' projections: keys (not rotated) and values, [B, K, S, D] per layer.
+
+    decisions: what the gates decided on the document that was written last, if there are any.
+    """
 
     state: MemoryState
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
+    decisions: Decisions | None = None
 
 
 class MemoryLM(nn.Module):
@@ -84,10 +96,13 @@ class MemoryLM(nn.Module):
             layers, size = len(decoder.layers), decoder.config.hidden_size
             self.bos_embedding = nn.Parameter(torch.zeros(layers, 1, size, device=decoder.device))
             self.new_memory_positional_emb = nn.Parameter(torch.zeros(1, 1, size, device=decoder.device))
+        learned = write.gates and write.gates.by == "gate"
+        self.gate = WriteGate(decoder.config.hidden_size, decoder.device) if learned else None
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
-        """What it has beside the decoder and its adapters: MemoryLLM's parameters with tap: outputs, else nothing."""
-        return {name: getattr(self, name) for name in MARKS if self.write_settings.tap == "outputs"}
+        """What it has beside the decoder and its adapters: MemoryLLM's marks with tap: outputs, gates if it has any."""
+        own = {name: getattr(self, name) for name in MARKS if self.write_settings.tap == "outputs"}
+        return own | ({f"gate.{name}": value for name, value in self.gate.named_parameters()} if self.gate else {})
 
     def initial(self, seeds: Tensor) -> Memory:
         """New memories, one for each of `seeds` [B] long: they hold the conversation's head, or the starting pool."""
@@ -111,27 +126,35 @@ class MemoryLM(nn.Module):
         valid = torch.ones(batch, slots.shape[2], dtype=torch.bool, device=decoder.device)
         source = torch.full_like(valid, source, dtype=torch.long)
         state = MemoryState(slots.expand(batch, -1, -1, -1), valid, source, seeds.to(decoder.device))
+        if self.write_settings.gates:
+            state = replace(state, strength=torch.ones(valid.shape, device=decoder.device))
         return Memory(state, keys, values)
 
     def attach(self, state: MemoryState) -> Memory:
         """`state` with the keys and values of all its slots."""
         return Memory(state, *self.decoder.project(state.slots))
 
-    def write(self, memory: Memory, ids: Tensor, mask: Tensor) -> Memory:
+    def write(self, memory: Memory, ids: Tensor, mask: Tensor, segment: Tensor | None = None) -> Memory:
         """Write one text per row: ids [B, T] long, mask [B, T] bool (false: padding on the right).
 
+        segment: with gates, the number of each token's segment, [B, T] long, -1 for padding.
         Raises MemoryFileError if a text is longer than the pool.
         """
         check_fits(self.slots_of(int(mask.sum(-1).max())), self.pool)
+        strength = decisions = None
         with self._writing():
-            if self.write_settings.tap == "inputs":
-                slots, valid = self._inputs(memory, ids, mask), mask
+            if self.write_settings.gates:
+                slots, decisions = self._gated(memory, ids, mask, segment)
+                index, valid = pack(decisions.stored)
+                slots, strength = _slots_at(slots, index), self._read_strength(decisions).gather(1, index)
+            elif self.write_settings.tap == "inputs":
+                slots, valid = self._inputs(memory, ids, mask)[0], mask
             else:
                 slots, valid = self._outputs(memory, ids, mask)
         if self.pool.fill:
             index, valid = repeated(memory.state, valid, self.pool)
             slots = _slots_at(slots, index)
-        state, kept = append(memory.state, slots, valid, self.pool)
+        state, kept = append(memory.state, slots, valid, self.pool, strength)
         keys, values = memory.keys, memory.values
         if kept is not None:
             keys, values = (
@@ -142,22 +165,40 @@ class MemoryLM(nn.Module):
             state,
             tuple(torch.cat(pair, dim=2) for pair in zip(keys, new_keys, strict=True)),
             tuple(torch.cat(pair, dim=2) for pair in zip(values, new_values, strict=True)),
+            decisions,
         )
 
     def slots_of(self, tokens: int) -> int:
-        """Slots that a text of `tokens` tokens takes of the pool, at most."""
+        """Slots that a text of `tokens` tokens must find in the pool; gates store what there is room for."""
+        if self.write_settings.gates:
+            return 0
         return tokens if self.write_settings.tokens is None else self.write_settings.tokens
 
     def prefix(self, memory: Memory) -> Prefix:
         """What queries of `memory` read: its slots' keys, rotated to their present positions, and values."""
-        return self._prefix(memory.keys, memory.values, memory.state.valid, memory.state)
+        return self._prefix(memory.keys, memory.values, memory.state)
 
-    def _inputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> Tensor:
-        """Layer inputs of ids [B, T]: [B, L, T, E]."""
-        tap = InputTap()
+    def _inputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Layer inputs of ids [B, T]: [B, L, T, E]; and, for gates, the last hidden states [B, T, E]."""
+        tap = InputTap(needs_last_layer=self.gate is not None)
         reading, positions = self.decoder.start(self._read_by_write(memory), mask[:, None])
-        self.decoder.run(ids[:, None], positions, reading, tap)
-        return tap.slots
+        hidden = self.decoder.run(ids[:, None], positions, reading, tap)
+        return tap.slots, None if hidden is None else hidden[:, 0]
+
+    def _gated(self, memory: Memory, ids: Tensor, mask: Tensor, segment: Tensor) -> tuple[Tensor, Decisions]:
+        """Layer inputs of ids [B, T], and what of them is stored."""
+        slots, hidden = self._inputs(memory, ids, mask)
+        count = int(segment.max()) + 1
+        if self.gate is None:
+            logits = _random_logits(memory.state, segment, count)
+        else:
+            ends = segment_ends(segment, count)
+            logits = self.gate(hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[-1])))
+        return slots, decide(logits, segment, self.write_settings.gates, self.pool.capacity)
+
+    def _read_strength(self, decisions: Decisions) -> Tensor:
+        """The strength [B, T] with which a document's tokens are read; random gates only choose."""
+        return torch.ones_like(decisions.strength) if self.gate is None else decisions.strength
 
     def _outputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """MemoryLLM's slots of ids [B, T]: [B, L, tokens, E], and which count [B, tokens] bool.
@@ -187,17 +228,17 @@ class MemoryLM(nn.Module):
             from_end = _from_end(state)
             last = state.valid if reads == "all" else from_end <= reads
             visible = visible | (last if reused is None else last & (from_end > reused[:, None]))
-        index, valid = pack(visible & state.valid)
+        seen, index = state.select(visible)
         if self.writer is None:
-            keys, values = (tuple(_gather(t, index) for t in side) for side in (memory.keys, memory.values))
+            keys, values = (tuple(_gather(t, index[:, 0]) for t in side) for side in (memory.keys, memory.values))
         else:  # the kept keys are the reader's
-            keys, values = self.decoder.project(_slots_at(state.slots, index))
-        return self._prefix(keys, values, valid, state)
+            keys, values = self.decoder.project(seen.slots)
+        return self._prefix(keys, values, seen)
 
-    def _prefix(
-        self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], valid: Tensor, state: MemoryState
-    ) -> Prefix:
-        """Slots' keys and values, and those of `bos_embedding` in front of them where the pool is not empty."""
+    def _prefix(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], state: MemoryState) -> Prefix:
+        """Keys and values of the slots of `state`, and of `bos_embedding` in front where the pool is not empty."""
+        valid, positions = state.valid, state.positions(self.pool.positions == "shared")
+        bias = None if state.strength is None else state.strength.log()
         if self.write_settings.tap == "outputs":
             bos = self.bos_embedding.to(self.decoder.dtype).expand(state.batch, -1, -1, -1)
             front = self.decoder.project(bos)
@@ -205,8 +246,10 @@ class MemoryLM(nn.Module):
                 tuple(torch.cat(pair, dim=2) for pair in zip(*side, strict=True))
                 for side in zip(front, (keys, values), strict=True)
             )
-            valid = torch.cat((state.used()[:, None] > 0, valid), dim=1)
-        return self.decoder.rotated(keys, values, valid)
+            used = state.used()[:, None] > 0
+            valid = torch.cat((used, valid), dim=1)
+            positions = nn.functional.pad(positions + used, (1, 0))
+        return self.decoder.rotated(keys, values, valid, positions, bias)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -214,6 +257,14 @@ class MemoryLM(nn.Module):
         through = torch.is_grad_enabled() and self.gradient_through_writing
         with torch.set_grad_enabled(through), use_adapter(self.decoder.model, self.writer):
             yield
+
+
+def _random_logits(state: MemoryState, segment: Tensor, count: int) -> Tensor:
+    """Random gates [B, count] for the segments [B, T] of the next document; each memory's own, whatever its batch."""
+    logits = torch.zeros(segment.shape[0], count)
+    for row, (seed, last) in enumerate(zip(state.seeds.tolist(), segment.amax(-1).tolist(), strict=True)):
+        logits[row, : last + 1] = random_order(seed, state.written, last + 1).logit(eps=1e-6).float()
+    return logits.to(segment.device)
 
 
 def _from_end(state: MemoryState) -> Tensor:

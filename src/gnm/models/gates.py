@@ -1,0 +1,128 @@
+"""Write gates: how much of a document its instruction makes worth storing, segment by segment.
+
+- A segment is a line or a sentence. Its gate, a number in (0, 1), is one linear function of the last hidden state at
+  its end, where instruction and segment have been read, and holds for all its tokens.
+- What is weak is not stored. The strength of what is stored is a bias of its logarithm on the attention that reads it,
+  so that the answers' loss reaches the gates.
+- Training adds what G-MemLLM's composite objective has (sparsity and entropy terms), and a term that says of each
+  segment whether the instruction is about it.
+
+Shape letters: B states, T tokens of a text, G segments of a text, E hidden size.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from gnm.config import StrictModel
+
+_OPEN = 2.0  # untrained gates store everything
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class GateSettings(StrictModel):
+    """What is stored of a document: tokens that pass every limit that is set, the strongest first.
+
+    Of segments that are equally strong, or stored in part, the last tokens come first: these have read the others.
+    by: "random" gives segments random strengths, to compare with; what it stores counts fully when it is read.
+    """
+
+    by: Literal["gate", "random"] = "gate"
+    threshold: float = Field(0.5, ge=0, lt=1, description="strength that a segment must reach")
+    share: float | None = Field(None, gt=0, le=1, description="of the tokens of document and instruction, at most")
+    slots: int | None = Field(None, gt=0, description="of a document, at most")
+
+    @model_validator(mode="after")
+    def _random_by_share(self) -> "GateSettings":
+        if self.by == "random" and self.threshold:
+            raise ValueError("gates.by: random goes by share or slots; set threshold: 0")
+        return self
+
+
+class GateTraining(StrictModel):
+    """Weights of the terms that train gates, beside the answers' loss.
+
+    segments: cross-entropy of each segment's gate with whether the instruction targets it. budget: the square of what
+    the mean gate of a document's tokens is above `share`. entropy: of the gates, so that they decide.
+    """
+
+    segments: Weight = 1.0
+    budget: Weight = 0.0
+    share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    entropy: Weight = 0.0
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a write decided. logits: [B, G] float32, before the sigmoid. segment: [B, T] long, of each token, -1 for
+    padding. stored: [B, T] bool."""
+
+    logits: Tensor
+    segment: Tensor
+    stored: Tensor
+
+    @property
+    def tokens(self) -> Tensor:
+        """Tokens of each segment, [B, G] long; 0 for padding."""
+        numbers = torch.arange(self.logits.shape[1], device=self.segment.device)
+        return (self.segment[:, None] == numbers[:, None]).sum(-1)
+
+    @property
+    def strength(self) -> Tensor:
+        """The gate of each token, [B, T] float32; 0 for padding."""
+        gates = self.logits.sigmoid().gather(1, self.segment.clamp(min=0))
+        return gates.masked_fill(self.segment < 0, 0.0)
+
+
+class WriteGate(nn.Module):
+    """One linear function of hidden states [..., E]: the gate's logit [...], float32. New ones are open."""
+
+    def __init__(self, size: int, device: torch.device):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(size, device=device))
+        self.bias = nn.Parameter(torch.full((1,), _OPEN, device=device))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden.float() @ self.weight / self.weight.shape[0] ** 0.5 + self.bias
+
+
+def decide(logits: Tensor, segment: Tensor, settings: GateSettings, capacity: int | None = None) -> Decisions:
+    """Which tokens are stored: logits [B, G] of segments, segment [B, T] of tokens (-1: padding).
+
+    capacity: slots of the whole pool; a document never stores more.
+    """
+    decided = Decisions(logits, segment, segment >= 0)
+    strength = decided.strength.detach()
+    limit = decided.stored.sum(-1)
+    if settings.share is not None:
+        limit = (limit * settings.share).ceil().long()
+    for slots in (settings.slots, capacity):
+        limit = limit if slots is None else limit.clamp(max=slots)
+    order = strength.masked_fill(segment < 0, -1.0).flip(-1).argsort(dim=-1, descending=True, stable=True)
+    rank = order.argsort(dim=-1).flip(-1)
+    stored = decided.stored & (strength >= settings.threshold) & (rank < limit[:, None])
+    return Decisions(logits, segment, stored)
+
+
+def segment_ends(segment: Tensor, count: int) -> Tensor:
+    """The place of the last token of each of `count` segments, [B, G] long; segment [B, T] as in Decisions."""
+    places = torch.arange(segment.shape[1], device=segment.device).expand_as(segment)
+    ends = torch.zeros(segment.shape[0], count, dtype=torch.long, device=segment.device)
+    return ends.scatter_reduce(1, segment.clamp(min=0), places.where(segment >= 0, 0), "amax")
+
+
+def gate_loss(decisions: Decisions, wanted: Tensor, settings: GateTraining) -> Tensor:
+    """Sum over the batch of each document's loss; wanted: [B, G] bool, the segments that the instruction targets."""
+    tokens = decisions.tokens
+    real, gates = tokens > 0, decisions.logits.sigmoid()
+    count = real.sum(-1)
+    errors = nn.functional.binary_cross_entropy_with_logits(decisions.logits, wanted.float(), reduction="none")
+    entropy = nn.functional.binary_cross_entropy_with_logits(decisions.logits, gates, reduction="none")
+    means = [(term * real).sum(-1) / count for term in (errors, entropy)]
+    stored = (gates * tokens).sum(-1) / tokens.sum(-1)
+    above = (stored - settings.share).clamp(min=0).square()
+    return (settings.segments * means[0] + settings.entropy * means[1] + settings.budget * above).sum()
