@@ -1,7 +1,8 @@
 """Write gates: how much of a document its instruction makes worth storing, segment by segment.
 
-- A segment is a line or a sentence. Its gate, a number in (0, 1), is one linear function of the last hidden state at
-  its end, where instruction and segment have been read, and holds for all its tokens.
+- A segment is a line or a sentence. Its gate, a number in (0, 1), is one linear function of what enters a layer at its
+  end, where instruction and segment have been read, and holds for all its tokens. Two thirds of the way up it is told
+  best what an instruction is about; the last layer is about the next word already.
 - What is weak is not stored. The strength of what is stored is a bias of its logarithm on the attention that reads it,
   so that the answers' loss reaches the gates.
 - Training adds what G-MemLLM's composite objective has (sparsity and entropy terms), and a term that says of each
@@ -18,8 +19,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gnm.config import StrictModel
+from gnm.errors import ConfigError
 
-_OPEN = 2.0  # untrained gates store everything
+_OPEN = 1.0  # untrained gates store everything
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -35,6 +37,7 @@ class GateSettings(StrictModel):
     threshold: float = Field(0.5, ge=0, lt=1, description="strength that a segment must reach")
     share: float | None = Field(None, gt=0, le=1, description="of the tokens of document and instruction, at most")
     slots: int | None = Field(None, gt=0, description="of a document, at most")
+    layer: int | None = Field(None, ge=0, description="whose input decides, None: two thirds of the way up")
 
     @model_validator(mode="after")
     def _random_by_share(self) -> "GateSettings":
@@ -46,8 +49,9 @@ class GateSettings(StrictModel):
 class GateTraining(StrictModel):
     """Weights of the terms that train gates, beside the answers' loss.
 
-    segments: cross-entropy of each segment's gate with whether the instruction targets it. budget: the square of what
-    the mean gate of a document's tokens is above `share`. entropy: of the gates, so that they decide.
+    segments: cross-entropy of each segment's gate with whether the instruction targets it; those that it does and
+    those that it does not count the same in all. budget: the square of what the mean gate of a document's tokens is
+    above `share`. entropy: of the gates, so that they decide.
     """
 
     segments: Weight = 1.0
@@ -79,7 +83,7 @@ class Decisions:
 
 
 class WriteGate(nn.Module):
-    """One linear function of hidden states [..., E]: the gate's logit [...], float32. New ones are open."""
+    """One linear function of normalised hidden states [..., E]: the gate's logit [...], float32. New ones are open."""
 
     def __init__(self, size: int, device: torch.device):
         super().__init__()
@@ -87,7 +91,16 @@ class WriteGate(nn.Module):
         self.bias = nn.Parameter(torch.full((1,), _OPEN, device=device))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return hidden.float() @ self.weight / self.weight.shape[0] ** 0.5 + self.bias
+        size = self.weight.shape
+        return nn.functional.layer_norm(hidden.float(), size) @ self.weight / size[0] ** 0.5 + self.bias
+
+
+def gate_layer(settings: GateSettings, layers: int) -> int:
+    """The layer whose input decides. Raises ConfigError if the decoder has no such layer."""
+    layer = layers * 2 // 3 if settings.layer is None else settings.layer
+    if layer >= layers:
+        raise ConfigError(f"write.gates.layer: {layer} is none of the decoder's layers 0 to {layers - 1}")
+    return layer
 
 
 def decide(logits: Tensor, segment: Tensor, settings: GateSettings, capacity: int | None = None) -> Decisions:
@@ -119,10 +132,16 @@ def gate_loss(decisions: Decisions, wanted: Tensor, settings: GateTraining) -> T
     """Sum over the batch of each document's loss; wanted: [B, G] bool, the segments that the instruction targets."""
     tokens = decisions.tokens
     real, gates = tokens > 0, decisions.logits.sigmoid()
-    count = real.sum(-1)
     errors = nn.functional.binary_cross_entropy_with_logits(decisions.logits, wanted.float(), reduction="none")
-    entropy = nn.functional.binary_cross_entropy_with_logits(decisions.logits, gates, reduction="none")
-    means = [(term * real).sum(-1) / count for term in (errors, entropy)]
+    kinds = [_mean(errors, real & kind) for kind in (wanted, ~wanted)]
+    halves = sum(mean for mean, _ in kinds) / sum(there for _, there in kinds)
+    entropy, _ = _mean(nn.functional.binary_cross_entropy_with_logits(decisions.logits, gates, reduction="none"), real)
     stored = (gates * tokens).sum(-1) / tokens.sum(-1)
     above = (stored - settings.share).clamp(min=0).square()
-    return (settings.segments * means[0] + settings.entropy * means[1] + settings.budget * above).sum()
+    return (settings.segments * halves + settings.entropy * entropy + settings.budget * above).sum()
+
+
+def _mean(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of `values` [B, G] where `keep`, [B], 0 where there are none; and whether there are any, [B] long."""
+    count = keep.sum(-1)
+    return (values * keep).sum(-1) / count.clamp(min=1), (count > 0).long()

@@ -23,7 +23,7 @@ from gnm.memory.pool import PoolSettings, append, check_fits, random_order, repe
 from gnm.memory.state import HEAD, MIXED, MemoryState, pack
 from gnm.models.attention import Prefix
 from gnm.models.decoder import Decoder
-from gnm.models.gates import Decisions, GateSettings, WriteGate, decide, segment_ends
+from gnm.models.gates import Decisions, GateSettings, WriteGate, decide, gate_layer, segment_ends
 from gnm.models.lora import use_adapter
 from gnm.models.taps import InputTap, OutputTap
 
@@ -98,6 +98,7 @@ class MemoryLM(nn.Module):
             self.new_memory_positional_emb = nn.Parameter(torch.zeros(1, 1, size, device=decoder.device))
         learned = write.gates and write.gates.by == "gate"
         self.gate = WriteGate(decoder.config.hidden_size, decoder.device) if learned else None
+        self.gate_layer = gate_layer(write.gates, len(decoder.layers)) if learned else None
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """What it has beside the decoder and its adapters: MemoryLLM's marks with tap: outputs, gates if it has any."""
@@ -148,7 +149,7 @@ class MemoryLM(nn.Module):
                 index, valid = pack(decisions.stored)
                 slots, strength = _slots_at(slots, index), self._read_strength(decisions).gather(1, index)
             elif self.write_settings.tap == "inputs":
-                slots, valid = self._inputs(memory, ids, mask)[0], mask
+                slots, valid = self._inputs(memory, ids, mask), mask
             else:
                 slots, valid = self._outputs(memory, ids, mask)
         if self.pool.fill:
@@ -178,22 +179,21 @@ class MemoryLM(nn.Module):
         """What queries of `memory` read: its slots' keys, rotated to their present positions, and values."""
         return self._prefix(memory.keys, memory.values, memory.state)
 
-    def _inputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Layer inputs of ids [B, T]: [B, L, T, E]; and, for gates, the last hidden states [B, T, E]."""
-        tap = InputTap(needs_last_layer=self.gate is not None)
+    def _inputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> Tensor:
+        """Layer inputs of ids [B, T]: [B, L, T, E]."""
+        tap = InputTap()
         reading, positions = self.decoder.start(self._read_by_write(memory), mask[:, None])
-        hidden = self.decoder.run(ids[:, None], positions, reading, tap)
-        return tap.slots, None if hidden is None else hidden[:, 0]
+        self.decoder.run(ids[:, None], positions, reading, tap)
+        return tap.slots
 
     def _gated(self, memory: Memory, ids: Tensor, mask: Tensor, segment: Tensor) -> tuple[Tensor, Decisions]:
         """Layer inputs of ids [B, T], and what of them is stored."""
-        slots, hidden = self._inputs(memory, ids, mask)
+        slots = self._inputs(memory, ids, mask)
         count = int(segment.max()) + 1
         if self.gate is None:
             logits = _random_logits(memory.state, segment, count)
         else:
-            ends = segment_ends(segment, count)
-            logits = self.gate(hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[-1])))
+            logits = self.gate(_slots_at(slots[:, self.gate_layer, None], segment_ends(segment, count))[:, 0])
         return slots, decide(logits, segment, self.write_settings.gates, self.pool.capacity)
 
     def _read_strength(self, decisions: Decisions) -> Tensor:

@@ -32,7 +32,7 @@ class Tap(Protocol):
 class InputTap:
     """Collects the layers' inputs; `slots` are [B, L, T, E]."""
 
-    needs_last_layer: bool = False
+    needs_last_layer = False
     collected: list[Tensor] = field(default_factory=list)
 
     def before(self, layer: int, hidden: Tensor, reading: Reading) -> Tensor:
