@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gnm import api, cli
 from gnm.api import load
+from gnm.backbones import load_backbone
 from gnm.errors import CheckpointError, DataError, MemoryFileError
+from gnm.learners import LearnerSettings, build_learner
+from gnm.models.lora import LoraSettings, add_lora
+from gnm.pretrained import save_pretrained
 
 DOCUMENT, INSTRUCTION = "* The capital of Elbonia is Orvane", "Memorize all facts."
 
@@ -47,6 +52,73 @@ def test_a_saved_memory_answers_as_before(memory, tmp_path):
     assert torch.equal(other.state.slots, memory.state.slots)
     assert other.documents == memory.documents
     assert other.ask("The capital of Elbonia is") == memory.ask("The capital of Elbonia is")
+
+
+LINES = "The following hold:\n* Oman is hot\n* Fiat makes cars, and not a few of them\n"
+
+
+@pytest.fixture
+def gated(tmp_path):
+    """A memory with gates that half of a document's segments pass, saved and loaded."""
+    settings = {"method": "gnm", "write": {"gates": {"threshold": 0.0, "share": 0.5}}}
+    backbone = load_backbone("tiny", dtype="float32")
+    add_lora(backbone.model, LoraSettings(r=2, alpha=4), 0)
+    lm = build_learner(LearnerSettings(**settings), backbone, training=True).lm
+    with torch.no_grad():
+        lm.gate.weight.copy_(torch.linspace(-9, 9, lm.gate.weight.shape[0]))
+    about = {
+        "backbone": {"name": "tiny", "digest": backbone.config_digest},
+        "lora": {"r": 2, "alpha": 4},
+        "learner": settings,
+    }
+    save_pretrained(tmp_path / "gated", backbone, lm, about)
+    return tmp_path / "gated"
+
+
+def test_what_gates_stored_is_shown_and_kept_with_the_memory(gated, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(api, "load", functools.partial(load, dtype="float32", device="cpu"))
+    conversation = load(gated, dtype="float32", device="cpu")
+    conversation.write(LINES, INSTRUCTION)
+    first = conversation.documents[0]
+    assert "".join(part.text for part in first.segments if part.of_document).strip() == LINES.strip()
+    assert sum(part.stored for part in first.segments) == first.slots == -(-sum(p.tokens for p in first.segments) // 2)
+    assert len({part.strength for part in first.segments}) == len(first.segments)
+    conversation.save_memory(tmp_path / "m")
+    cli.main(["inspect", str(tmp_path / "m"), "--adapter", str(gated)])
+    shown = capsys.readouterr().out
+    assert f"{first.slots} slots" in shown and INSTRUCTION in shown
+    for part in (part for part in first.segments if part.of_document):
+        line = next(line for line in shown.splitlines() if part.text.strip() in line)
+        assert f"{part.strength:.0%}" in line and ("stored" in line) == (part.stored == part.tokens)
+
+
+def test_gates_that_were_never_trained_are_refused(gated):
+    path = gated / "memory_module.safetensors"
+    whole = load_file(path)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="no weights for gate.weight, gate.bias"):
+        load(gated, dtype="float32", device="cpu")
+    save_file({"gate.weight": whole["gate.weight"][:3].clone(), "gate.bias": whole["gate.bias"]}, path)
+    with pytest.raises(CheckpointError, match="or others than these"):
+        load(gated, dtype="float32", device="cpu")
+
+
+def test_two_saved_memories_become_one(memory, tmp_path, monkeypatch):
+    memory.write(DOCUMENT, INSTRUCTION)
+    memory.save_memory(tmp_path / "a")
+    memory.undo()
+    memory.write(LINES, "Learn it all.")
+    memory.save_memory(tmp_path / "b")
+    monkeypatch.setattr(api, "load", functools.partial(load, dtype="float32", device="cpu"))
+    cli.main(["merge", str(tmp_path / "a"), str(tmp_path / "b"), "--backbone", "tiny"])
+    memory.load_memory(tmp_path / "a")
+    assert [(d.number, d.instruction) for d in memory.documents] == [(0, INSTRUCTION), (1, "Learn it all.")]
+    whole = load(None, backbone="tiny", dtype="float32", device="cpu")
+    whole.write(DOCUMENT, INSTRUCTION)
+    whole.write(LINES, "Learn it all.")
+    assert torch.equal(memory.state.slots, whole.state.slots) and torch.equal(memory.state.source, whole.state.source)
+    memory.forget(1)
+    assert [d.number for d in memory.documents] == [0]
 
 
 def test_numbers_go_on_after_forgetting(memory):

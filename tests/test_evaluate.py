@@ -13,7 +13,7 @@ from gnm.analysis import report
 from gnm.evaluate import evaluate
 from gnm.learners import Answer
 from gnm.learners.dummy import DummyLearner
-from gnm.records import read_records
+from gnm.records import read_records, read_segments
 from small_runs import evaluate_params, evaluate_settings, write_small_documents
 
 
@@ -180,3 +180,32 @@ def test_published_evaluations_give_a_table(shared, capsys):
     cli.main(["results", str(shared / "reference" / "saved_evals" / "mixed_documents_seq_10")])
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("GNM  ")]
     assert row.split()[1:7] == ["78.0", "91.8", "78.1", "67.6", "95.8", "67.4"]
+
+
+def test_asking_less_often_leaves_out_rounds_and_changes_no_answer(data, tmp_path):
+    settings = evaluate_settings(data, tmp_path)
+    frames = []
+    for every in (1, 2):
+        settings["loop"]["ask_every"] = every
+        params = program.EvaluateParams.model_validate(settings | {"output": tmp_path / str(every)})
+        frames.append(read_records(evaluate(params, "memoryllm", "a test") / "records.parquet"))
+    assert set(frames[1]["t"]) == {1, 2}  # after the second document, and after the last
+    kept = frames[0][frames[0]["t"].isin([1, 2])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, frames[1])
+
+
+def test_gates_leave_a_row_for_every_segment_of_what_was_written(data, tmp_path):
+    settings = evaluate_settings(data, tmp_path)
+    settings["methods"]["gnm_random_half"] = {
+        "method": "gnm", "write": {"gates": {"by": "random", "threshold": 0.0, "share": 0.5}},
+    }  # fmt: skip
+    folder = evaluate(program.EvaluateParams.model_validate(settings), "gnm_random_half", "a test")
+    segments = read_segments(folder / "segments.parquet")
+    written = segments.groupby(["sequence", "t"])[["tokens", "stored"]].sum()
+    assert len(written) == 9 and (written["stored"] == -(-written["tokens"] // 2)).all()
+    assert segments["strength"].between(0, 1).all()
+    lines = segments[segments["text"].str.startswith("* ")]
+    assert 0 < lines["wanted"].mean() < 1 and not segments[~segments["text"].str.startswith("* ")]["wanted"].any()
+    kept = json.loads((folder / "cost.json").read_text())["kept"]
+    head = kept[0] - written.xs(0, level="t")["stored"].mean()
+    assert kept[2] - head == pytest.approx(written.groupby("sequence")["stored"].sum().mean())

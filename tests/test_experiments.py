@@ -22,18 +22,19 @@ from gnm.config import read_blocks
 # two halves that take about as long, each in an order in which folders build on those before
 HALVES = (
     ["data_pipelines/generate_documents", "experiments/small_exp1", "experiments/quickstart"]
-    + ["experiments/small_exp2", "experiments/small_exp3"],
+    + ["experiments/small_exp2", "experiments/small_exp3", "experiments/small_gates"],
     ["data_pipelines/generate_categorized_counterfact_data_from_mapping"]
     + [f"experiments/train_exp1_{name}" for name in ("gnm", "icl", "rag")]
     + [f"experiments/train_exp2_{name}" for name in ("gnm", "gnm_ablation", "icl", "rag")]
     + [f"experiments/eval_{name}" for name in ("exp1", "exp2", "exp2_train", "exp2_val_id", "exp3")],
 )
 KEPT = ("gnm", "no_memory")  # of an evaluation's methods; the first alone at the paper's scale
+KEPT_GATES = ("gnm", "gnm_gates", "gnm_random_20", "gnm_random_50")  # of the evaluations of write gates
 SMALL_LOOP = {"sequences": 2, "sequences_at_once": 2, "max_new_tokens": 2}
 SMALL_TRAIN = {"steps": 2, "validate_every": 2, "validation_sequences": 1, "checkpoint_every": 1}
 SMALL_DATA = {"train_files": 1, "train_documents_per_file": 60}
 BACKBONES = {"memoryllm-8b-chat": "tiny-gnm", "gnm_facts": "tiny-gnm", "gnm_all": "tiny-gnm"}
-SHOWN = ("selectivity", "format_accuracy", "unlearning_selectivity")  # there whatever few sequences ask
+SHOWN = ("selectivity", "format_accuracy", "unlearning_selectivity", "stored")  # there whatever few sequences ask
 
 
 class Folders:
@@ -108,7 +109,13 @@ class Plain(yaml.SafeDumper):
 def make_small(settings: dict) -> None:
     """The same experiment with tiny backbones, few methods, steps and sequences."""
     at_paper_scale = settings.get("backbone", {}).get("name") == "llama3-8b-instruct"
-    if "methods" in settings:
+    if "evaluations" in settings:
+        settings["evaluations"] = {key: settings["evaluations"][key] for key in KEPT_GATES}
+        named = {item["method"] for item in settings["evaluations"].values()}
+        settings["methods"] = {key: item for key, item in settings["methods"].items() if key in named}
+        settings["methods"]["gnm_random"]["memory"]["capacity"] = 2000  # a byte is a token here
+        settings["compression"]["shown"] = "selectivity"
+    elif "methods" in settings:
         kept = KEPT[:1] if at_paper_scale else KEPT
         settings["methods"] = {key: item for key, item in settings["methods"].items() if key in kept}
     if "trained" in settings:
@@ -140,7 +147,7 @@ def make_small(settings: dict) -> None:
 def make_loop_small(loop: dict) -> None:
     """Two steps of training, or two sequences of evaluation, of two or three documents."""
     loop |= SMALL_TRAIN if "steps" in loop else SMALL_LOOP
-    loop["sequence_length"] = {"10": 2, "20": 3}.get(str(loop["sequence_length"]), loop["sequence_length"])
+    loop["sequence_length"] = {"5": 2, "10": 2, "20": 3, "50": 3}.get(str(loop["sequence_length"]), loop["sequence_length"])
     if loop.get("easy"):
         loop["easy"] |= {"steps": 1, "documents_per_step": 2}
 
@@ -170,11 +177,12 @@ def test_every_folder_is_run(project):
 def test_a_report_is_left(runs, name):
     """Tables with a row a method, and a figure, for every report of the folder."""
     root, settings = runs[name].root, read_blocks(runs[name].root / name / "params.yaml")
-    reports = [block for key, block in settings.items() if key.startswith("report")]
+    blocks = [block for block in settings.values() if isinstance(block, dict)]
+    reports = [block for block in blocks if "figures_of_merit" in block]
     for block in reports:
         stem = root / name / block["output"]
         table = pd.read_csv(stem.with_name(stem.name + ".csv"))
-        assert set(table["method"].str.partition(" ")[0]) <= set(KEPT) and len(table) > 0
+        assert set(table["method"].str.partition(" ")[0]) <= {*KEPT, *KEPT_GATES} and len(table) > 0
         assert stem.with_name(stem.name + ".png").stat().st_size > 10_000
     assert reports
 

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,8 +18,9 @@ from gnm.config import validate
 from gnm.devices import pick_device
 from gnm.errors import CheckpointError, DataError, MemoryFileError
 from gnm.learners import LearnerSettings, Question, build_learner
+from gnm.learners.base import Segment
 from gnm.learners.memory import MemoryLearner
-from gnm.memory import MemoryState, load_memory, save_memory
+from gnm.memory import MemoryState, load_memory, merge, save_memory
 from gnm.models.memory_lm import Memory
 from gnm.pretrained import STATE, load_model, local_folder, model_digest, push_to_hub, save_pretrained
 
@@ -28,12 +29,16 @@ DEFAULT_ADAPTER = Path("models/smollm2-135m/gnm")
 
 @dataclass(frozen=True)
 class Written:
-    """What a memory knows of one document: its number, instruction, first words, and the slots it still has."""
+    """What a memory knows of one document: its number, instruction, first words, and the slots it still has.
+
+    segments: with write gates, what they decided, piece by piece; for people, the model never reads it.
+    """
 
     number: int
     instruction: str
     beginning: str
     slots: int
+    segments: tuple[Segment, ...] = ()
 
 
 class Conversation:
@@ -60,8 +65,10 @@ class Conversation:
         number = self.state.written
         memory = self._learner.write(self._memory, [document], [instruction])
         beginning = " ".join(document.split())[:80]
-        notes = {**self._notes, str(number): {"instruction": instruction, "beginning": beginning}}
-        self._change(memory, notes)
+        note = {"instruction": instruction, "beginning": beginning}
+        if segments := self._learner.segments(memory, 0, document, instruction):
+            note["segments"] = [astuple(segment) for segment in segments]
+        self._change(memory, {**self._notes, str(number): note})
         return number
 
     @torch.no_grad()
@@ -73,13 +80,30 @@ class Conversation:
         return self._learner.answer(self._memory, [[question]], max_new_tokens)[0][0].text
 
     def forget(self, document: int) -> None:
-        """Drop every slot that `document` wrote. Raises MemoryFileError if it has none."""
-        try:
-            state = self.state.forget(document)
-        except KeyError as error:
-            raise MemoryFileError(str(error.args[0])) from error
+        """Drop every slot that `document` wrote, and what is known of it.
+
+        Raises MemoryFileError if there is no such document.
+        """
+        state = self.state
+        if str(document) not in self._notes or document in state.documents():
+            try:
+                state = state.forget(document)
+            except KeyError as error:
+                raise MemoryFileError(str(error.args[0])) from error
         notes = {number: note for number, note in self._notes.items() if number != str(document)}
         self._change(self._attach(state), notes)
+
+    @torch.no_grad()
+    def merge(self, path: str | Path) -> None:
+        """Take in all documents of another saved memory of this model; they are numbered on from this one's.
+
+        Raises MemoryFileError if it is damaged or another model's.
+        """
+        other, notes = load_memory(path, self._digest, self._learner.lm.decoder.device)
+        first = self.state.written
+        renumbered = {str(int(number) + first): note for number, note in notes.items()}
+        state = merge(self.state, other, self._learner.lm.pool)
+        self._change(self._attach(state), {**self._notes, **renumbered})
 
     def undo(self) -> None:
         """Go back to the memory before the last write or forget. Raises MemoryFileError if there was none."""
@@ -124,10 +148,17 @@ class Conversation:
 
     @property
     def documents(self) -> list[Written]:
-        """What is in memory, oldest first."""
+        """What was written and not forgotten, oldest first; a document may have no slots (left)."""
+        slots = self.state.documents()
         return [
-            Written(number, **self._notes[str(number)], slots=slots)
-            for number, slots in self.state.documents().items()
+            Written(
+                int(number),
+                note["instruction"],
+                note["beginning"],
+                slots.get(int(number), 0),
+                tuple(Segment(*each) for each in note.get("segments", ())),
+            )
+            for number, note in self._notes.items()
         ]
 
     @torch.no_grad()

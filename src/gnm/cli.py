@@ -38,7 +38,10 @@ def _parser() -> argparse.ArgumentParser:
     forget = commands.add_parser("forget", parents=[common], help="drop what a document wrote")
     forget.add_argument("document", type=int, help="its number, as `gnm inspect` shows it")
     forget.set_defaults(run=_forget)
-    inspect = commands.add_parser("inspect", parents=[common], help="show what is in the memory")
+    merge = commands.add_parser("merge", parents=[common], help="take in the documents of another memory")
+    merge.add_argument("other", type=Path, help="memory file of the same model")
+    merge.set_defaults(run=_merge)
+    inspect = commands.add_parser("inspect", parents=[common], help="show what is in the memory, and what was stored")
     inspect.set_defaults(run=_inspect)
     convert = commands.add_parser("convert", help="write a published checkpoint's weights to one safetensors file")
     convert.add_argument("checkpoint", type=Path, help="folder of shards, or a .safetensors or .pth file")
@@ -83,11 +86,35 @@ def _forget(options: argparse.Namespace) -> None:
     print(f"document {options.document} is forgotten; {len(conversation.documents)} documents are left")
 
 
+def _merge(options: argparse.Namespace) -> None:
+    conversation = _conversation(options)
+    conversation.merge(options.other)
+    conversation.save_memory(options.memory)
+    print(f"{options.memory}: {len(conversation.documents)} documents")
+
+
 def _inspect(options: argparse.Namespace) -> None:
     conversation = _conversation(options)
-    print(f"{options.memory}: {int(conversation.state.used().sum())} slots of {len(conversation.documents)} documents")
-    for document in conversation.documents:
-        print(f"{document.number:4d}  {document.slots:5d} slots  {document.instruction}\n      {document.beginning}")
+    documents, used = conversation.documents, int(conversation.state.used().sum())
+    print(f"{options.memory}: {used} slots of {len(documents)} documents")
+    for document in documents:
+        share = "#" * round(40 * document.slots / max(used, 1))
+        print(f"\n{document.number:4d}  {document.slots:5d} slots  {share}\n      {document.instruction}")
+        print(_shaded(document.segments) if document.segments else f"      {document.beginning}")
+
+
+def _shaded(segments) -> str:
+    """The document's segments under their gates: percent, and in a terminal a shade of green, none for what is weak."""
+    lines = []
+    for segment in segments:
+        if not segment.of_document:
+            continue
+        text, level = segment.text.strip(), round(segment.strength * 5)
+        if sys.stdout.isatty():
+            text = f"\x1b[97;48;5;{16 + 6 * level}m{text}\x1b[0m" if level else text
+        mark = "stored" if segment.stored == segment.tokens else f"{segment.stored}/{segment.tokens}"
+        lines.append(f"      {segment.strength:4.0%} {mark if segment.stored else '-':>7s}  {text}")
+    return "\n".join(lines)
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Evaluate methods: `torchrun --nproc_per_node N -m gnm.evaluate --method NAME [--block B] [key=value ...]`.
 
-- After each document of a sequence every query of it and of the earlier ones is answered (protocol, section 6).
+- After each document of a sequence (or every `loop.ask_every`-th) every query of it and of the earlier ones is
+  answered (protocol, section 6).
 - Sequences are shared out among processes and gathered again; each one's result depends on nothing but itself.
 - Written per method: records.parquet (a row a query), summary.json, counts.json, cost.json, run_config.json; with
   write gates also segments.parquet (a row a segment of a written text).
@@ -117,16 +118,17 @@ def run_sequences(
         write_seconds = (time.perf_counter() - started) / len(batch)
         queries = [asked(sequence, t, settings) for _, sequence in batch]
         questions = [[Question.of(query) for _, query in row] for row in queries]
-        answers = learner.answer(state, questions, loop.max_new_tokens)
+        asks = (t + 1) % loop.ask_every == 0 or t == length - 1
+        answers = learner.answer(state, questions, loop.max_new_tokens) if asks else [[] for _ in batch]
         for row, (index, sequence) in enumerate(batch):
             cost = learner.cost(state, row, questions[row][0])
             costs.append({"t": t, "kept": cost.kept, "bytes": cost.bytes, "query_flops": cost.query_flops})
             costs[-1]["write_seconds"] = write_seconds
             segments += [
                 {"sequence": index, "t": t, **asdict(each), "wanted": is_wanted(each.text, steps[row].wanted or ())}
-                for each in learner.segments(state, row, steps[row])
+                for each in learner.segments(state, row, steps[row].document, steps[row].instruction)
             ]
-            for (q, query), answer in zip(queries[row], answers[row], strict=True):
+            for (q, query), answer in zip(queries[row] if asks else [], answers[row], strict=True):
                 rows.append(record((index, sequence), q, t, query, answer, cost.query_flops, settings))
     for seconds in _query_seconds(learner, state, questions, loop.max_new_tokens):
         costs.append({"t": length - 1, "query_seconds": seconds})

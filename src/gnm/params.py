@@ -178,13 +178,17 @@ class TrainParams(Methods):
 
 
 class EvaluationLoop(StrictModel):
-    """How many sequences of how many documents, and how answers are generated."""
+    """How many sequences of how many documents, and how answers are generated.
+
+    ask_every: questions are asked after every so many documents, and after the last.
+    """
 
     sequences: Positive
     sequence_length: Length
     unlearning: bool
     sequences_at_once: Positive
     max_new_tokens: Positive
+    ask_every: Positive = 1
 
 
 class EvaluateParams(Methods):

@@ -121,9 +121,9 @@ def read_records(path: str | Path) -> pd.DataFrame:
     return validate_records(frame, where=str(path))
 
 
-SEGMENT_COLUMNS = ("sequence", "t", "text", "strength", "tokens", "stored", "wanted")
-"""A row for every segment of a written text: its gate, its tokens, how many were stored, whether the instruction is
-about it."""
+SEGMENT_COLUMNS = ("sequence", "t", "text", "strength", "tokens", "stored", "of_document", "wanted")
+"""A row for every segment of a written text: its gate, its tokens, how many were stored, whether it is of the document
+(else of the instruction), whether the instruction is about it."""
 
 
 def write_segments(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -30,12 +30,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Segment:
-    """What a write decided on a segment of its text: its strength in (0, 1), and how many of its tokens are stored."""
+    """What a write decided on a segment of its text: its strength in (0, 1), and how many of its tokens are stored.
+
+    of_document: whether it holds words of the document; others are of the instruction.
+    """
 
     text: str
     strength: float
     tokens: int
     stored: int
+    of_document: bool
 
 
 class Learner(nn.Module, ABC):
@@ -67,8 +71,8 @@ class Learner(nn.Module, ABC):
     def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
         """Raise a GNMError if any of these pairs can never be written. By default all can."""
 
-    def segments(self, state: State, row: int, step: Step) -> list[Segment]:
-        """What the last write, of `step`, decided in row `row`. By default nothing: everything is stored."""
+    def segments(self, state: State, row: int, document: str, instruction: str) -> list[Segment]:
+        """What the last write, of this pair in row `row`, decided. By default nothing: everything is stored."""
         return []
 
     def write_loss(self, state: State, steps: Sequence[Step]) -> Tensor | None:

@@ -48,13 +48,18 @@ class MemoryLearner(Learner):
             return self.lm.write(state, *self.reader.encode_segments([split_segments(text) for text in texts]))
         return self.lm.write(state, *self.reader.encode(texts))
 
-    def segments(self, state: Memory, row: int, step: Step) -> list[Segment]:
+    def segments(self, state: Memory, row: int, document: str, instruction: str) -> list[Segment]:
         if not self.gated:
             return []
-        texts, decisions = self._segments_of(step), state.decisions
+        text, decisions = block(document, instruction, self.order), state.decisions
         strengths, tokens = decisions.logits[row].sigmoid().tolist(), decisions.tokens[row].tolist()
-        stored = decisions.segment[row][decisions.stored[row]].bincount(minlength=len(texts)).tolist()
-        return [Segment(*each) for each in zip(texts, strengths[: len(texts)], tokens, stored, strict=False)]
+        stored = decisions.segment[row][decisions.stored[row]].bincount(minlength=len(tokens)).tolist()
+        begin, place, found = text.rindex(document.strip()), 0, []
+        for number, part in enumerate(split_segments(text)):
+            of_document = begin <= place < begin + len(document.strip())
+            found.append(Segment(part, strengths[number], tokens[number], stored[number], of_document))
+            place += len(part)
+        return found
 
     def write_loss(self, state: Memory, steps: Sequence[Step]) -> Tensor | None:
         if self.lm.gate is None:
@@ -66,12 +71,9 @@ class MemoryLearner(Learner):
                     f"the lines that state the facts of {step.document[:60]!r} cannot be told, so gates cannot learn "
                     "what the instruction is about; leave such documents out"
                 )
-            for number, text in enumerate(self._segments_of(step)):
+            for number, text in enumerate(split_segments(block(step.document, step.instruction, self.order))):
                 wanted[row, number] = is_wanted(text, step.wanted)
         return gate_loss(state.decisions, wanted.to(state.decisions.logits.device), self.gate_training)
-
-    def _segments_of(self, step: Step) -> list[str]:
-        return split_segments(block(step.document, step.instruction, self.order))
 
     def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
         for document, instruction in zip(documents, instructions, strict=True):

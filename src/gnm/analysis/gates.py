@@ -1,0 +1,123 @@
+"""What write gates keep, and what it costs to keep less: `python -m gnm.analysis.gates [--block B] [key=value ...]`.
+
+Reads what `gnm.evaluate` saved of methods with gates and without: a table of decisions, quality and cost side by side,
+and quality against what is kept. Variants of a method, such as its budgets, are one line.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from pydantic import Field
+
+from gnm.analysis.report import read_experiment
+from gnm.analysis.saved import SavedEvaluation
+from gnm.analysis.style import in_order, method_style, save_figure, style
+from gnm.analysis.tables import save_tables, text_table
+from gnm.config import StrictModel, add_params_arguments, load_params
+from gnm.errors import DataError, exit_on_error
+from gnm.metrics import MERIT_COLUMNS
+from gnm.records import read_segments
+
+_RESAMPLES = 2000
+_OPEN = 0.5  # a gate's decision, whatever budget is set beside it
+
+
+class GatesParams(StrictModel):
+    """Which evaluations to compare."""
+
+    evaluations: Path
+    title: str
+    output: Path = Field(description="figure and tables, without their suffixes")
+    figures_of_merit: list[str] = Field(min_length=1, description="those of the table; segments and stored among them")
+    shown: str = Field("score", description="the figure of merit that is drawn")
+
+
+def gates(params: GatesParams) -> str:
+    """Save figure and tables; returns the text that the program prints."""
+    evaluations, merit, cost = read_experiment(params.evaluations)
+    merit = pd.concat([merit, segment_merit(evaluations)], ignore_index=True).astype(merit.dtypes)
+    save_figure(compression(merit, cost, params.title, params.shown), params.output)
+    save_tables(merit, params.output, params.figures_of_merit, cost)
+    return f"{params.title}\n{text_table(merit, params.figures_of_merit, cost)}"
+
+
+def segment_merit(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
+    """What gates decided, by method, as a frame of figures of merit with intervals from a bootstrap over sequences.
+
+    `segments`: share of the documents' segments for which a gate of one half or more and what the instruction is about
+    agree (segments without a letter don't count). `stored`: share of all tokens, instructions included, that became
+    slots. Raises DataError if no method has gates.
+    """
+    rows = []
+    for method, evaluation in evaluations.items():
+        path = evaluation.folder / "segments.parquet"
+        if not path.is_file():
+            continue
+        found = read_segments(path)
+        judged = found[found["of_document"] & found["text"].str.contains(r"[^\W\d_]")]
+        right = (judged["strength"] >= _OPEN) == judged["wanted"]
+        for metric, values, weights, part in (
+            ("segments", right, right * 0 + 1, judged), ("stored", found["stored"], found["tokens"], found)
+        ):  # fmt: skip
+            sums, counts = (each.astype(float).groupby(part["sequence"]).sum().to_numpy() for each in (values, weights))
+            low, high = _interval(sums, counts)
+            rows.append((metric, None, sums.sum() / counts.sum(), low, high, len(part), len(sums), method))
+    if not rows:
+        raise DataError("no evaluation has segments.parquet; evaluate a method with write.gates")
+    return pd.DataFrame(rows, columns=[*MERIT_COLUMNS, "method"])
+
+
+def compression(merit: pd.DataFrame, cost: pd.DataFrame, title: str, shown: str = "score") -> Figure:
+    """A figure of merit against what is kept after the last document (slots, or tokens of context).
+
+    Raises DataError if no method has the figure.
+    """
+    cells = merit[merit["metric"] == shown].set_index("method")
+    if cells.empty:
+        raise DataError(f"no method has a figure {shown!r}")
+    families: dict[str, list[str]] = {}
+    for method in in_order(cells.index):
+        families.setdefault(method.partition(" (")[0], []).append(method)
+    with style():
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for family, methods in families.items():
+            look = method_style(family)
+            ordered = sorted((m for m in methods if m in cost.index), key=lambda method: cost["Kept"][method])
+            kept = [max(float(cost["Kept"][method]), 1.0) for method in ordered]
+            value, low, high = (100 * cells.loc[ordered, key].to_numpy(dtype=float) for key in ("value", "low", "high"))
+            axes.plot(kept, value, color=look.color, marker=look.marker, markerfacecolor=look.face, label=look.name)
+            axes.vlines(kept, low, high, color=look.color, linewidth=0.9, alpha=0.7)
+        axes.set_xscale("log")
+        axes.set_xlabel("Slots (or tokens of context) kept after the last document")
+        axes.set_ylabel(f"{shown.replace('_', ' ').capitalize()}, %")
+        axes.set_title(title)
+        axes.set_ylim(0, 103)
+        figure.legend(loc="outside right upper")
+    return figure
+
+
+def _interval(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """95 % of a ratio of sums, sequences drawn anew."""
+    if len(sums) < 2:
+        return np.nan, np.nan
+    draws = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=_RESAMPLES)
+    low, high = np.percentile((draws @ sums) / (draws @ counts), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the settings, report."""
+    parser = argparse.ArgumentParser(prog="python -m gnm.analysis.gates", description=__doc__.splitlines()[0])
+    add_params_arguments(parser)
+    options = parser.parse_intermixed_args(arguments)
+    with exit_on_error():
+        print(gates(load_params(options.params, GatesParams, options.overrides, options.block)))
+
+
+if __name__ == "__main__":
+    main()
