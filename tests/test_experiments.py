@@ -147,7 +147,8 @@ def make_small(settings: dict) -> None:
 def make_loop_small(loop: dict) -> None:
     """Two steps of training, or two sequences of evaluation, of two or three documents."""
     loop |= SMALL_TRAIN if "steps" in loop else SMALL_LOOP
-    loop["sequence_length"] = {"5": 2, "10": 2, "20": 3, "50": 3}.get(str(loop["sequence_length"]), loop["sequence_length"])
+    shorter = {"5": 2, "10": 2, "20": 3, "50": 3}
+    loop["sequence_length"] = shorter.get(str(loop["sequence_length"]), loop["sequence_length"])
     if loop.get("easy"):
         loop["easy"] |= {"steps": 1, "documents_per_step": 2}
 
