@@ -1,0 +1,91 @@
+"""What gates keep, in tables and figures: from segments made by hand, and from an evaluation on a tiny backbone."""
+
+import pandas as pd
+import pytest
+
+from gnm.analysis.gates import GatesParams, gates, segment_merit
+from gnm.analysis.saved import SavedEvaluation
+from gnm.analysis.what_was_learned import WhatWasLearnedParams, decisions, shaded
+from gnm.api import load
+from gnm.errors import CheckpointError, DataError
+from gnm.evaluate import evaluate
+from gnm.learners.base import Segment
+from gnm.params import EvaluateParams
+from gnm.records import write_segments
+from small_runs import evaluate_settings, write_small_documents
+
+
+def segment(sequence, text, strength, tokens, stored, of_document, wanted):
+    return {
+        "sequence": sequence, "t": 0, "text": text, "strength": strength, "tokens": tokens, "stored": stored,
+        "of_document": of_document, "wanted": wanted,
+    }  # fmt: skip
+
+
+def test_decisions_are_judged_on_the_documents_own_words(tmp_path):
+    rows = [
+        segment(0, "Instruction: all.\n", 0.9, 6, 6, False, False),  # counts among what is stored only
+        segment(0, "* Oman is hot\n", 0.8, 4, 4, True, True),
+        segment(0, "* Fiat is cold\n", 0.6, 4, 0, True, False),  # wrong, whatever the budget then stored
+        segment(0, "'}\n", 0.9, 2, 0, True, False),  # no letter: nothing to decide
+        segment(1, "* Rome is old\n", 0.1, 4, 2, True, False),
+        segment(1, "* Élan, a car\n", 0.5, 4, 4, True, True),
+    ]
+    write_segments(tmp_path / "segments.parquet", rows)
+    merit = segment_merit({"gnm_gates": SavedEvaluation("e", "gnm_gates", "", tmp_path)}).set_index("metric")
+    assert merit.loc["segments", "value"] == 3 / 4 and merit.loc["segments", "samples"] == 4
+    assert merit.loc["stored", "value"] == 16 / 24
+    low, high = merit.loc["segments", ["low", "high"]]
+    assert low == 0.5 and high == 1.0  # two sequences: either alone, or both
+
+
+def test_without_gates_there_is_nothing_to_judge(tmp_path):
+    with pytest.raises(DataError, match=r"no evaluation has segments\.parquet"):
+        segment_merit({"gnm": SavedEvaluation("e", "gnm", "", tmp_path)})
+
+
+def test_table_and_figure_of_budgets(tmp_path):
+    data = write_small_documents(tmp_path)
+    settings = evaluate_settings(data, tmp_path / "evals")
+    shares = {f"gnm_random_keep_{percent}": percent / 100 for percent in (50, 25)}
+    settings["methods"] = {"gnm": {"method": "gnm"}} | {
+        name: {"method": "gnm", "write": {"gates": {"by": "random", "threshold": 0.0, "share": share}}}
+        for name, share in shares.items()
+    }
+    for name in settings["methods"]:
+        evaluate(EvaluateParams.model_validate(settings), name, "a test")
+    shown = {"evaluations": tmp_path / "evals", "title": "T", "output": tmp_path / "out", "shown": "selectivity"}
+    gates(GatesParams(**shown, figures_of_merit=["selectivity", "segments", "stored"]))
+    table = pd.read_csv(tmp_path / "out.csv").set_index("method")
+    for name, share in shares.items():
+        row = table.loc[f"gnm_random_keep ({name[-2:]})"]
+        assert row["stored"] == pytest.approx(share, abs=0.01) and 0 < row["segments"] < 1
+        assert row["Kept"] == pytest.approx(share * table.loc["gnm", "Kept"], rel=0.05)
+    assert pd.isna(table.loc["gnm", "stored"])
+    assert (tmp_path / "out.png").stat().st_size > 10_000
+    with pytest.raises(DataError, match="no method has a figure 'beauty'"):
+        gates(GatesParams(**shown | {"shown": "beauty"}, figures_of_merit=["selectivity"]))
+
+
+def test_each_instruction_has_a_panel_with_the_segments_under_their_gates():
+    found = {
+        f"Instruction {number}": (Segment("* Oman\n", 0.9, 3, 3, True), Segment("* Fiat\n", 0.0, 3, 0, True))
+        for number in range(3)
+    }
+    figure = shaded(found)
+    panels = [axes for axes in figure.axes if axes.get_title(loc="left")]
+    assert [axes.get_title(loc="left") for axes in panels] == list(found)
+    for axes in panels:
+        assert [text.get_text().strip() for text in axes.texts] == ["90%", "* Oman", "0%", "* Fiat"]
+        weights = [text.get_weight() for text in axes.texts][1::2]
+        shades = [patch.get_alpha() for patch in axes.patches]
+        assert weights == ["bold", "normal"] and shades[0] > 0.6 and shades[1] == 0
+
+
+def test_a_model_without_gates_has_nothing_to_show(tmp_path):
+    load(None, backbone="tiny", dtype="bfloat16", device="cpu").save_pretrained(tmp_path / "plain")
+    params = WhatWasLearnedParams(
+        adapter=tmp_path / "plain", document="* Oman\n", instructions=["All."], output=tmp_path / "out"
+    )
+    with pytest.raises(CheckpointError, match="has no write gates"):
+        decisions(params)
