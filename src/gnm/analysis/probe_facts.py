@@ -1,14 +1,25 @@
-"""What a memory probe is trained and tested on: single documents under an instruction, and the facts that they state."""
+"""What memory probes are asked: facts of single documents that are written under an instruction, and other objects.
+
+- Documents to train on and to test on share no fact.
+- Another candidate is drawn as often as facts state it, so that an object's frequency alone tells nothing.
+"""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from gnm.data.documents import lines_of_facts
 from gnm.data.sequences import SequenceSettings, evaluation_sequences
 from gnm.data.targets import parse_target
+from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import PARAPHRASE, Document, Step
 from gnm.errors import DataError
+
+_RARE = 1e-4  # weight of an object that no fact states, against 1 for each fact that states one
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,36 @@ class Case:
     @property
     def fact_ids(self) -> frozenset[int]:
         return frozenset(fact.fact_id for fact in self.facts)
+
+
+class Objects:
+    """The objects that facts of some documents state, and the taxonomy's others of their subcategories.
+
+    names: M pairs (subcategory, object), sorted.
+    """
+
+    def __init__(self, documents: Sequence[Document]):
+        facts = {pair.fact_id: (pair.subcategory, pair.false_output) for d in documents for pair in d.pairs}
+        stated = Counter(facts.values())
+        groups = sorted({group for group, _ in stated})
+        members = {(group, name) for group in groups for name in load_taxonomy().members(group)}
+        self.names = sorted(members | stated.keys())
+        self._number = {name: number for number, name in enumerate(self.names)}
+        self._group = {name: number for number, name in enumerate(groups)}
+        count = torch.tensor([stated[name] for name in self.names], dtype=torch.float32)
+        member = torch.tensor([[group == own for own, _ in self.names] for group in groups])
+        self._weights = member * (count + _RARE)
+
+    def stated_in(self, cases: Sequence[Case]) -> tuple[Tensor, Tensor]:
+        """The number of the object that each fact states [N] long, and weights [N, M] of the other candidates.
+
+        The fact's true object is none of these, so that knowing the fact is of no help.
+        """
+        facts = [fact for case in cases for fact in case.facts]
+        stated = torch.tensor([self._number[fact.subcategory, fact.stated] for fact in facts])
+        weights = self._weights[[self._group[fact.subcategory] for fact in facts]]
+        true = torch.tensor([self._number.get((f.subcategory, f.true), s) for f, s in zip(facts, stated, strict=True)])
+        return stated, weights.scatter(1, torch.stack((stated, true), 1), 0.0)
 
 
 def draw_cases(

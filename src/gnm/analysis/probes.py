@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from gnm.config import StrictModel
 
 _SCALE = 2.0  # logarithm of what cosines are multiplied by at the start
-_RARE = 1e-4  # weight of an object that no document states, against 1 for each fact that states one
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -113,17 +112,6 @@ def draw_candidates(stated: Tensor, weights: Tensor, others: int, generator: tor
     drawn = torch.multinomial(weights + 1e-12, others, generator=generator)  # as many as needed; those of none masked
     there = weights.gather(1, drawn) > 0
     return torch.cat((stated[:, None], drawn), 1), nn.functional.pad(there, (1, 0), value=True)
-
-
-def object_weights(count: Tensor, group: Tensor) -> Tensor:
-    """How often each object is drawn beside others, [G, M], by what facts state.
-
-    count: [M], facts that state each object; group: [M] long, each object's group below G. An object that is stated
-    often is another candidate as often, so that frequency alone tells nothing; one that is never stated comes in
-    only where others of its group run out.
-    """
-    member = group == torch.arange(int(group.max()) + 1)[:, None]
-    return member * (count + _RARE)
 
 
 def fit(
