@@ -13,6 +13,7 @@ import pytest
 from gnm.errors import DataError
 from gnm.metrics import (
     FACTS,
+    bootstrap_mean,
     figures_of_merit,
     harmonic_mean,
     join_epochs,
@@ -264,6 +265,18 @@ def test_interval_knows_that_queries_of_one_sequence_go_together():
     accuracy = varied.set_index("metric").loc["accuracy"]
     assert accuracy["low"] < accuracy["value"] < accuracy["high"]
     assert accuracy["sequences"] == 30
+
+
+def test_the_mean_of_plain_samples_has_the_interval_of_the_same_records():
+    records = synthetic(3)
+    fresh = records[(records["q"] == records["t"]) & ~records["unlearning"]]
+    some = fresh[(fresh["type"] == "paraphrase") & fresh["learn"]]
+    merit = figures_of_merit(records).set_index("metric").loc["accuracy_age_0"]
+    found = bootstrap_mean(some["fact_correct"].to_numpy(dtype=float), some["sequence"].to_numpy())
+    assert found == pytest.approx((merit["value"], merit["low"], merit["high"]))
+    assert math.isnan(bootstrap_mean(np.ones(3), np.zeros(3, dtype=int))[1])
+    with pytest.raises(DataError, match="no samples"):
+        bootstrap_mean(np.ones(0), np.zeros(0, dtype=int))
 
 
 def test_one_sequence_has_no_interval():

@@ -138,16 +138,12 @@ def figures_of_merit(records: pd.DataFrame, generator: np.random.Generator | Non
         raise DataError("there are no records to compute figures of merit from")
     generator = np.random.default_rng(0) if generator is None else generator
     sequences = np.unique(records["sequence"])
-    total = len(sequences)
-    draws = generator.multinomial(total, np.full(total, 1 / total), size=resamples)
-    weights = np.vstack([np.ones((1, total)), draws])
-    tail = 100 * (1 - level) / 2
+    weights = _weights(len(sequences), generator, resamples)
     rows = []
 
     def add(metric: str, values: np.ndarray, parts: Sequence[_Samples], age: int | None = None) -> None:
         seen = len(np.unique(np.concatenate([part.sequence for part in parts])))
-        known = values[1:][~np.isnan(values[1:])]
-        low, high = np.percentile(known, [tail, 100 - tail]) if seen > 1 and len(known) else (math.nan, math.nan)
+        low, high = _interval(values, seen, level)
         size = sum(len(part.value) for part in parts)
         rows.append((metric, age, float(values[0]), float(low), float(high), size, seen))
 
@@ -189,6 +185,21 @@ def figures_of_merit(records: pd.DataFrame, generator: np.random.Generator | Non
             add(f"format_{name}", ratio(part), [part])
     frame = pd.DataFrame(rows, columns=MERIT_COLUMNS)
     return frame.astype({"age": "Int64", "samples": "Int64", "sequences": "Int64"})
+
+
+def bootstrap_mean(value: np.ndarray, sequence: np.ndarray, generator: np.random.Generator | None = None,
+                   resamples: int = 2000, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of samples [N], and the ends of its interval from a bootstrap over their sequences [N] (any whole numbers).
+
+    Defaults, and what fewer than two sequences give, as in `figures_of_merit`. Raises DataError without samples.
+    """
+    if not len(value):
+        raise DataError("there are no samples to take a mean of")
+    generator = np.random.default_rng(0) if generator is None else generator
+    sequences, nowhere = np.unique(sequence), np.zeros(len(value), dtype=np.int64)
+    samples = _Samples(np.asarray(value, dtype=float), np.asarray(sequence), nowhere, nowhere)
+    values = _resampled(samples, sequences, _weights(len(sequences), generator, resamples))
+    return float(values[0]), *_interval(values, len(sequences), level)
 
 
 def merit_of_summary(summary: Mapping[str, Sequence[Any]], epoch: int = -1) -> pd.DataFrame:
@@ -304,6 +315,21 @@ def _loss(records: pd.DataFrame) -> tuple[float | None, int]:
     scored = (tokens > 0).to_numpy()
     count = int(tokens.sum())
     return (math.fsum(records["nll"].astype(float)[scored]) / count if count else None), count
+
+
+def _weights(total: int, generator: np.random.Generator, resamples: int) -> np.ndarray:
+    """Rows of weights of `total` sequences: all of them once, then one row a resample; [1 + resamples, total]."""
+    draws = generator.multinomial(total, np.full(total, 1 / total), size=resamples)
+    return np.vstack([np.ones((1, total)), draws])
+
+
+def _interval(values: np.ndarray, seen: int, level: float) -> tuple[float, float]:
+    """Percentile interval of what the resamples gave (all of `values` but the first); NaN for fewer than two seen."""
+    known, tail = values[1:][~np.isnan(values[1:])], 100 * (1 - level) / 2
+    if seen < 2 or not len(known):
+        return math.nan, math.nan
+    low, high = np.percentile(known, [tail, 100 - tail])
+    return float(low), float(high)
 
 
 def _resampled(samples: _Samples, sequences: np.ndarray, weights: np.ndarray,

@@ -24,7 +24,7 @@ from gnm.prompts import Order
 from gnm.reader import Reader
 from gnm.trained import MODULE, put_weights
 
-__all__ = ["Answer", "Cost", "Learner", "LearnerSettings", "Question", "State", "build_learner"]
+__all__ = ["Answer", "Cost", "Learner", "LearnerSettings", "Question", "State", "build_learner", "keeps_slots"]
 
 
 class LearnerSettings(StrictModel):
@@ -61,6 +61,11 @@ def build_learner(settings: LearnerSettings, backbone: Backbone, training: bool 
     learner = _BUILDERS[settings.method](settings, backbone)
     _load_own(learner, backbone, settings, training)
     return learner
+
+
+def keeps_slots(method: str) -> bool:
+    """Whether the memory of a method is made of latent slots; false for unknown methods."""
+    return _BUILDERS.get(method) is _memory
 
 
 def _load_own(learner: Learner, backbone: Backbone, settings: LearnerSettings, training: bool) -> None:
