@@ -115,6 +115,7 @@ def make_small(settings: dict) -> None:
         settings["methods"] = {key: item for key, item in settings["methods"].items() if key in named}
         settings["methods"]["gnm_random"]["memory"]["capacity"] = 2000  # a byte is a token here
         settings["compression"]["shown"] = "selectivity"
+        settings["probe"] |= {"documents": {"train": 6, "test": 4, "at_once": 2}}
     elif "methods" in settings:
         kept = KEPT[:1] if at_paper_scale else KEPT
         settings["methods"] = {key: item for key, item in settings["methods"].items() if key in kept}
