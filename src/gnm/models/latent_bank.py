@@ -78,6 +78,12 @@ class LatentBank(nn.Module):
         self.reading = CrossAttention(hidden_size, size, size, settings.heads)
         self.amount = nn.Parameter(torch.zeros(1))
 
+    @property
+    def kept_per_token(self) -> int:
+        """Bytes that a token, of a text or of a question, leaves for the backward pass."""
+        (size, hidden), (slots, _) = self.reading.query.weight.shape, self.start.shape
+        return 4 * (3 * hidden + 2 * size + self.reading.heads * slots)
+
     def initial(self, batch: int) -> Tensor:
         """The slots of `batch` new banks, [B, M, D]."""
         return self.start.repeat(batch, 1, 1)
@@ -104,14 +110,16 @@ class LatentBank(nn.Module):
         return add
 
     def recall_flops(self, tokens: int) -> int:
-        """FLOPs of recalling at T tokens: queries and output 4·T·E·D, attention 4·T·M·D, keys and values 4·M·D²."""
+        """FLOPs of recalling at T tokens: queries and output 4·T·E·D, attention 4·T·M·D.
+
+        And of the slots, once for all questions: keys and values 4·M·D², importance 2·M·D.
+        """
         (size, hidden), slots = self.reading.query.weight.shape, self.start.shape[0]
-        return 4 * size * (tokens * (hidden + slots) + slots * size)
+        return 4 * size * (tokens * (hidden + slots) + slots * size) + 2 * slots * size
 
 
 def bank_loss(importance: Tensor, settings: BankSettings) -> Tensor:
     """The sum over the batch of the terms on importance [B, M] (before the sigmoid); `settings` hold their weights."""
-    strength = importance.sigmoid()
-    share = strength / strength.sum(-1, keepdim=True)
-    entropy = -(share * share.clamp(min=torch.finfo(share.dtype).tiny).log()).sum(-1)
-    return (settings.sparsity * strength.mean(-1) - settings.entropy * entropy).sum()
+    log_share = nn.functional.logsigmoid(importance).log_softmax(-1)
+    entropy = -(log_share.exp() * log_share).sum(-1)
+    return (settings.sparsity * importance.sigmoid().mean(-1) - settings.entropy * entropy).sum()
