@@ -19,6 +19,7 @@ from gnm.pretrained import load_model
 from gnm.records import read_records
 from gnm.train import Trainer
 from gnm.trained import copied
+from processes import in_processes
 from small_runs import evaluate_settings, train_settings, write_small_documents
 from stock import (
     DOCUMENTS,
@@ -201,8 +202,8 @@ def data(tmp_path_factory):
     return write_small_documents(tmp_path_factory.mktemp("documents"))
 
 
-def trainer(data, output, lora=None, method=None, seed=0, **loop) -> Trainer:
-    settings = train_settings(data, output) | {"lora": lora, "seed": seed}
+def trainer(data, output, lora=None, method=None, seed=0, shard=False, **loop) -> Trainer:
+    settings = train_settings(data, output) | {"lora": lora, "seed": seed, "distributed": {"shard": shard}}
     settings |= {"methods": {"bank": METHOD | (method or {})}, "loop": settings["loop"] | loop}
     return Trainer(validate(settings, TrainParams, "test"), "bank", "a test")
 
@@ -252,6 +253,24 @@ def test_a_killed_training_goes_on_to_the_same_weights(data, tmp_path, monkeypat
     trainer(data, tmp_path / "killed").fit()
     whole, resumed = (load_file(tmp_path / name / "bank" / MODULE) for name in ("whole", "killed"))
     assert whole and all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def first_gradients(data, output, shard=False):
+    """Of one training step with a bank that is read, and the step's means."""
+    run = trainer(data, output, shard=shard, easy=None, documents_per_step=8, sequence_length=2)
+    torch.nn.init.constant_(run.parts["memory_module"]["amount"], 0.5)
+    found = []
+    run.optimizer.step = lambda: found.extend(parameter.grad.clone().numpy() for parameter in run.parameters)
+    return run.step(0), found
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_two_processes_have_the_gradients_of_one(data, tmp_path, shard):
+    means, gradients = in_processes(1, first_gradients, data, tmp_path)[0]
+    for other_means, others in in_processes(2, first_gradients, data, tmp_path, shard):
+        assert other_means == pytest.approx(means, rel=1e-5)
+        for ours, theirs in zip(gradients, others, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-6)
 
 
 @pytest.fixture(scope="module")
