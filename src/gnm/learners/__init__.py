@@ -62,7 +62,7 @@ def build_learner(settings: LearnerSettings, backbone: Backbone, training: bool 
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_BUILDERS)}"
         raise ConfigError(f"unknown method {settings.method!r} ({hint})")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone, which `fork_rng` restores
         learner = _BUILDERS[settings.method](settings, backbone)
     _load_own(learner, backbone, settings, training)
     return learner
