@@ -12,7 +12,7 @@ from gnm.learners import LearnerSettings, Question, build_learner
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.models.memoryllm import empty_model, memory_sizes
 from gnm.params import EvaluateParams, TrainParams
-from gnm.plan import Model, known_shape, plan
+from gnm.plan import QUESTION_TOKENS, Model, known_shape, plan
 from small_runs import evaluate_settings, train_settings
 
 LORA = LoraSettings(r=4, alpha=8)
@@ -127,6 +127,35 @@ def test_what_a_step_keeps_for_its_gradients_is_about_what_is_planned(tiny_sizes
     estimate = count * (tokens + 6 * asked) * Model.of("tiny", LORA).kept_per_token(tokens, 4)
     measured = sum(storage.nbytes() for storage in saved.values()) - formed
     assert estimate / 1.5 < measured < estimate * 1.5, (estimate, measured)
+
+
+def test_a_bank_needs_its_slots_and_parameters_and_keeps_nothing_of_the_backbone(tiny_sizes, settings):
+    method = {"lora": None, "methods": {"bank": {"method": "latent_bank", "bank": {"slots": 16, "size": 24}}}}
+    backbone, count, tokens = load_backbone("tiny", dtype="float32"), 4, 250
+    training = validate(settings[1] | method, TrainParams, "test")
+    del method["lora"]
+    evaluation = plan(validate(settings[0] | method, EvaluateParams, "test"), "bank", 1, tokens)
+    learner = build_learner(training.method("bank"), backbone, training=True)
+    need, own = plan(training, "bank", 1, tokens), held(learner.own_parameters().values())
+    assert evaluation.memory == held([learner.reset([0, 1]).slots]) and need.prefix == 0
+    assert (need.weights, need.adapters) == (held(backbone.model.parameters()), own)
+    assert (need.gradients, need.optimizer) == (own, 2 * own)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in learner.parameters()}
+    saved = {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in weights:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    question = Question("Some words that stand before what is", "x", "y")
+    asked = len(learner.reader._prompt(question)) + 1
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        state = learner.write(learner.reset([0] * count), ["A document of some length. " * 8] * count, ["All"] * count)
+        learner.loss(state, [[question] * 4] * count)
+    measured = sum(storage.nbytes() for storage in saved.values())
+    assert asked == QUESTION_TOKENS
+    assert need.activations / 1.5 < measured < need.activations * 1.5
 
 
 def test_more_processes_need_less_each(tiny_sizes, settings):

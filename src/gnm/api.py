@@ -203,7 +203,7 @@ def load(
     learner = build_learner(settings, loaded)
     if not isinstance(learner, MemoryLearner):
         raise CheckpointError(
-            f"{adapter} was trained as {settings.method}, which has no latent memory; give a gnm adapter"
+            f"{adapter} was trained as {settings.method}, which keeps no pool of slots; give a gnm adapter"
         )
     lora = loaded.memory.shape.lora if loaded.memory else None
     about = {

@@ -93,12 +93,7 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
     about = read_about(folder)
     if about["lora"] is None:
         raise CheckpointError(f"{folder} holds a memory model without an adapter; name its backbone instead")
-    if about["backbone"]["digest"] != backbone.config_digest:
-        raise CheckpointError(
-            f"the adapter {folder} was trained on {about['backbone']['name']} "
-            f"({about['backbone']['digest']}), not on {backbone.name} ({backbone.config_digest}); "
-            "choose the backbone it was trained on"
-        )
+    check_backbone(folder, about, backbone)
     try:
         settings = validate(about["lora"], LoraSettings, where="lora")
     except ConfigError as error:
@@ -111,6 +106,16 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
     load_weights(folder, {name: own[name] for name in adapters})
     backbone.model.requires_grad_(False)
     return about
+
+
+def check_backbone(folder: Path, about: Mapping[str, Any], backbone: Backbone) -> None:
+    """Raise CheckpointError if what gnm.json of `folder` tells `about` was trained on another backbone."""
+    if about["backbone"]["digest"] != backbone.config_digest:
+        raise CheckpointError(
+            f"the adapter {folder} was trained on {about['backbone']['name']} "
+            f"({about['backbone']['digest']}), not on {backbone.name} ({backbone.config_digest}); "
+            "choose the backbone it was trained on"
+        )
 
 
 def read_about(folder: Path) -> dict[str, Any]:

@@ -151,7 +151,8 @@ class Methods(StrictModel):
 class TrainParams(Methods):
     """params.yaml of a training: each of `methods` is trained on the same sequences, into `output`/NAME.
 
-    A method's `adapter` is the one that its training starts from. lora: None for a memory model with adapters.
+    A method's `adapter` is the one that its training starts from. lora: None for a memory model with adapters, and for
+    a method that leaves the backbone as it is (latent_bank).
     """
 
     seed: int

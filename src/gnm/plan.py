@@ -16,13 +16,16 @@ from importlib import resources
 from math import ceil
 from pathlib import Path
 
+import torch
 import yaml
 from transformers import LlamaConfig
 
 from gnm.backbones import REGISTRY
 from gnm.config import load_params, read_blocks
 from gnm.errors import ConfigError, exit_on_error
+from gnm.learners import LearnerSettings
 from gnm.learners.retrieval import CONTEXTS_AT_ONCE
+from gnm.models.latent_bank import LatentBank
 from gnm.models.lora import LoraSettings
 from gnm.models.memoryllm import MemoryShape, empty_model, memory_sizes, parse_config
 from gnm.params import EvaluateParams, TrainParams
@@ -38,9 +41,9 @@ _MEMORIES = ("gnm", "gnm_ablation", "memoryllm")
 class Need:
     """Bytes of one process's GPU memory.
 
-    weights: the decoder, and its output head once more in float32; adapters: their parameters and, on plain decoders,
-    the effective weights formed of them; memory: slots; prefix: keys and values as kept and as read; gradients,
-    optimizer: of what is trained.
+    weights: the decoder, and its output head once more in float32; adapters: their parameters and those of a bank, and,
+    on plain decoders, the effective weights formed of adapters; memory: slots; prefix: keys and values as kept and as
+    read; gradients, optimizer: of what is trained.
     """
 
     weights: int = 0
@@ -114,6 +117,14 @@ def known_shape(name: str) -> tuple[LlamaConfig, MemoryShape | None]:
     return parse_config(sizes[name])
 
 
+def empty_bank(settings: LearnerSettings, config: LlamaConfig) -> LatentBank | None:
+    """The bank of a method that has one, its parameters on the meta device."""
+    if settings.method != "latent_bank":
+        return None
+    with torch.device("meta"):
+        return LatentBank(config.hidden_size, settings.bank)
+
+
 def plan(params: TrainParams | EvaluateParams, method: str, processes: int, tokens: int = DOCUMENT_TOKENS) -> Need:
     """What each of `processes` needs for one method, with documents of `tokens` tokens (instruction included)."""
     settings, loop, dtype = params.method(method), params.loop, _BYTES[params.backbone.dtype]
@@ -123,21 +134,25 @@ def plan(params: TrainParams | EvaluateParams, method: str, processes: int, toke
     head = 4 * model.config.vocab_size * model.config.hidden_size if dtype == 2 else 0
     shard = training and params.distributed.shard and processes > 1
     weights = dtype * model.weights // (processes if shard else 1) + head
-    need = Need(weights=weights, adapters=4 * model.adapters + (0 if shard else dtype * model.formed))
+    bank = empty_bank(settings, model.config)
+    own = sum(parameter.numel() for parameter in bank.parameters()) if bank else 0
+    need = Need(weights=weights, adapters=4 * (model.adapters + own) + (0 if shard else dtype * model.formed))
 
     documents = loop.longest if training else loop.sequence_length
     states = ceil(loop.sequences_of_step(documents) / processes) if training else loop.sequences_at_once
     slots = documents * tokens
     if settings.method in _MEMORIES:
-        own = model.shape and model.shape.tokens * model.shape.blocks
-        slots = settings.memory.capacity or own or slots
+        published = model.shape and model.shape.tokens * model.shape.blocks
+        slots = settings.memory.capacity or published or slots
         # keys as kept and rotated, values; where a mark stands in front, a read copies the values too
         copies = 4 if model.shape else 3
         layers, hidden = model.config.num_hidden_layers, model.config.hidden_size
         need = replace(need, memory=states * slots * layers * hidden * dtype)
     else:
         copies = 2
-        if settings.method == "no_memory":
+        if bank:
+            need = replace(need, memory=4 * states * bank.start.numel())
+        if bank or settings.method == "no_memory":
             slots = 0
         elif settings.method.startswith("retrieval"):
             slots, states = settings.top_k * tokens, CONTEXTS_AT_ONCE
@@ -146,9 +161,14 @@ def plan(params: TrainParams | EvaluateParams, method: str, processes: int, toke
         return replace(need, activations=max(3 * SCORES * dtype, need.memory + need.prefix))
     written = ceil(loop.documents_per_step / processes)
     read = written * loop.max_queries_per_document * QUESTION_TOKENS
-    kept = (written * tokens + read) * model.kept_per_token(slots, dtype, loop.gradient_checkpointing)
+    kept = bank.kept_per_token if bank else 0
+    if model.trained:
+        kept += model.kept_per_token(slots, dtype, loop.gradient_checkpointing)
     states = 8 if params.opt.optimizer == "adamw" else 2
-    return replace(need, activations=kept, gradients=4 * model.trained, optimizer=states * model.trained)
+    trained = model.trained + own
+    return replace(
+        need, activations=(written * tokens + read) * kept, gradients=4 * trained, optimizer=states * trained
+    )
 
 
 def table(folder: Path, processes: int | None, tokens: int, overrides: Sequence[str] = ()) -> str:

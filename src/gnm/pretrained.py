@@ -18,7 +18,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from gnm.backbones import Backbone
-from gnm.checkpoints import ABOUT, CARD, load_adapter, model_card, read_about
+from gnm.checkpoints import ABOUT, CARD, check_backbone, load_adapter, model_card, read_about
 from gnm.config import validate
 from gnm.errors import BackboneError, CheckpointError
 from gnm.files import atomic_folder, write_json, write_text
@@ -70,7 +70,9 @@ def load_model(folder: str | Path, backbone: Backbone) -> tuple[dict[str, Any], 
     about = read_about(folder)
     if about["lora"] is not None:
         load_adapter(folder, backbone)
-    return about, _with_memory_module(folder, backbone)
+    loaded = _with_memory_module(folder, backbone)
+    check_backbone(folder, about, backbone)
+    return about, loaded
 
 
 def model_digest(backbone: Backbone) -> str:

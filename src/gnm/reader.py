@@ -7,7 +7,8 @@
 Shape letters: B states, n questions per state, T tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from gnm import flops
 from gnm.chat import ChatFormat
 from gnm.data.formats import recognise
 from gnm.data.types import Query
-from gnm.models.attention import Prefix
+from gnm.models.attention import Prefix, Reading
 from gnm.models.decoder import Decoder
 from gnm.prompts import QUESTION, question
 
@@ -91,6 +92,16 @@ class Reader:
         """lead: token ids that stand in front of every question, if the prefix doesn't begin the conversation."""
         self.decoder, self.chat, self.tokenizer = decoder, chat, tokenizer
         self._shared = [*lead, *chat.encode(QUESTION)]
+        self._recall: Callable[[Tensor], Tensor] | None = None
+
+    def recalling(self, recall: Callable[[Tensor], Tensor]) -> "Reader":
+        """A reader with the same parts that scores with `recall` of the last hidden states [B, n, T, E] of questions.
+
+        B states and the prefixes that it is asked with belong together, row by row.
+        """
+        reader = copy(self)
+        reader._recall = recall
+        return reader
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts as ids [B, T] long and mask [B, T] bool, padded on the right."""
@@ -120,8 +131,12 @@ class Reader:
 
     def query_flops(self, asked: Question, prefix_tokens: int) -> float:
         """FLOPs of reading one question after `prefix_tokens` entries and scoring its first answer token."""
-        prompt = len(self._shared) + len(self._prompt(asked))
+        prompt = len(self._shared) + self.question_tokens(asked)
         return flops.query_flops(self.decoder.config, prompt, prefix_tokens, 1)
+
+    def question_tokens(self, asked: Question) -> int:
+        """Tokens of a question up to its answer, without those that all questions share."""
+        return len(self._prompt(asked))
 
     def prefill_flops(self, tokens: int) -> float:
         """FLOPs of reading `tokens` tokens of context."""
@@ -152,7 +167,7 @@ class Reader:
         rows = [[p + a[:-1] for p, a in zip(ps, as_, strict=True)] for ps, as_ in zip(prompts, answers, strict=True)]
         ids, mask = self._pad(rows)
         reading, positions = self.decoder.start(self.shared(prefix), mask)
-        hidden = self.decoder.run(ids, positions, reading)
+        hidden = self._read(ids, positions, reading)
         spots, targets, contests = [], [], []  # a contest: where an answer begins, its first token, the other's
         width, length = ids.shape[1:]
         for row, (ps, as_) in enumerate(zip(prompts, answers, strict=True)):
@@ -217,7 +232,7 @@ class Reader:
     def _begin(self, prefix: Prefix, prompts: list[list[list[int]]]) -> "_Begun":
         ids, mask = self._pad(prompts)
         reading, positions = self.decoder.start(prefix, mask, keep=True)
-        hidden = self.decoder.run(ids, positions, reading)
+        hidden = self._read(ids, positions, reading)
         last = (mask.sum(-1) - 1).clamp(min=0)
         at_end = hidden.gather(2, last[..., None, None].expand(-1, -1, 1, hidden.shape[-1]))[:, :, 0]
         return _Begun(reading.own, mask, self.decoder.logits(at_end.flatten(0, 1)).unflatten(0, ids.shape[:2]))
@@ -277,8 +292,13 @@ class Reader:
         before = before[:, None, :, None, :].expand(-1, -1, -1, ids.shape[2], -1)
         reading.own_bias = torch.cat((before, reading.own_bias), dim=-1)
         reading.own = dict(own)
-        hidden = self.decoder.run(ids, positions + past, reading)
+        hidden = self._read(ids, positions + past, reading)
         return hidden, reading.own
+
+    def _read(self, ids: Tensor, positions: Tensor, reading: Reading) -> Tensor:
+        """The last hidden states of questions' tokens [B, n, T], with what is recalled at each."""
+        hidden = self.decoder.run(ids, positions, reading)
+        return self._recall(hidden) if self._recall else hidden
 
     def _prompt(self, asked: Question) -> list[int]:
         return self.chat.encode(question(asked.phrase)) + self.chat.tail

@@ -1,4 +1,4 @@
-"""Train an adapter: `torchrun --nproc_per_node N -m gnm.train --method NAME [--block B] [key=value ...]`.
+"""Train a method: `torchrun --nproc_per_node N -m gnm.train --method NAME [--block B] [key=value ...]`.
 
 - A step draws sequences, writes their documents one after another, and asks queries after each; the loss is the mean
   cross-entropy over answer tokens.
@@ -90,7 +90,9 @@ class Trainer:
         self.device = self.accelerator.device
         backbone = load_backbone(**params.backbone_of(method), device=self.device)
         backbone, self.lora, start = starting_point(backbone, settings, params)
-        learner = build_learner(settings, backbone, training=True)
+        learner = build_learner(settings, backbone, training=True, seed=params.seed)
+        if self.lora is None and learner.needs_adapter:
+            raise ConfigError(f"lora is missing: {backbone.name} has no adapters of its own to train")
         learner.checkpoint_gradients(params.loop.gradient_checkpointing)
         self.parts = trained_parameters(backbone.model, learner.own_parameters())
         self.parameters = [parameter.requires_grad_() for part in self.parts.values() for parameter in part.values()]
@@ -229,8 +231,8 @@ def starting_point(
     """The backbone with what is to be trained, the shape of its adapters, and what tells where training starts.
 
     It starts from the method's `adapter`, from those of a memory model, or from a new one that `params.lora` shapes.
-    Raises ConfigError if `params.lora` is missing where it is needed, or another than that of the adapter; and
-    CheckpointError as `load_model` does.
+    Without any of these the backbone stays as it is. Raises ConfigError if `params.lora` is another than that of the
+    adapter; and CheckpointError as `load_model` does.
     """
     own, start = backbone.memory and backbone.memory.shape.lora, {}
     if settings.adapter:
@@ -241,9 +243,8 @@ def starting_point(
         raise ConfigError(f"lora: {where} has LoRA of its own ({own}); leave `lora` out, or give the same")
     if own:
         return backbone, own, start
-    if params.lora is None:
-        raise ConfigError(f"lora is missing: {backbone.name} has no adapters of its own to train")
-    add_lora(backbone.model, params.lora, params.seed)
+    if params.lora is not None:
+        add_lora(backbone.model, params.lora, params.seed)
     return backbone, params.lora, start
 
 

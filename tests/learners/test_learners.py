@@ -18,13 +18,13 @@ from gnm.reader import Question
 from stock import DOCUMENTS, INSTRUCTIONS, QUESTIONS, another, assert_same_answers, prompt_ids, stock_nll
 
 METHODS = sorted(_BUILDERS)
-WITH_DOCUMENTS = [m for m in METHODS if m not in ("no_memory", "dummy", "text_notes")]
+WITH_DOCUMENTS = [m for m in METHODS if m not in ("no_memory", "dummy", "text_notes", "latent_bank")]
 TURNS = [(list(DOCUMENTS[:2]), list(INSTRUCTIONS[:2])), ([DOCUMENTS[2], "Later text."], ["", "Take nothing"])]
 ASKED = [list(QUESTIONS), [QUESTIONS[1]]]
 
 
 def learner_of(method, backbone, **settings):
-    return build_learner(LearnerSettings(method=method, max_note_tokens=6, **settings), backbone)
+    return build_learner(LearnerSettings(method=method, max_note_tokens=6, **settings), backbone, training=True)
 
 
 def written(learner, turns=TURNS, seeds=(3, 4)):
@@ -105,7 +105,7 @@ def test_the_loss_is_the_answers_and_has_a_gradient(tiny, method):
         for parameter in parameters:
             parameter.copy_(torch.randn_like(parameter) * 0.1)
     learner = learner_of(method, tiny)
-    parameters = parameters if method != "dummy" else [learner.weight]
+    parameters = parameters + list(learner.own_parameters().values()) if method != "dummy" else [learner.weight]
     assert {id(p) for p in learner.parameters() if p.requires_grad} == {id(p) for p in parameters}
     state = written(learner)
     total, tokens, right = learner.loss(state, ASKED)
@@ -145,12 +145,13 @@ def test_no_questions_are_no_error(tiny, method):
 @torch.no_grad()
 @pytest.mark.parametrize("method", METHODS)
 def test_the_cost_grows_with_what_is_kept(tiny, method):
+    """A bank keeps as many slots whatever it was given."""
     learner = learner_of(method, tiny, top_k=2)
     first = learner.reset([3, 4])
     states = [first, *(written(learner, (TURNS * 2)[:count]) for count in (1, 2, 4))]
     costs = [learner.cost(state, 0, QUESTIONS[0]) for state in states]
     assert all(math.isfinite(c.kept) and math.isfinite(c.bytes) and c.query_flops >= 0 for c in costs)
-    grows = method != "no_memory"
+    grows = method not in ("no_memory", "latent_bank")
     assert (costs[0].kept < costs[1].kept < costs[2].kept < costs[3].kept) == grows
     assert (costs[0].bytes < costs[1].bytes < costs[2].bytes < costs[3].bytes) == grows
     if method != "dummy":

@@ -1,14 +1,15 @@
 """The registry of methods: a name maps to how its learner is built; optional packages load on first use.
 
 Methods by name: `gnm`, `gnm_ablation` (trained memory), `memoryllm` (untrained memory), `in_context`(`_ft`),
-`retrieval`(`_ft`), `text_notes`, `no_memory`, and `dummy` for tests. What differs between a method's trained and
-untrained form is the adapter alone.
+`retrieval`(`_ft`), `text_notes`, `latent_bank`, `no_memory`, and `dummy` for tests. What differs between a method's
+trained and untrained form is the adapter alone.
 """
 
 import difflib
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from pydantic import Field, model_validator
 
 from gnm.backbones import Backbone
@@ -19,6 +20,7 @@ from gnm.learners.base import Answer, Cost, Learner, Question, State
 from gnm.memory.pool import PoolSettings
 from gnm.models.decoder import Decoder
 from gnm.models.gates import GateTraining
+from gnm.models.latent_bank import BankSettings, LatentBank
 from gnm.models.memory_lm import MemoryLM, WriteSettings
 from gnm.prompts import Order
 from gnm.reader import Reader
@@ -37,6 +39,7 @@ class LearnerSettings(StrictModel):
     memory: PoolSettings = PoolSettings()
     write: WriteSettings = WriteSettings()
     gate_training: GateTraining = GateTraining()
+    bank: BankSettings = BankSettings()
     retriever: str = Field("mean_embedding", pattern="^(mean_embedding|bm25)$")
     top_k: int = Field(4, gt=0, description="pairs retrieved for a question")
     max_note_tokens: int = Field(64, gt=0, description="length of a text note")
@@ -48,17 +51,19 @@ class LearnerSettings(StrictModel):
         return self
 
 
-def build_learner(settings: LearnerSettings, backbone: Backbone, training: bool = False) -> Learner:
+def build_learner(settings: LearnerSettings, backbone: Backbone, training: bool = False, seed: int = 0) -> Learner:
     """The learner that `settings` name, on `backbone` (an adapter, if any, is loaded by the caller beforehand).
 
-    training: weights of the method's own may be new ones. Raises ConfigError for an unknown method, with the nearest
-    known name, and CheckpointError if weights of the method's own are missing.
+    training: weights of the method's own may be new ones, which `seed` decides. Raises ConfigError for an unknown
+    method, with the nearest known name, and CheckpointError if weights of the method's own are missing.
     """
     if settings.method not in _BUILDERS:
         near = difflib.get_close_matches(settings.method, _BUILDERS, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_BUILDERS)}"
         raise ConfigError(f"unknown method {settings.method!r} ({hint})")
-    learner = _BUILDERS[settings.method](settings, backbone)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # the CPU's alone, which `fork_rng` restores
+        learner = _BUILDERS[settings.method](settings, backbone)
     _load_own(learner, backbone, settings, training)
     return learner
 
@@ -77,8 +82,9 @@ def _load_own(learner: Learner, backbone: Backbone, settings: LearnerSettings, t
         return
     where = settings.adapter or backbone.name
     if {name: value.shape for name, value in (saved or {}).items()} != {n: value.shape for n, value in own.items()}:
+        names = ", ".join(list(own)[:2]) + (f" and {len(own) - 2} others" if len(own) > 2 else "")
         raise CheckpointError(
-            f"{where} has no weights for {', '.join(own)}, or others than these, which {settings.method} needs with "
+            f"{where} has no weights for {names}, or others than these, which {settings.method} needs with "
             "these settings; train it with them, or leave them out"
         )
     put_weights({MODULE: saved}, {MODULE: own})
@@ -125,6 +131,16 @@ def _text_notes(settings: LearnerSettings, backbone: Backbone) -> Learner:
     return TextNotesLearner(_reader(backbone), settings.max_note_tokens)
 
 
+def _latent_bank(settings: LearnerSettings, backbone: Backbone) -> Learner:
+    from gnm.learners.latent_bank import LatentBankLearner
+
+    if backbone.memory is not None:
+        raise ConfigError(f"latent_bank needs a plain decoder; {backbone.name} is a memory model")
+    reader = _reader(backbone)
+    bank = LatentBank(reader.decoder.config.hidden_size, settings.bank).to(reader.decoder.device)
+    return LatentBankLearner(bank, reader, settings.order or "instruction_first")
+
+
 def _no_memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
     from gnm.learners.in_context import NoMemoryLearner
 
@@ -146,6 +162,7 @@ _BUILDERS: dict[str, Callable[[LearnerSettings, Backbone], Learner]] = {
     "retrieval": _retrieval,
     "retrieval_ft": _retrieval,
     "text_notes": _text_notes,
+    "latent_bank": _latent_bank,
     "no_memory": _no_memory,
     "dummy": _dummy,
 }

@@ -49,6 +49,8 @@ class Learner(nn.Module, ABC):
     """Whether a loss reaches every parameter that can be trained."""
     same_passes = True
     """Whether batches of the same numbers of sequences and documents take the same passes of the decoder."""
+    needs_adapter = True
+    """Whether its training needs an adapter of the backbone."""
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the method itself, beside the backbone's adapters, by the names that they are saved under."""

@@ -1,0 +1,73 @@
+"""A gated latent bank (G-MemLLM, Xu 2026): documents change a fixed number of slots, tokens of questions recall them.
+
+The backbone reads documents and questions as it is; only the bank is trained (`models/latent_bank.py`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from gnm.data.types import Step
+from gnm.learners.base import Cost, Learner
+from gnm.models.attention import Prefix
+from gnm.models.latent_bank import LatentBank, bank_loss
+from gnm.prompts import Order, block
+from gnm.reader import Question, Reader
+
+
+@dataclass(frozen=True)
+class BankState:
+    """slots: [B, M, D] float32. head: the start of a conversation, which texts and questions read first.
+
+    written: documents so far.
+    """
+
+    slots: Tensor
+    head: Prefix
+    written: int = 0
+
+
+class LatentBankLearner(Learner):
+    """Writes the last hidden states of documents into a bank and answers with what is recalled from it."""
+
+    needs_adapter = False
+
+    def __init__(self, bank: LatentBank, reader: Reader, order: Order = "instruction_first"):
+        super().__init__()
+        self.bank, self.reader, self.order, self.decoder = bank, reader, order, reader.decoder
+
+    def own_parameters(self):
+        return dict(self.bank.named_parameters())
+
+    def reset(self, seeds: Sequence[int]) -> BankState:
+        return BankState(self.bank.initial(len(seeds)), self.reader.head(len(seeds)))
+
+    def write(self, state: BankState, documents: Sequence[str], instructions: Sequence[str]) -> BankState:
+        ids, mask = self.reader.encode([block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)])
+        reading, positions = self.decoder.start(state.head, mask[:, None])
+        hidden = self.decoder.run(ids[:, None], positions, reading)[:, 0]
+        return replace(state, slots=self.bank.write(state.slots, hidden, mask), written=state.written + 1)
+
+    def write_loss(self, state: BankState, steps: Sequence[Step]) -> Tensor:
+        return bank_loss(self.bank.importance(state.slots), self.bank.settings)
+
+    def answer(self, state, questions, max_new_tokens):
+        return self._reader(state).answer(state.head, questions, max_new_tokens)
+
+    def loss(self, state, questions):
+        return self._reader(state).loss(state.head, questions)
+
+    def cut(self, state: BankState) -> BankState:
+        # a new bank's slots are parameters, not the outcome of earlier writing
+        slots = state.slots.detach() if state.written else state.slots
+        return replace(state, slots=slots, head=state.head.detach())
+
+    def cost(self, state: BankState, row: int, asked: Question) -> Cost:
+        slots = state.slots[row]
+        read = self.reader.query_flops(asked, int(state.head.lengths[row]))
+        recalled = self.bank.recall_flops(self.reader.question_tokens(asked))
+        return Cost(slots.shape[0], slots.numel() * slots.element_size(), read + recalled)
+
+    def _reader(self, state: BankState) -> Reader:
+        return self.reader.recalling(self.bank.recall(state.slots))

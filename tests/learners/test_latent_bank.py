@@ -1,0 +1,349 @@
+"""A bank beside a frozen backbone: answers, training, saving; what a new one leaves as it is."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gnm.backbones import load_backbone
+from gnm.checkpoints import read_about
+from gnm.config import validate
+from gnm.errors import CheckpointError, ConfigError
+from gnm.evaluate import evaluate
+from gnm.exercises import training_exercises
+from gnm.learners import LearnerSettings, build_learner
+from gnm.learners.base import Learner
+from gnm.params import EvaluateParams, TrainParams
+from gnm.pretrained import load_model
+from gnm.records import read_records
+from gnm.train import Trainer
+from gnm.trained import copied
+from processes import in_processes
+from small_runs import evaluate_settings, train_settings, write_small_documents
+from stock import (
+    DOCUMENTS,
+    INSTRUCTIONS,
+    QUESTIONS,
+    another,
+    answer_ids,
+    assert_same_answers,
+    blocks,
+    context_ids,
+    prompt_ids,
+)
+
+BANK = {"slots": 6, "size": 16, "heads": 2}
+METHOD = {"method": "latent_bank", "bank": BANK}
+TURNS = [(list(DOCUMENTS[:2]), list(INSTRUCTIONS[:2])), ([DOCUMENTS[2], "Later text."], ["", "Take nothing"])]
+ASKED = [list(QUESTIONS), [QUESTIONS[1]]]
+MODULE = "memory_module.safetensors"
+
+
+def learner_of(backbone, amount: float = 0.0, **bank) -> Learner:
+    """A learner with new weights; with an `amount` its slots are read, and make a difference."""
+    learner = build_learner(LearnerSettings(**METHOD | {"bank": BANK | bank}), backbone, training=True)
+    torch.nn.init.constant_(learner.bank.amount, amount)
+    return learner
+
+
+def written(learner, turns=TURNS):
+    state = learner.reset([3, 4][: len(turns[0][0])])
+    for documents, instructions in turns:
+        state = learner.write(state, documents, instructions)
+    return state
+
+
+def row_of(turns, row):
+    return [([documents[row]], [instructions[row]]) for documents, instructions in turns]
+
+
+# --- answers
+
+
+@torch.no_grad()
+def test_an_untrained_bank_answers_as_no_memory_does_to_the_bit(tiny_family):
+    learner = learner_of(tiny_family)
+    plain = build_learner(LearnerSettings(method="no_memory"), tiny_family)
+    expected = plain.answer(plain.reset([3, 4]), ASKED, 4)
+    assert learner.answer(learner.reset([3, 4]), ASKED, 4) == expected
+    assert learner.answer(written(learner), ASKED, 4) == expected
+
+
+@torch.no_grad()
+def test_documents_instructions_and_their_order_make_a_difference(tiny):
+    learner = learner_of(tiny, amount=5.0)
+    first, other = row_of(TURNS, 0)
+    unlike = [first], [other], [first, other], [other, first], [(first[0], ["Take nothing"])]
+    answers = [learner.answer(written(learner, turns), ASKED[:1], 1)[0][0].nll for turns in unlike]
+    answers.append(learner.answer(learner.reset([3]), ASKED[:1], 1)[0][0].nll)
+    assert len({round(nll, 4) for nll in answers}) == len(answers)
+
+
+@torch.no_grad()
+def test_every_sequence_is_written_and_answered_as_if_alone(tiny_family):
+    learner = learner_of(tiny_family, amount=5.0)
+    state = written(learner)
+    together = learner.answer(state, ASKED, 4)
+    for row in range(2):
+        alone = written(learner, row_of(TURNS, row))
+        torch.testing.assert_close(alone.slots[0], state.slots[row], atol=1e-5, rtol=1e-5)
+        assert_same_answers(together[row], learner.answer(alone, ASKED[row : row + 1], 4)[0])
+        for answer, question in zip(together[row], ASKED[row], strict=True):
+            assert_same_answers([answer], learner.answer(alone, [[question]], 4)[0])
+
+
+@torch.no_grad()
+def test_slots_are_made_of_the_stock_models_last_hidden_states(tiny_family):
+    learner, stock = learner_of(tiny_family), another(tiny_family)
+    chat, slots = learner.reader.chat, learner.bank.initial(1)
+    for text in blocks(2):
+        ids = torch.tensor([context_ids(chat, [text])])
+        hidden = stock.model(ids).last_hidden_state[:, len(chat.head) :]
+        slots = learner.bank.write(slots, hidden, torch.ones(hidden.shape[:2], dtype=torch.bool))
+    turns = [([document], [instruction]) for document, instruction in zip(DOCUMENTS, INSTRUCTIONS, strict=True)]
+    torch.testing.assert_close(written(learner, turns[:2]).slots, slots, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_answers_are_the_stock_models_with_what_is_recalled(tiny_family):
+    """Every token's last hidden state recalls, those of the answer too: greedy, scores and loss."""
+    learner, stock = learner_of(tiny_family, amount=5.0), another(tiny_family)
+    state, chat = written(learner, row_of(TURNS, 1)), learner.reader.chat
+    recall = learner.bank.recall(state.slots)
+
+    def logits(ids):
+        return stock.lm_head(recall(stock.model(torch.tensor([ids])).last_hidden_state[:, None]))[0, 0]
+
+    for answer, question in zip(learner.answer(state, [list(QUESTIONS)], 4)[0], QUESTIONS, strict=True):
+        prompt, expected = prompt_ids(chat, [], question), answer_ids(chat, question)
+        scores = logits(prompt + expected)[len(prompt) - 1 : -1]
+        assert answer.target_score == pytest.approx(float(scores[0, expected[0]]), abs=1e-4)
+        nll = torch.nn.functional.cross_entropy(scores, torch.tensor(expected), reduction="sum")
+        assert answer.nll == pytest.approx(float(nll), abs=5e-4)
+        said = []
+        while len(said) < 4 and (token := int(logits(prompt + said)[-1].argmax())) not in chat.end_of_turn:
+            said.append(token)
+        assert answer.text == learner.reader._text(said)
+
+
+@torch.no_grad()
+def test_the_loss_is_that_of_the_answers(tiny):
+    learner = learner_of(tiny, amount=5.0)
+    state = written(learner)
+    loss, answers = learner.loss(state, ASKED), learner.answer(state, ASKED, 1)
+    assert float(loss.total) == pytest.approx(sum(answer.nll for row in answers for answer in row), abs=1e-3)
+    assert loss.right == [[answer.target_score > answer.other_score for answer in row] for row in answers]
+
+
+@torch.no_grad()
+def test_slots_are_float32_beside_a_backbone_in_bfloat16(tiny):
+    low, high = (learner_of(one, amount=2.0) for one in (load_backbone("tiny", dtype="bfloat16"), tiny))
+    assert written(low).slots.dtype == torch.float32
+    answers = [learner.answer(written(learner), ASKED, 1)[0][0].nll for learner in (low, high)]
+    assert answers[0] == pytest.approx(answers[1], rel=0.05)
+
+
+@torch.no_grad()
+def test_a_bank_costs_the_same_whatever_it_was_given(tiny):
+    learner = learner_of(tiny)
+    states = learner.reset([3, 4]), written(learner), written(learner, TURNS * 3)
+    costs = [learner.cost(state, row, QUESTIONS[0]) for state in states for row in range(2)]
+    assert len(set(costs)) == 1 and (costs[0].kept, costs[0].bytes) == (6, 6 * 16 * 4)
+    plain = build_learner(LearnerSettings(method="no_memory"), tiny)
+    read = plain.cost(plain.reset([3]), 0, QUESTIONS[0]).query_flops
+    own = len(learner.reader._prompt(QUESTIONS[0]))
+    assert costs[0].query_flops == read + learner.bank.recall_flops(own)
+
+
+# --- gradients
+
+
+def test_gradients_reach_the_whole_bank_and_nothing_else(tiny):
+    learner = learner_of(tiny, amount=1.0)
+    learner.loss(written(learner), ASKED).total.backward()
+    own = {id(parameter) for parameter in learner.own_parameters().values()}
+    # a bias of keys moves all scores of a query alike
+    still = {"writing.key.bias", "reading.key.bias"}
+    for name, parameter in learner.bank.named_parameters():
+        assert parameter.grad is not None and (parameter.grad.abs().max() > 1e-7 or name in still), name
+    assert all(parameter.grad is None for parameter in learner.parameters() if id(parameter) not in own)
+
+
+def test_the_loss_of_a_write_is_that_of_its_slots_importance(tiny):
+    learner = learner_of(tiny, sparsity=1.0, entropy=0.0)
+    state = written(learner)
+    loss = learner.write_loss(state, [])
+    expected = learner.bank.score(state.slots).sigmoid().mean((1, 2)).sum()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
+    loss.backward()
+    for parameter in (learner.bank.score.weight, learner.bank.update.weight, learner.bank.start):
+        assert parameter.grad.abs().max() > 0
+
+
+def test_a_cut_ends_gradients_at_earlier_documents_but_not_at_the_start(tiny):
+    """With through: last the slots that a bank starts with learn from first documents."""
+    learner = learner_of(tiny, amount=1.0)
+    for turns, reached in (([], True), (TURNS[:1], False)):
+        learner.zero_grad()
+        state = learner.reset([3, 4])
+        for documents, instructions in turns:
+            state = learner.write(state, documents, instructions)
+        state = learner.write(learner.cut(state), *TURNS[1])
+        learner.loss(state, ASKED).total.backward()
+        assert (learner.bank.start.grad is not None) == reached
+
+
+# --- training and saving
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_small_documents(tmp_path_factory.mktemp("documents"))
+
+
+def trainer(data, output, lora=None, method=None, seed=0, shard=False, **loop) -> Trainer:
+    settings = train_settings(data, output) | {"lora": lora, "seed": seed, "distributed": {"shard": shard}}
+    settings |= {"methods": {"bank": METHOD | (method or {})}, "loop": settings["loop"] | loop}
+    return Trainer(validate(settings, TrainParams, "test"), "bank", "a test")
+
+
+def test_training_lowers_the_loss_and_leaves_the_backbone(data, tmp_path):
+    run = trainer(data, tmp_path, steps=100)
+    assert list(run.parts) == ["memory_module"] and run.lora is None
+    decoder = {name: value.clone() for name, value in run.module.learner.decoder.state_dict().items()}
+    means = [run.step(1) for _ in range(25)]
+    assert means[-1]["loss"] < means[0]["loss"] - 0.5 and "write_loss" in means[0]
+    assert all(torch.equal(value, decoder[name]) for name, value in run.module.learner.decoder.state_dict().items())
+
+
+def test_what_is_written_is_worth_something_after_training(data, tmp_path):
+    """Answers after the documents are better than answers without them: the bank is no mere bias on answers."""
+    run = trainer(data, tmp_path, steps=100, through="last", easy=None, sequence_length=1)
+    exercises = training_exercises(run.params, run.train, 0)
+    for _ in range(60):
+        run.step(0)
+    learner, losses = run.module.learner, []
+    with torch.no_grad():
+        for shift in (0, 1):  # each sequence's own document, or its neighbour's
+            steps = [exercises[(i + shift) % len(exercises)].sequence.steps[0] for i in range(len(exercises))]
+            state = learner.reset([0] * len(steps))
+            state = learner.write(state, [s.document for s in steps], [s.instruction for s in steps])
+            losses.append(float(learner.loss(state, [exercise.questions(0) for exercise in exercises]).total))
+    assert losses[0] < losses[1]
+
+
+def test_new_banks_are_their_seeds_alone(data, tmp_path, tiny):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    banks = [build_learner(LearnerSettings(**METHOD), tiny, True, seed).bank.start for seed in (1, 1, 2)]
+    assert torch.equal(banks[0], banks[1]) and not torch.equal(banks[0], banks[2])
+    assert torch.equal(torch.get_rng_state(), before)
+    runs = [trainer(data, tmp_path, seed=seed) for seed in (1, 2)]
+    assert all(torch.equal(run.module.learner.bank.start, bank) for run, bank in zip(runs, banks[1:], strict=True))
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):
+    trainer(data, tmp_path / "whole").fit()
+    run, honest = trainer(data, tmp_path / "killed"), Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, step: {}[step] if step == 5 else honest(self, step))
+    with pytest.raises(KeyError):
+        run.fit()
+    monkeypatch.setattr(Trainer, "step", honest)
+    trainer(data, tmp_path / "killed").fit()
+    whole, resumed = (load_file(tmp_path / name / "bank" / MODULE) for name in ("whole", "killed"))
+    assert whole and all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def first_gradients(data, output, shard=False):
+    """Of one training step with a bank that is read, and the step's means."""
+    run = trainer(data, output, shard=shard, easy=None, documents_per_step=8, sequence_length=2)
+    torch.nn.init.constant_(run.parts["memory_module"]["amount"], 0.5)
+    found = []
+    run.optimizer.step = lambda: found.extend(parameter.grad.clone().numpy() for parameter in run.parameters)
+    return run.step(0), found
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_two_processes_have_the_gradients_of_one(data, tmp_path, shard):
+    means, gradients = in_processes(1, first_gradients, data, tmp_path)[0]
+    for other_means, others in in_processes(2, first_gradients, data, tmp_path, shard):
+        assert other_means == pytest.approx(means, rel=1e-5)
+        for ours, theirs in zip(gradients, others, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The folder of a trained bank, and the learner that it was saved from."""
+    run = trainer(data, tmp_path_factory.mktemp("trained"), validate_every=6)
+    run.fit()
+    return run.output, run.module.learner
+
+
+@torch.no_grad()
+def test_a_saved_bank_answers_as_the_one_that_was_trained(trained, tiny):
+    folder, learner = trained
+    assert {path.name for path in folder.iterdir()} == {"gnm.json", "README.md", MODULE}
+    assert read_about(folder)["lora"] is None and "latent_bank on tiny" in (folder / "README.md").read_text()
+    about, backbone = load_model(folder, tiny)
+    settings = LearnerSettings(**about["learner"], adapter=folder)
+    loaded = build_learner(settings, backbone)
+    assert loaded.bank.amount != 0
+    assert loaded.answer(written(loaded), ASKED, 4) == learner.answer(written(learner), ASKED, 4)
+
+
+def test_a_saved_bank_is_evaluated_as_every_method(trained, data, tmp_path):
+    frames = []
+    for at_once in (1, 3):
+        settings = evaluate_settings(data, tmp_path / str(at_once))
+        settings |= {"methods": {"bank": METHOD | {"adapter": str(trained[0])}}}
+        settings["loop"]["sequences_at_once"] = at_once
+        folder = evaluate(validate(settings, EvaluateParams, "test"), "bank", "a test")
+        frames.append(read_records(folder / "records.parquet"))
+    assert json.loads((folder / "cost.json").read_text())["kept"] == [6.0] * 3
+    scores = ["logit_target", "logit_non_target", "nll"]
+    assert frames[0].drop(columns=scores).equals(frames[1].drop(columns=scores))
+    for name in scores:
+        assert frames[0][name].tolist() == pytest.approx(frames[1][name].tolist(), abs=1e-4)
+
+
+def test_training_goes_on_from_a_saved_bank(trained, data, tmp_path):
+    run = trainer(data, tmp_path, method={"adapter": str(trained[0])})
+    saved = load_file(trained[0] / MODULE)
+    assert all(torch.equal(value, saved[name]) for name, value in copied(run.parts)["memory_module"].items())
+    assert run.about["start"]
+
+
+def test_with_lora_settings_adapters_train_too(data, tmp_path):
+    run = trainer(data, tmp_path, lora={"r": 2, "alpha": 4})
+    assert list(run.parts) == ["default", "memory_module"]
+    before = copied(run.parts)
+    for step in range(3):
+        run.step(step)
+    for part, tensors in copied(run.parts).items():
+        assert any(not torch.equal(value, before[part][name]) for name, value in tensors.items()), part
+
+
+# --- what is refused
+
+
+def test_a_bank_of_another_backbone_or_shape_is_refused(trained, tiny):
+    with pytest.raises(CheckpointError, match="was trained on tiny .* not on tiny-qwen2"):
+        load_model(trained[0], load_backbone("tiny-qwen2", dtype="float32"))
+    _, backbone = load_model(trained[0], tiny)
+    with pytest.raises(CheckpointError, match="has no weights for start, amount and .* others"):
+        build_learner(LearnerSettings(method="latent_bank", adapter=trained[0]), backbone)
+    with pytest.raises(CheckpointError, match="tiny has no weights for start"):
+        build_learner(LearnerSettings(**METHOD), load_backbone("tiny", dtype="float32"))
+
+
+def test_a_memory_model_as_backbone_is_refused():
+    with pytest.raises(ConfigError, match="needs a plain decoder; tiny-gnm is a memory model"):
+        build_learner(LearnerSettings(**METHOD), load_backbone("tiny-gnm", dtype="float32"), training=True)
+
+
+def test_without_lora_a_method_that_trains_the_backbone_has_nothing_to_train(data, tmp_path):
+    for method in ({"method": "gnm"}, {"method": "gnm", "write": {"gates": {}}}, {"method": "in_context_ft"}):
+        with pytest.raises(ConfigError, match="lora is missing: tiny has no adapters of its own to train"):
+            trainer(data, tmp_path, method=method)
