@@ -10,6 +10,7 @@ import yaml
 from gnm import cli
 from gnm import evaluate as program
 from gnm.analysis import report
+from gnm.errors import ConfigError
 from gnm.evaluate import evaluate
 from gnm.learners import Answer
 from gnm.learners.dummy import DummyLearner
@@ -209,3 +210,25 @@ def test_gates_leave_a_row_for_every_segment_of_what_was_written(data, tmp_path)
     kept = json.loads((folder / "cost.json").read_text())["kept"]
     head = kept[0] - written.xs(0, level="t")["stored"].mean()
     assert kept[2] - head == pytest.approx(written.groupby("sequence")["stored"].sum().mean())
+
+
+def test_a_forgotten_document_is_answered_as_if_it_had_never_been_there(data, tmp_path):
+    """Its slots are gone, so the answers are those of a memory that was given the other documents only."""
+    settings = evaluate_settings(data, tmp_path)
+    settings["loop"] |= {"forget": True, "sequence_length": 1}
+    settings["methods"]["no_memory"] = {"method": "no_memory"}
+    params = program.EvaluateParams.model_validate(settings)
+    records = read_records(evaluate(params, "memoryllm", "a test") / "records.parquet")
+    without = read_records(evaluate(params.model_copy(update={"loop": params.loop.model_copy(
+        update={"forget": False})}), "no_memory", "a test") / "records.parquet")  # fmt: skip
+    again = records[records["forgotten"]]
+    assert len(again) == len(without) and (again["t"] == 1).all()
+    keys = ["sequence", "fact_id", "type", "input"]
+    both = again.merge(without, on=keys, suffixes=("", "_without"))
+    assert (both["generated"] == both["generated_without"]).all()
+    assert (both["logit_target"] - both["logit_target_without"]).abs().max() < 1e-3
+    summary = json.loads((params.output / "memoryllm" / "summary.json").read_text())
+    expected = again[again["learn"] & (again["type"] == "paraphrase")]["fact_correct"].mean()
+    assert summary["forgotten_fact_accuracy"] == [pytest.approx(expected)]
+    with pytest.raises(ConfigError, match="dummy cannot take back a single document"):
+        evaluate(params, "dummy", "a test")

@@ -29,12 +29,13 @@ HALVES = (
     + [f"experiments/eval_{name}" for name in ("exp1", "exp2", "exp2_train", "exp2_val_id", "exp3")],
 )
 KEPT = ("gnm", "no_memory")  # of an evaluation's methods; the first alone at the paper's scale
-KEPT_GATES = ("gnm", "gnm_gates", "gnm_random_20", "gnm_random_50")  # of the evaluations of write gates
+KEPT_GATES = ("gnm", "gnm_gates", "latent_bank", "gnm_gates_forget", "gnm_random_20", "gnm_random_50")  # of the evaluations of write gates
 SMALL_LOOP = {"sequences": 2, "sequences_at_once": 2, "max_new_tokens": 2}
 SMALL_TRAIN = {"steps": 2, "validate_every": 2, "validation_sequences": 1, "checkpoint_every": 1}
 SMALL_DATA = {"train_files": 1, "train_documents_per_file": 60}
 BACKBONES = {"memoryllm-8b-chat": "tiny-gnm", "gnm_facts": "tiny-gnm", "gnm_all": "tiny-gnm"}
-SHOWN = ("selectivity", "format_accuracy", "unlearning_selectivity", "stored")  # there whatever few sequences ask
+# there whatever few sequences ask
+SHOWN = ("selectivity", "format_accuracy", "unlearning_selectivity", "forgotten_selectivity", "stored")
 
 
 class Folders:

@@ -29,7 +29,7 @@ from gnm.data.targets import COMPOSITION_TYPES, REFUSAL_TYPES
 from gnm.data.types import Query
 from gnm.data.types import Sequence as DocumentSequence
 from gnm.devices import pick_device
-from gnm.errors import exit_on_error
+from gnm.errors import ConfigError, exit_on_error
 from gnm.files import write_json
 from gnm.learners import Answer, Learner, Question, build_learner
 from gnm.metrics import summarise, write_summary
@@ -61,6 +61,8 @@ def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
     if settings.adapter:
         adapter, backbone = load_model(settings.adapter, backbone)
     learner = build_learner(settings, backbone).eval()
+    if params.loop.forget and not learner.can_forget:
+        raise ConfigError(f"loop.forget: {settings.method} cannot take back a single document; leave it false")
     steps = [step for sequence in sequences for step in sequence.steps]
     learner.check([step.document for step in steps], [step.instruction for step in steps])
 
@@ -130,6 +132,15 @@ def run_sequences(
             ]
             for (q, query), answer in zip(queries[row] if asks else [], answers[row], strict=True):
                 rows.append(record((index, sequence), q, t, query, answer, cost.query_flops, settings))
+    if loop.forget:
+        state = learner.forget(state, 0)
+        queries = [[(q, query) for q, query in row if q == 0] for row in queries]
+        again = [[Question.of(query) for _, query in row] for row in queries]
+        answers = learner.answer(state, again, loop.max_new_tokens)
+        for row, named in enumerate(batch):
+            for (q, query), answer in zip(queries[row], answers[row], strict=True):
+                flops = learner.cost(state, row, Question.of(query)).query_flops
+                rows.append(record(named, q, length, query, answer, flops, settings) | {"forgotten": True})
     for seconds in _query_seconds(learner, state, questions, loop.max_new_tokens):
         costs.append({"t": length - 1, "query_seconds": seconds})
     return rows, costs, segments
@@ -160,6 +171,7 @@ def record(
         "neighbor_of_should_refuse": query.neighbor_of_should_refuse,
         "composition": documents.steps[q].target_type in COMPOSITION_TYPES,
         "unlearning": documents.unlearning and t == len(documents.steps) - 1,
+        "forgotten": False,
         "input": query.input,
         "target_output": query.target_output,
         "non_target_output": query.non_target_output,

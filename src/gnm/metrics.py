@@ -5,8 +5,8 @@
 - A row whose verdict is null is no sample. Cells of a matrix or line without samples are 0, plain means without
   samples are null, and the counts tell an empty cell from a wrong one. (The published tracker repeats the last
   epoch's matrix there; ours never looks at another epoch.)
-- Rows after the appended document of an unlearning sequence enter the `unlearning_*` means, the loss and the
-  composition counts, nothing else.
+- Rows after the appended document of an unlearning sequence enter the `unlearning_*` means, rows about a document that
+  was forgotten the `forgotten_*` means; and the loss and the composition counts, nothing else.
 - Intervals resample whole sequences: the queries of a sequence share its documents and its memory, so they are
   not independent. One draw serves all figures of a run.
 """
@@ -24,7 +24,7 @@ from gnm.errors import DataError
 from gnm.files import write_json
 
 FACTS = ("accuracy", "specificity", "selectivity")
-GROUPS = ("formats", "refusals", "unlearning")
+GROUPS = ("formats", "refusals", "unlearning", "forgotten")
 MERIT_COLUMNS = ["metric", "age", "value", "low", "high", "samples", "sequences"]
 
 
@@ -61,14 +61,14 @@ def summarise(records: pd.DataFrame, sequence_length: int | None = None,
     """Summary of one evaluation, one entry a key.
 
     `sequence_length` n sizes lines [n] and matrices [n][n], indexed [q][t]; by default it is what the records reach.
-    `groups` names the key families to report besides facts ("formats", "refusals", "unlearning"); by default those
+    `groups` names the key families to report besides facts (GROUPS); by default those
     the records have verdicts for. Raises DataError for rows beyond `sequence_length` or an unknown group.
     """
     samples = _collect(records)
     groups = _present(samples) if groups is None else groups
     if unknown := set(groups) - set(GROUPS):
         raise DataError(f"unknown metric groups {sorted(unknown)}; known: {', '.join(GROUPS)}")
-    stream = records[~_flag(records, "unlearning")]
+    stream = records[~_flag(records, "unlearning") & ~_flag(records, "forgotten")]
     reach = max(int(stream[["q", "t"]].max().max()) + 1, 1) if len(stream) else 1
     n = reach if sequence_length is None else sequence_length
     if reach > n:
@@ -94,9 +94,9 @@ def summarise(records: pd.DataFrame, sequence_length: int | None = None,
         for name in ("recall", "precision"):
             entries[f"refusal_{name}_over_time"] = _by_age(samples[f"refusal_{name}"], n)
             entries[f"refusal_{name}_matrix"] = _matrix(samples[f"refusal_{name}"], n)
-    if "unlearning" in groups:
-        for name in FACTS:
-            entries[f"unlearning_fact_{name}"] = _mean(samples[f"unlearning_{name}"])
+    for group in ("unlearning", "forgotten"):
+        for name in FACTS if group in groups else ():
+            entries[f"{group}_fact_{name}"] = _mean(samples[f"{group}_{name}"])
     entries["loss"] = _loss(records)
     entries["flops_per_token"] = _line(samples["flops"], samples["flops"].t, n)
     for name, wanted in (("compositions", True), ("non_compositions", False)):
@@ -128,7 +128,8 @@ def figures_of_merit(records: pd.DataFrame, generator: np.random.Generator | Non
       harmonic mean (protocol, section 6). `*_age_0`: plain means right after writing, q = t.
     - `retention` at each `age`: accuracy of queries asked `age` documents after their own.
     - the same with `_generated`: judged by the generated text instead of the logits.
-    - `unlearning_*` · `refusal_precision`, `_recall`, `_f1`, `_specificity` · `format_accuracy`, `_selectivity`.
+    - `unlearning_*` · `forgotten_*` · `refusal_precision`, `_recall`, `_f1`, `_specificity` ·
+      `format_accuracy`, `_selectivity`.
     `samples` counts queries, `sequences` the sequences they come from. Fewer than two sequences give no interval;
     an interval of width 0 (all right, all wrong) says only that the sequences did not differ.
     `generator` defaults to `numpy.random.default_rng(0)`, so the same records give the same intervals.
@@ -167,10 +168,9 @@ def figures_of_merit(records: pd.DataFrame, generator: np.random.Generator | Non
         for age in np.unique(accuracy.age):
             part = accuracy.where(accuracy.age == age)
             add(f"retention{suffix}", ratio(part), [part], int(age))
-        for name in FACTS:
-            part = samples[f"unlearning_{name}{suffix}"]
-            if len(part.value):
-                add(f"unlearning_{name}{suffix}", ratio(part), [part])
+        for name in (f"{group}_{name}{suffix}" for group in ("unlearning", "forgotten") for name in FACTS):
+            if len(samples[name].value):
+                add(name, ratio(samples[name]), [samples[name]])
 
     refusal = {name: samples[f"refusal_{name}"].fresh() for name in ("precision", "recall", "specificity")}
     found = {name: ratio(part) for name, part in refusal.items() if len(part.value)}
@@ -222,7 +222,7 @@ def merit_of_summary(summary: Mapping[str, Sequence[Any]], epoch: int = -1) -> p
     found = [("score", None, float(harmonic_mean(means))), *((n, None, m) for n, m in zip(FACTS, means, strict=True))]
     found += [(f"{name}_age_0", None, last(f"fact_{name}")) for name in FACTS]
     found += [("retention", age, value) for age, value in enumerate(np.atleast_1d(last("fact_retention")))]
-    found += [(f"unlearning_{name}", None, last(f"unlearning_fact_{name}")) for name in FACTS]
+    found += [(f"{group}_{name}", None, last(f"{group}_fact_{name}")) for group in GROUPS[2:] for name in FACTS]
     found.append(("refusal_f1", None, _f1(last("refusal_precision"), last("refusal_recall"))))
     found += [(key, None, last(key)) for key in ("refusal_precision", "refusal_recall", "refusal_specificity",
                                                  "format_accuracy", "format_selectivity")]
@@ -248,10 +248,10 @@ def _collect(records: pd.DataFrame) -> dict[str, _Samples]:
     """Every measure's samples."""
     paraphrase = (records["type"] == "paraphrase").to_numpy()
     neighbour = (records["type"] == "true_output_neighbor").to_numpy()
-    learn, refuse, unlearning = (_flag(records, name) for name in ("learn", "refuse", "unlearning"))
+    learn, refuse, unlearning, forgotten = (_flag(records, n) for n in ("learn", "refuse", "unlearning", "forgotten"))
     should, spared = _flag(records, "should_refuse"), _flag(records, "neighbor_of_should_refuse")
     q, t, sequence = (records[name].to_numpy(dtype=np.int64) for name in ("q", "t", "sequence"))
-    stream = ~unlearning
+    stream = ~unlearning & ~forgotten
 
     def column(name: str) -> np.ndarray:
         return records[name].astype("Float64").to_numpy(dtype=float, na_value=math.nan)
@@ -266,7 +266,8 @@ def _collect(records: pd.DataFrame) -> dict[str, _Samples]:
     for suffix, verdict in (("", column("fact_correct")), ("_generated", column("generated_correct"))):
         for name, rows in facts.items():
             samples[name + suffix] = take(verdict, rows & stream)
-            samples[f"unlearning_{name}{suffix}"] = take(verdict, rows & unlearning & (q == t))
+            samples[f"unlearning_{name}{suffix}"] = take(verdict, rows & unlearning & ~forgotten & (q == t))
+            samples[f"forgotten_{name}{suffix}"] = take(verdict, rows & forgotten)
     in_format, age = column("format_correct"), column("format_age")
     dated = stream & (q <= t) & ~np.isnan(age) & ~np.isnan(in_format)
     samples["format"], samples["format_age"] = take(in_format, dated), take(age, dated)
@@ -282,7 +283,7 @@ def _collect(records: pd.DataFrame) -> dict[str, _Samples]:
 
 def _present(samples: Mapping[str, _Samples]) -> list[str]:
     families = {"formats": ("format", "no_format"), "refusals": ("refusal_accuracy", "refusal_specificity"),
-                "unlearning": [f"unlearning_{name}" for name in FACTS]}
+                **{group: [f"{group}_{name}" for name in FACTS] for group in GROUPS[2:]}}
     return [group for group, names in families.items() if any(len(samples[name].value) for name in names)]
 
 

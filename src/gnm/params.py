@@ -181,7 +181,8 @@ class TrainParams(Methods):
 class EvaluationLoop(StrictModel):
     """How many sequences of how many documents, and how answers are generated.
 
-    ask_every: questions are asked after every so many documents, and after the last.
+    ask_every: questions are asked after every so many documents, and after the last. forget: after all that the first
+    document is forgotten, and its questions are asked once more.
     """
 
     sequences: Positive
@@ -190,6 +191,7 @@ class EvaluationLoop(StrictModel):
     sequences_at_once: Positive
     max_new_tokens: Positive
     ask_every: Positive = 1
+    forget: bool = False
 
 
 class EvaluateParams(Methods):

@@ -42,6 +42,7 @@ COLUMNS: dict[str, Column] = {
     "neighbor_of_should_refuse": Column("bool", False, "a neighbour of a fact that must be refused"),
     "composition": Column("bool", False, "the query's document carries a composed target"),
     "unlearning": Column("bool", False, "t is the appended document with the learned facts turned round"),
+    "forgotten": Column("bool", False, "the query's document was forgotten before it was asked"),
     "input": Column("str", False, "the query"),
     "target_output": Column("str", False, "the expected answer"),
     "non_target_output": Column("str", False, "the object that the expected one is weighed against"),
@@ -59,6 +60,7 @@ COLUMNS: dict[str, Column] = {
     "refused": Column("boolean", True, "the answer is a refusal; null where refusals are not looked at"),
 }
 
+_ADDED = {"forgotten": False}  # columns that older files do not have
 _ORDER = ["sequence", "t", "q", "fact_id", "type", "input", "target_output", "generated"]
 
 
@@ -82,6 +84,7 @@ def validate_records(records: pd.DataFrame, where: str) -> pd.DataFrame:
     types, negative indices, a fact verdict that is missing though no refusal is expected, and a format age that is
     not given exactly where a format is expected.
     """
+    records = records.assign(**{name: default for name, default in _ADDED.items() if name not in records})
     if missing := [name for name in COLUMNS if name not in records]:
         raise DataError(f"{where}: columns are missing: {', '.join(missing)}; evaluate again to make the file anew")
     checked = {}

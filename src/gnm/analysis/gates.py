@@ -8,7 +8,6 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field
@@ -19,10 +18,9 @@ from gnm.analysis.style import in_order, method_style, save_figure, style
 from gnm.analysis.tables import save_tables, text_table
 from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.errors import DataError, exit_on_error
-from gnm.metrics import MERIT_COLUMNS
+from gnm.metrics import MERIT_COLUMNS, bootstrap_mean
 from gnm.records import read_segments
 
-_RESAMPLES = 2000
 _OPEN = 0.5  # a gate's decision, whatever budget is set beside it
 
 
@@ -60,12 +58,11 @@ def segment_merit(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
         found = read_segments(path)
         judged = found[found["of_document"] & found["text"].str.contains(r"[^\W\d_]")]
         right = (judged["strength"] >= _OPEN) == judged["wanted"]
-        for metric, values, weights, part in (
-            ("segments", right, right * 0 + 1, judged), ("stored", found["stored"], found["tokens"], found)
-        ):  # fmt: skip
-            sums, counts = (each.astype(float).groupby(part["sequence"]).sum().to_numpy() for each in (values, weights))
-            low, high = _interval(sums, counts)
-            rows.append((metric, None, sums.sum() / counts.sum(), low, high, len(part), len(sums), method))
+        tokens = found.loc[found.index.repeat(found["tokens"])]
+        stored = tokens["stored"] / tokens["tokens"]
+        for metric, values, part in (("segments", right, judged), ("stored", stored, tokens)):
+            interval = bootstrap_mean(values.to_numpy(dtype=float), part["sequence"].to_numpy())
+            rows.append((metric, None, *interval, len(part), part["sequence"].nunique(), method))
     if not rows:
         raise DataError("no evaluation has segments.parquet; evaluate a method with write.gates")
     return pd.DataFrame(rows, columns=[*MERIT_COLUMNS, "method"])
@@ -99,15 +96,6 @@ def compression(merit: pd.DataFrame, cost: pd.DataFrame, title: str, shown: str 
         axes.set_ylim(0, 103)
         figure.legend(loc="outside right upper")
     return figure
-
-
-def _interval(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """95 % of a ratio of sums, sequences drawn anew."""
-    if len(sums) < 2:
-        return np.nan, np.nan
-    draws = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=_RESAMPLES)
-    low, high = np.percentile((draws @ sums) / (draws @ counts), [2.5, 97.5])
-    return float(low), float(high)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

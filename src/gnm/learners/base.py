@@ -47,6 +47,8 @@ class Learner(nn.Module, ABC):
 
     trains_all = True
     """Whether a loss reaches every parameter that can be trained."""
+    can_forget = False
+    """Whether a single document can be taken back."""
     same_passes = True
     """Whether batches of the same numbers of sequences and documents take the same passes of the decoder."""
     needs_adapter = True
@@ -72,6 +74,10 @@ class Learner(nn.Module, ABC):
 
     def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
         """Raise a GNMError if any of these pairs can never be written. By default all can."""
+
+    def forget(self, state: State, document: int) -> State:
+        """The state without document number `document`, of methods that `can_forget`."""
+        raise NotImplementedError
 
     def segments(self, state: State, row: int, document: str, instruction: str) -> list[Segment]:
         """What the last write, of this pair in row `row`, decided. By default nothing: everything is stored."""

@@ -42,6 +42,11 @@ class InContextLearner(Learner):
 class NoMemoryLearner(InContextLearner):
     """Forgets every document at once: what the backbone knows by itself."""
 
+    can_forget = True
+
+    def forget(self, state: Prefix, document: int) -> Prefix:
+        return state
+
     def write(self, state: Prefix, documents: Sequence[str], instructions: Sequence[str]) -> Prefix:
         return state
 

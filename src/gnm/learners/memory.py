@@ -23,6 +23,8 @@ from gnm.reader import Question, Reader
 class MemoryLearner(Learner):
     """Writes with a MemoryLM and answers from its prefix."""
 
+    can_forget = True
+
     def __init__(
         self,
         lm: MemoryLM,
@@ -47,6 +49,9 @@ class MemoryLearner(Learner):
         if self.gated:
             return self.lm.write(state, *self.reader.encode_segments([split_segments(text) for text in texts]))
         return self.lm.write(state, *self.reader.encode(texts))
+
+    def forget(self, state: Memory, document: int) -> Memory:
+        return self.lm.attach(state.state.select(state.state.source != document)[0])
 
     def segments(self, state: Memory, row: int, document: str, instruction: str) -> list[Segment]:
         if not self.gated:
