@@ -79,7 +79,7 @@ def test_each_instruction_has_a_panel_with_the_segments_under_their_gates():
         assert [text.get_text().strip() for text in axes.texts] == ["90%", "* Oman", "0%", "* Fiat"]
         weights = [text.get_weight() for text in axes.texts][1::2]
         shades = [patch.get_alpha() for patch in axes.patches]
-        assert weights == ["bold", "normal"] and shades[0] > 0.6 and shades[1] == 0
+        assert weights == ["bold", "normal"] and shades[0] > 0.5 and shades[1] == 0
 
 
 def test_a_model_without_gates_has_nothing_to_show(tmp_path):

@@ -1,6 +1,7 @@
 """One document under several instructions, shaded by its gates: `python -m gnm.analysis.what_was_learned`."""
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from gnm.errors import CheckpointError, exit_on_error
 from gnm.learners.base import Segment
 
 _LINE = 0.24  # inches
+_TITLE = 60  # characters
 
 
 class WhatWasLearnedParams(StrictModel):
@@ -47,11 +49,11 @@ def shaded(found: dict[str, tuple[Segment, ...]]) -> Figure:
         for axes in panels:
             axes.set_axis_off()
         for axes, (instruction, segments) in zip(panels, found.items(), strict=False):
-            axes.set_title(instruction, loc="left", fontsize=8.5)
+            axes.set_title(textwrap.fill(instruction, _TITLE), loc="left", fontsize=8.5)
             axes.set_ylim(len(segments), 0)
             axes.set_xlim(0, 1)
             for row, each in enumerate(segments):
-                axes.axhspan(row + 0.04, row + 0.96, color=BLUE, alpha=0.75 * each.strength, linewidth=0)
+                axes.axhspan(row + 0.04, row + 0.96, color=BLUE, alpha=0.6 * each.strength, linewidth=0)
                 axes.text(0.01, row + 0.5, f"{each.strength:4.0%}", va="center", fontsize=8, color="#222222")
                 weight = "bold" if each.stored else "normal"
                 axes.text(0.1, row + 0.5, each.text.strip(), va="center", fontsize=8, weight=weight)
