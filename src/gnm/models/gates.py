@@ -5,8 +5,8 @@
   best what an instruction is about; the last layer is about the next word already.
 - What is weak is not stored. The strength of what is stored is a bias of its logarithm on the attention that reads it,
   so that the answers' loss reaches the gates.
-- Training adds what G-MemLLM's composite objective has (sparsity and entropy terms), and a term that says of each
-  segment whether the instruction is about it.
+- Training adds a term that says of each segment whether the instruction is about it, and, as G-MemLLM's composite
+  objective does (Xu 2026, arXiv:2602.00015), one that keeps little and one of entropy; here that makes gates decide.
 
 Shape letters: B states, T tokens of a text, G segments of a text, E hidden size.
 """
@@ -22,6 +22,7 @@ from gnm.config import StrictModel
 from gnm.errors import ConfigError
 
 _OPEN = 1.0  # untrained gates store everything
+_LEAST = 1e-9  # a strength has a logarithm
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -78,7 +79,7 @@ class Decisions:
     @property
     def strength(self) -> Tensor:
         """The gate of each token, [B, T] float32; 0 for padding."""
-        gates = self.logits.sigmoid().gather(1, self.segment.clamp(min=0))
+        gates = self.logits.sigmoid().clamp(min=_LEAST).gather(1, self.segment.clamp(min=0))
         return gates.masked_fill(self.segment < 0, 0.0)
 
 
