@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from pydantic import Field
 
 from gnm.analysis.report import read_experiment
@@ -90,11 +91,14 @@ def compression(merit: pd.DataFrame, cost: pd.DataFrame, title: str, shown: str 
             axes.plot(kept, value, color=look.color, marker=look.marker, markerfacecolor=look.face, label=look.name)
             axes.vlines(kept, low, high, color=look.color, linewidth=0.9, alpha=0.7)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("Slots (or tokens of context) kept after the last document")
         axes.set_ylabel(f"{shown.replace('_', ' ').capitalize()}, %")
         axes.set_title(title)
         axes.set_ylim(0, 103)
-        figure.legend(loc="outside right upper")
+        axes.legend(loc="lower right")
     return figure
 
 
