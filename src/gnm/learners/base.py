@@ -76,8 +76,8 @@ class Learner(nn.Module, ABC):
         """Raise a GNMError if any of these pairs can never be written. By default all can."""
 
     def forget(self, state: State, document: int) -> State:
-        """The state without document number `document`, of methods that `can_forget`."""
-        raise NotImplementedError
+        """The state without document number `document`, of methods that `can_forget`; TypeError from all others."""
+        raise TypeError(f"{type(self).__name__} cannot take back a single document")
 
     def segments(self, state: State, row: int, document: str, instruction: str) -> list[Segment]:
         """What the last write, of this pair in row `row`, decided. By default nothing: everything is stored."""
