@@ -1,17 +1,39 @@
 """Which device to run on."""
 
+import ctypes
 import os
 
 import torch
 
 from gnm.errors import ConfigError
 
+# for mallopt(3): large requests get no mapping of their own (M_MMAP_MAX), nothing is given back (M_TRIM_THRESHOLD)
+_KEEP = ((-4, 0), (-1, -1))
+
 
 def pick_device(name: str, visible: str | None = None) -> torch.device:
     """`name`, or with "auto" the GPU if there is one and the CPU otherwise. ConfigError if it is not there.
 
     visible: numbers of the GPUs that this process may see ("0,1"), None: all; set before CUDA is first used.
+    On a CPU the process keeps memory that it frees, see `keep_freed_memory`.
     """
+    device = _device(name, visible)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed memory for the next tensor; whether it could be told so (glibc only).
+
+    By default a tensor of some megabytes is mapped anew each time it is made, and its pages are cleared one by one at
+    their first use: half of the time of attention on a CPU.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    return mallopt is not None and all(mallopt(option, value) for option, value in _KEEP)
+
+
+def _device(name: str, visible: str | None) -> torch.device:
     if visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible
     if name == "auto":

@@ -62,9 +62,9 @@ def row_of(turns, row):
 
 
 @torch.no_grad()
-def test_an_untrained_bank_answers_as_no_memory_does_to_the_bit(tiny_family):
+def test_an_untrained_bank_answers_as_an_empty_context_does_to_the_bit(tiny_family):
     learner = learner_of(tiny_family)
-    plain = build_learner(LearnerSettings(method="no_memory"), tiny_family)
+    plain = build_learner(LearnerSettings(method="in_context"), tiny_family)
     expected = plain.answer(plain.reset([3, 4]), ASKED, 4)
     assert learner.answer(learner.reset([3, 4]), ASKED, 4) == expected
     assert learner.answer(written(learner), ASKED, 4) == expected

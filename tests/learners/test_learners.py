@@ -219,7 +219,22 @@ def test_retrieval_of_all_is_in_context(tiny_family, retriever):
 @torch.no_grad()
 def test_without_memory_no_document_is_read(tiny):
     learner = learner_of("no_memory", tiny)
-    assert learner.answer(written(learner), ASKED, 3) == learner.answer(learner.reset([3, 4]), ASKED, 3)
+    answers = learner.answer(written(learner), ASKED, 3)
+    assert answers == learner.answer(learner.reset([3, 4]), ASKED, 3)
+    stock = learner_of("in_context", tiny)
+    for row, expected in zip(answers, stock.answer(stock.reset([3, 4]), ASKED, 3), strict=True):
+        assert_same_answers(row, expected)
+
+
+@torch.no_grad()
+def test_without_memory_a_question_is_read_once(tiny, monkeypatch):
+    learner = learner_of("no_memory", tiny)
+    state, read = learner.reset([3, 4]), []
+    answer = learner.reader.answer
+    monkeypatch.setattr(learner.reader, "answer", lambda p, asked, n: read.append(asked) or answer(p, asked, n))
+    once, again = learner.answer(state, ASKED, 3), learner.answer(state, [ASKED[1], ASKED[0]], 3)
+    assert again == [once[1], once[0]]
+    assert read == [[list(dict.fromkeys(q for row in ASKED for q in row))], [[]]]
 
 
 @torch.no_grad()

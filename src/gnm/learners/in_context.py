@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gnm.learners.base import Cost, Learner
 from gnm.models.attention import Prefix
 from gnm.prompts import Order, block
-from gnm.reader import Question, Reader
+from gnm.reader import Answer, Question, Reader
 
 
 class InContextLearner(Learner):
@@ -40,9 +40,25 @@ class InContextLearner(Learner):
 
 
 class NoMemoryLearner(InContextLearner):
-    """Forgets every document at once: what the backbone knows by itself."""
+    """Forgets every document at once: what the backbone knows by itself. A question is read once per batch."""
 
     can_forget = True
+    same_passes = False  # as many as there are different questions
+
+    def __init__(self, reader: Reader):
+        super().__init__(reader)
+        self._known: dict[tuple[Question, int], Answer] = {}
+
+    def reset(self, seeds: Sequence[int]) -> Prefix:
+        self._known.clear()
+        return super().reset(seeds)
+
+    def answer(self, state, questions, max_new_tokens):
+        """As the contract says. Nothing comes between, so a question asked again gets the answer it got then."""
+        fresh = {(q, max_new_tokens): q for row in questions for q in row if (q, max_new_tokens) not in self._known}
+        answers = self.reader.answer(self.reader.head(1), [list(fresh.values())], max_new_tokens)[0]
+        self._known.update(zip(fresh, answers, strict=True))
+        return [[self._known[q, max_new_tokens] for q in row] for row in questions]
 
     def forget(self, state: Prefix, document: int) -> Prefix:
         return state
