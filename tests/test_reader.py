@@ -44,7 +44,7 @@ def memory_prefix(reader, rows):
 
 def context_prefix(reader, rows):
     """What questions read after `rows` of texts in a context."""
-    return reader.extend(reader.head(len(rows)), *reader.encode_joined(rows))
+    return reader.extend(reader.head(len(rows)), *reader.encode_segments(rows)[:2])
 
 
 PREFIXES = [memory_prefix, context_prefix]
@@ -114,7 +114,7 @@ def test_padding_of_any_amount_changes_nothing(columns, tokens):
     """Neither in the context, nor between its parts, nor in a prefix."""
     ours = reader_of(load_backbone("tiny", dtype="float32"))
     plain = ours.answer(context_prefix(ours, TEXTS), ASKED, 3)
-    ids, mask = ours.encode_joined(TEXTS)
+    ids, mask = ours.encode_segments(TEXTS)[:2]
     padding = torch.tensor(tokens)[:, None].expand(-1, columns)
     ids, mask = torch.cat((ids, padding), 1), torch.nn.functional.pad(mask, (0, columns), value=False)
     prefix = ours.extend(ours.head(3), ids, mask)
@@ -238,9 +238,9 @@ def test_encoding_pads_on_the_right_and_joins_texts_token_by_token(tiny):
     ours = reader_of(tiny)
     ids, mask = ours.encode(["abc", "a", ""])
     assert mask.tolist() == [[True] * 3, [True, False, False], [False] * 3]
-    joined, joined_mask = ours.encode_joined([("a", "bc"), ("a",), ()])
+    joined, joined_mask = ours.encode_segments([("a", "bc"), ("a",), ()])[:2]
     assert torch.equal(ids, joined) and torch.equal(mask, joined_mask)
-    assert [t.shape for t in ours.encode_joined([])] == [(0, 0), (0, 0)]
+    assert [t.shape for t in ours.encode([])] == [(0, 0), (0, 0)]
 
 
 @torch.no_grad()

@@ -77,8 +77,9 @@ def test_an_empty_phrase_is_no_error_for_the_mean_embedding(tiny):
 
 @torch.no_grad()
 @pytest.mark.parametrize("retriever", ["bm25", "mean_embedding"])
-def test_each_question_is_answered_in_the_context_of_its_own_pairs(tiny, retriever):
-    learner = learner_of(tiny, retriever, top_k=1)
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_each_question_is_answered_in_the_context_of_its_own_pairs(tiny, retriever, top_k):
+    learner = learner_of(tiny, retriever, top_k)
     state, chat, stock = library(learner), ChatFormat.of(tiny.tokenizer), another(tiny)
     questions = [Question(phrase, "yes", "no") for phrase in LOOKED_FOR]
     assert len({learner.retrieve(state, 0, q.phrase) for q in questions}) > 1
@@ -117,3 +118,22 @@ def test_many_contexts_are_read_in_portions(tiny, monkeypatch):
     monkeypatch.setattr("gnm.learners.retrieval.CONTEXTS_AT_ONCE", 1)
     learner.reset([0])
     assert_same_answers(learner.answer(state, questions, 3)[0], whole)
+
+
+@torch.no_grad()
+def test_what_contexts_begin_with_is_read_once(tiny, monkeypatch):
+    learner = learner_of(tiny, "bm25", top_k=3)
+    a, b, c, d = texts = library(learner).texts[0]
+    read, extend = [], learner.reader.extend
+
+    def counted(prefix, ids, mask):
+        read.append(int(mask.sum()))
+        return extend(prefix, ids, mask)
+
+    monkeypatch.setattr(learner.reader, "extend", counted)
+    contexts = [(a, b, c), (a, b, d), (b,), (a, b), (a, b, c)]
+    prefix = learner._prefix(contexts)
+    size = {text: len(learner.reader.chat.encode(text)) for text in texts}
+    head = len(learner.reader.chat.head)
+    assert read == [head, size[a] + size[b], size[b], size[c] + size[d]][head == 0 :]
+    assert prefix.lengths.tolist() == [head + sum(size[text] for text in context) for context in contexts]

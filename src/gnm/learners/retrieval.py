@@ -63,7 +63,7 @@ class RetrievalLearner(Learner):
                 keys[-1].append(key)
                 if key not in self._known:
                     wanted.setdefault(context, {})[key] = question
-        contexts = sorted(wanted, key=lambda context: sum(map(len, context)))
+        contexts = sorted(wanted)  # side by side what begins with the same texts
         for start in range(0, len(contexts), CONTEXTS_AT_ONCE):
             some = contexts[start : start + CONTEXTS_AT_ONCE]
             asked = [list(wanted[context].values()) for context in some]
@@ -130,6 +130,11 @@ class RetrievalLearner(Learner):
         return embeddings(ids).float().mean(0)
 
     def _prefix(self, contexts: Sequence[tuple[str, ...]]) -> Prefix:
-        """One prefix per context; each text is tokenised by itself, as everywhere."""
-        ids, mask = self.reader.encode_joined(contexts)
-        return self.reader.extend(self.reader.head(len(contexts)), ids, mask)
+        """One prefix per context; what several begin with is read once, each text tokenised by itself as everywhere."""
+        begun, prefix = [()], self.reader.head(1)
+        for depth in range(max(map(len, contexts), default=0)):
+            longer = list(dict.fromkeys(context[: depth + 1] for context in contexts))
+            before = torch.tensor([begun.index(texts[:depth]) for texts in longer])
+            added = ["".join(texts[depth:]) for texts in longer]
+            begun, prefix = longer, self.reader.extend(prefix.rows(before), *self.reader.encode(added))
+        return prefix.rows(torch.tensor([begun.index(context) for context in contexts], dtype=torch.long))
