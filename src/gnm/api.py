@@ -4,8 +4,8 @@
 - A memory file belongs to the model that wrote it: backbone and adapter, by checksum.
 """
 
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -156,10 +156,15 @@ class Conversation:
                 note["instruction"],
                 note["beginning"],
                 slots.get(int(number), 0),
-                tuple(Segment(*each) for each in note.get("segments", ())),
+                self._segments(int(number), note.get("segments", ())),
             )
             for number, note in self._notes.items()
         ]
+
+    def _segments(self, document: int, noted: Sequence) -> tuple[Segment, ...]:
+        """The segments of a document as they were written, with what is still stored of them."""
+        held = self.state.segments(document) if noted else {}
+        return tuple(replace(Segment(*each), stored=held.get(place, 0)) for place, each in enumerate(noted))
 
     @torch.no_grad()
     def _attach(self, state: MemoryState) -> Memory:

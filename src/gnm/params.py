@@ -152,11 +152,13 @@ class TrainParams(Methods):
     """params.yaml of a training: each of `methods` is trained on the same sequences, into `output`/NAME.
 
     A method's `adapter` is the one that its training starts from. lora: None for a memory model with adapters, and for
-    a method that leaves the backbone as it is (latent_bank).
+    a method that leaves the backbone as it is (latent_bank). train_adapters: false leaves the adapters that training
+    starts from as they are; only what a method has beside them learns.
     """
 
     seed: int
     lora: LoraSettings | None = None
+    train_adapters: bool = True
     data: TrainData
     targets: TargetSettings
     sampling: Sampling

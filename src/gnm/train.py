@@ -58,7 +58,7 @@ class TrainingLoss(nn.Module):
             steps = [exercise.sequence.steps[t] for exercise in batch]
             state = self.learner.write(state, [s.document for s in steps], [s.instruction for s in steps])
             sums["documents"] += len(steps)
-            if (of_write := self.learner.write_loss(state, steps)) is not None:
+            if (of_write := self.learner.write_loss(state, [e.sequence.steps[: t + 1] for e in batch])) is not None:
                 writes = writes + of_write.cpu()
             loss = self.learner.loss(state, [exercise.questions(t) for exercise in batch])
             answers = answers + loss.total.cpu()
@@ -95,7 +95,13 @@ class Trainer:
             raise ConfigError(f"lora is missing: {backbone.name} has no adapters of its own to train")
         learner.checkpoint_gradients(params.loop.gradient_checkpointing)
         self.parts = trained_parameters(backbone.model, learner.own_parameters())
-        self.parameters = [parameter.requires_grad_() for part in self.parts.values() for parameter in part.values()]
+        learned = {part: named for part, named in self.parts.items() if params.train_adapters or part == MODULE}
+        if not learned:
+            raise ConfigError(f"train_adapters: {settings.method} has nothing but adapters to train; leave it true")
+        for part, named in self.parts.items():
+            for parameter in named.values():
+                parameter.requires_grad_(part in learned)
+        self.parameters = [parameter for named in learned.values() for parameter in named.values()]
         self.about = {
             "backbone": {"name": backbone.name, "digest": backbone.config_digest, "dtype": params.backbone.dtype},
             "lora": self.lora and self.lora.model_dump(mode="json"),
@@ -117,7 +123,7 @@ class Trainer:
             shard_backbone(self.module, backbone.model, self.accelerator.num_processes, self.device)
         else:
             self.module = self.accelerator.prepare(self.module)
-        self.optimizer = self.accelerator.prepare(build_optimizer(self.parts, params.opt, self.device))
+        self.optimizer = self.accelerator.prepare(build_optimizer(learned, params.opt, self.device))
 
     def _check_processes(self) -> None:
         loop, processes = self.params.loop, self.accelerator.num_processes

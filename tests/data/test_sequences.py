@@ -196,6 +196,7 @@ def test_unlearning_appends_the_first_document_turned_round():
             else:
                 assert after == before
         assert (last.document != first.document) == any(query.learn for query in first.queries)
+        assert last.revokes == first.wanted - last.wanted and bool(last.revokes) == (last.document != first.document)
     assert turned > 20
 
 

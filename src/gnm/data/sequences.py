@@ -189,7 +189,9 @@ def turned_step(step: Step, document: Document) -> Step:
     )
     plain = turn_round(document, learned)
     text = apply_format(plain, step.format)
-    return replace(step, document=text, queries=queries, wanted=_wanted(document, plain, text, target))
+    wanted = _wanted(document, plain, text, target)
+    revokes = (step.wanted or frozenset()) - (wanted or frozenset())
+    return replace(step, document=text, queries=queries, wanted=wanted, revokes=revokes)
 
 
 def asked(

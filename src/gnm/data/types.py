@@ -119,6 +119,7 @@ class Step:
     """One document of a sequence as it is written: text (already in `format`), instruction, queries.
 
     wanted: the segments of the text that the instruction is about; None if its facts' lines cannot be told.
+    revokes: segments of earlier documents that no longer hold.
     """
 
     document: str
@@ -128,6 +129,7 @@ class Step:
     format: str | None
     queries: tuple[Query, ...]
     wanted: frozenset[str] | None = None
+    revokes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,8 @@ def _load_own(learner: Learner, backbone: Backbone, settings: LearnerSettings, t
     if saved is None and training:
         return
     where = settings.adapter or backbone.name
+    if training:  # what is not there yet begins anew
+        own = {name: own.get(name, torch.empty(0)) for name in saved}
     if {name: value.shape for name, value in (saved or {}).items()} != {n: value.shape for n, value in own.items()}:
         names = ", ".join(list(own)[:2]) + (f" and {len(own) - 2} others" if len(own) > 2 else "")
         raise CheckpointError(

@@ -83,8 +83,11 @@ class Learner(nn.Module, ABC):
         """What the last write, of this pair in row `row`, decided. By default nothing: everything is stored."""
         return []
 
-    def write_loss(self, state: State, steps: Sequence[Step]) -> Tensor | None:
-        """The loss, with gradient, of what the last write decided of `steps` [B]: a sum over them; None: no loss."""
+    def write_loss(self, state: State, steps: Sequence[Sequence[Step]]) -> Tensor | None:
+        """The loss, with gradient, of what the last write decided: a sum over the batch; None: no loss.
+
+        steps: of each of the B sequences those up to the one that was written last.
+        """
         return None
 
     @abstractmethod

@@ -49,7 +49,7 @@ class LatentBankLearner(Learner):
         hidden = self.decoder.run(ids[:, None], positions, reading)[:, 0]
         return replace(state, slots=self.bank.write(state.slots, hidden, mask), written=state.written + 1)
 
-    def write_loss(self, state: BankState, steps: Sequence[Step]) -> Tensor:
+    def write_loss(self, state: BankState, steps: Sequence[Sequence[Step]]) -> Tensor:
         return bank_loss(self.bank.importance(state.slots), self.bank.settings)
 
     def answer(self, state, questions, max_new_tokens):

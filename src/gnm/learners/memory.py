@@ -15,6 +15,7 @@ from gnm.errors import DataError
 from gnm.learners.base import Cost, Learner, Segment
 from gnm.memory.pool import check_fits
 from gnm.models.gates import GateTraining, gate_loss
+from gnm.models.keep import keep_loss
 from gnm.models.memory_lm import Memory, MemoryLM
 from gnm.prompts import Order, block
 from gnm.reader import Question, Reader
@@ -36,7 +37,8 @@ class MemoryLearner(Learner):
         self.lm, self.reader, self.order = lm, reader, order
         self.gated, self.gate_training = lm.write_settings.gates is not None, gate_training
         # an adapter that only writes, and the mark of what is written, and gates
-        self.trains_all = lm.gradient_through_writing or (lm.write_settings.tap == "inputs" and lm.gate is None)
+        own = lm.write_settings.tap == "outputs" or lm.gate is not None
+        self.trains_all = lm.keep_gate is None and (lm.gradient_through_writing or not own)
 
     def own_parameters(self):
         return self.lm.own_parameters()
@@ -66,9 +68,15 @@ class MemoryLearner(Learner):
             place += len(part)
         return found
 
-    def write_loss(self, state: Memory, steps: Sequence[Step]) -> Tensor | None:
+    def write_loss(self, state: Memory, steps: Sequence[Sequence[Step]]) -> Tensor | None:
         if self.lm.gate is None:
             return None
+        loss = self._gate_loss(state, [so_far[-1] for so_far in steps])
+        if self.lm.keep_gate is None:
+            return loss
+        return loss + self.gate_training.keep * self._keep_loss(state, steps)
+
+    def _gate_loss(self, state: Memory, steps: Sequence[Step]) -> Tensor:
         wanted = torch.zeros(state.decisions.logits.shape, dtype=torch.bool)
         for row, step in enumerate(steps):
             if step.wanted is None:
@@ -79,6 +87,16 @@ class MemoryLearner(Learner):
             for number, text in enumerate(split_segments(block(step.document, step.instruction, self.order))):
                 wanted[row, number] = is_wanted(text, step.wanted)
         return gate_loss(state.decisions, wanted.to(state.decisions.logits.device), self.gate_training)
+
+    def _keep_loss(self, state: Memory, steps: Sequence[Sequence[Step]]) -> Tensor:
+        kept = state.kept
+        revoked = torch.zeros(kept.logits.shape, dtype=torch.bool)
+        for row, so_far in enumerate(steps):
+            for number, step in enumerate(so_far[:-1]):
+                for place, text in enumerate(split_segments(block(step.document, step.instruction, self.order))):
+                    if is_wanted(text, so_far[-1].revokes):
+                        revoked[row] |= ((kept.source[row] == number) & (kept.segment[row] == place)).cpu()
+        return keep_loss(kept, revoked.to(kept.logits.device))
 
     def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
         for document, instruction in zip(documents, instructions, strict=True):

@@ -12,7 +12,8 @@ from gnm.files import atomic_path
 from gnm.memory.state import MemoryState
 
 FORMAT = "gnm-memory-1"
-_TENSORS = ("slots", "valid", "source", "seeds")  # and `strength`, where there are gates
+_TENSORS = ("slots", "valid", "source", "seeds")
+_GATED = ("strength", "segment")
 
 
 def save_memory(path: str | Path, state: MemoryState, model: str, notes: dict | None = None) -> None:
@@ -39,7 +40,7 @@ def load_memory(path: str | Path, model: str, device: torch.device | str = "cpu"
                     f"{path} was written by the model {header['model']}, this one is {model}: slots only mean "
                     "something to the model that wrote them; load that model, or write the documents again"
                 )
-            gated = [name for name in ("strength",) if name in file.keys()]  # noqa: SIM118 (no mapping)
+            gated = _GATED if _GATED[0] in file.keys() else ()  # noqa: SIM118 (no mapping)
             tensors = {name: file.get_tensor(name) for name in (*_TENSORS, *gated)}
         state, notes = MemoryState(**tensors, written=int(header["written"])), json.loads(header["notes"])
         _check(state)
@@ -60,7 +61,7 @@ def _check(state: MemoryState) -> None:
     pool = (batch, size)
     expected = {"valid": (torch.bool, pool), "source": (torch.long, pool), "seeds": (torch.long, (batch,))}
     if state.strength is not None:
-        expected["strength"] = (torch.float32, pool)
+        expected |= {"strength": (torch.float32, pool), "segment": (torch.long, pool)}
     for name, (dtype, shape) in expected.items():
         tensor = getattr(state, name)
         if tensor.dtype != dtype or tensor.shape != shape:

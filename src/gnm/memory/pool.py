@@ -42,9 +42,9 @@ class PoolSettings(StrictModel):
 
 
 def append(
-    state: MemoryState, slots: Tensor, valid: Tensor, settings: PoolSettings, strength: Tensor | None = None
+    state: MemoryState, slots: Tensor, valid: Tensor, settings: PoolSettings, **gated: Tensor
 ) -> tuple[MemoryState, Tensor | None]:
-    """Write `slots` [B, L, T, E] with `valid` [B, T], and `strength` [B, T] in a memory with gates, as a document.
+    """Write `slots` [B, L, T, E] with `valid` [B, T] as a document; in a memory with gates also `strength`, `segment`.
 
     Returns the new state and, if old slots were evicted, the indices [B, L, S'] long of those that were kept (None:
     all were).
@@ -64,7 +64,7 @@ def append(
         valid=torch.cat((state.valid, valid), dim=1),
         source=torch.cat((state.source, source), dim=1),
         written=state.written + 1,
-        strength=None if strength is None else torch.cat((state.strength, strength), dim=1),
+        **{name: torch.cat((getattr(state, name), tensor), dim=1) for name, tensor in gated.items()},
     )
     return joined, kept
 

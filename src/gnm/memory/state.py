@@ -36,6 +36,7 @@ class MemoryState:
     seeds: [B] long; each memory's own seed for random eviction, so results don't depend on its batch.
     written: documents written so far; the next one gets this number.
     strength: [B, S] float32 in (0, 1], what the write gate gave the slot; None in a memory without gates.
+    segment: [B, S] long; the number of the slot's segment in its document's text; None in a memory without gates.
     """
 
     slots: Tensor
@@ -44,6 +45,7 @@ class MemoryState:
     seeds: Tensor
     written: int = 0
     strength: Tensor | None = None
+    segment: Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -72,6 +74,11 @@ class MemoryState:
         sources, counts = self.source[row][self.valid[row]].unique(return_counts=True)
         return {int(s): int(c) for s, c in zip(sources, counts, strict=True) if s >= 0}
 
+    def segments(self, document: int, row: int = 0) -> dict[int, int]:
+        """Slots of each segment of `document` that is still in a memory with gates: {segment: slots}."""
+        held = self.segment[row][self.valid[row] & (self.source[row] == document)]
+        return {int(s): int(c) for s, c in zip(*held.unique(return_counts=True), strict=True)}
+
     def select(self, keep: Tensor) -> tuple["MemoryState", Tensor]:
         """Keep the slots where `keep` is true, packed to the left.
 
@@ -90,9 +97,8 @@ class MemoryState:
             index = index[:, None].expand(-1, self.slots.shape[1], -1)
         slots = self.slots.gather(2, index[..., None].expand(-1, -1, -1, self.slots.shape[3]))
         kept = replace(self, slots=slots, valid=valid, source=torch.where(valid, source, HEAD))
-        if self.strength is not None:
-            kept = replace(kept, strength=self.strength.gather(1, index[:, 0]))
-        return kept, index
+        gated = {name: getattr(self, name) for name in ("strength", "segment") if getattr(self, name) is not None}
+        return replace(kept, **{name: tensor.gather(1, index[:, 0]) for name, tensor in gated.items()}), index
 
     def forget(self, document: int) -> "MemoryState":
         """The memory without any slot that `document` wrote (in every row of the batch).
@@ -126,5 +132,5 @@ class MemoryState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by name, each with the batch axis first."""
-        named = {name: getattr(self, name) for name in ("slots", "valid", "source", "seeds", "strength")}
+        named = {name: getattr(self, name) for name in ("slots", "valid", "source", "seeds", "strength", "segment")}
         return {name: tensor for name, tensor in named.items() if tensor is not None}

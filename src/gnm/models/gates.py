@@ -32,6 +32,8 @@ class GateSettings(StrictModel):
 
     Of segments that are equally strong, or stored in part, the last tokens come first: these have read the others.
     by: "random" gives segments random strengths, to compare with; what it stores counts fully when it is read.
+    revise: a document lowers the strength of stored segments that it states anew (keep gates, `keep.py`); to forget
+    the document later does not bring them back.
     """
 
     by: Literal["gate", "random"] = "gate"
@@ -39,11 +41,14 @@ class GateSettings(StrictModel):
     share: float | None = Field(None, gt=0, le=1, description="of the tokens of document and instruction, at most")
     slots: int | None = Field(None, gt=0, description="of a document, at most")
     layer: int | None = Field(None, ge=0, description="whose input decides, None: two thirds of the way up")
+    revise: bool = False
 
     @model_validator(mode="after")
     def _random_by_share(self) -> "GateSettings":
         if self.by == "random" and self.threshold:
             raise ValueError("gates.by: random goes by share or slots; set threshold: 0")
+        if self.by == "random" and self.revise:
+            raise ValueError("gates.revise goes with gates.by: gate; random gates know nothing of what is stored")
         return self
 
 
@@ -52,13 +57,15 @@ class GateTraining(StrictModel):
 
     segments: cross-entropy of each segment's gate with whether the instruction targets it; those that it does and
     those that it does not count the same in all. budget: the square of what the mean gate of a document's tokens is
-    above `share`. entropy: of the gates, so that they decide.
+    above `share`. entropy: of the gates, so that they decide. keep: cross-entropy of the keep gates, if there are any,
+    with which stored segments still hold.
     """
 
     segments: Weight = 1.0
     budget: Weight = 0.0
     share: Annotated[float, Field(gt=0, le=1)] = 0.25
     entropy: Weight = 0.0
+    keep: Weight = 1.0
 
 
 @dataclass(frozen=True)
@@ -134,15 +141,16 @@ def gate_loss(decisions: Decisions, wanted: Tensor, settings: GateTraining) -> T
     tokens = decisions.tokens
     real, gates = tokens > 0, decisions.logits.sigmoid()
     errors = nn.functional.binary_cross_entropy_with_logits(decisions.logits, wanted.float(), reduction="none")
-    kinds = [_mean(errors, real & kind) for kind in (wanted, ~wanted)]
+    kinds = [mean_where(errors, real & kind) for kind in (wanted, ~wanted)]
     halves = sum(mean for mean, _ in kinds) / sum(there for _, there in kinds)
-    entropy, _ = _mean(nn.functional.binary_cross_entropy_with_logits(decisions.logits, gates, reduction="none"), real)
+    undecided = nn.functional.binary_cross_entropy_with_logits(decisions.logits, gates, reduction="none")
+    entropy, _ = mean_where(undecided, real)
     stored = (gates * tokens).sum(-1) / tokens.sum(-1)
     above = (stored - settings.share).clamp(min=0).square()
     return (settings.segments * halves + settings.entropy * entropy + settings.budget * above).sum()
 
 
-def _mean(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+def mean_where(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of `values` [B, G] where `keep`, [B], 0 where there are none; and whether there are any, [B] long."""
     count = keep.sum(-1)
     return (values * keep).sum(-1) / count.clamp(min=1), (count > 0).long()

@@ -6,7 +6,8 @@
 - A read projects slots to keys and values once per state and hands them to the decoder as a prefix.
 - Keys are kept unrotated beside the state (`Memory.keys`), because eviction moves positions; a write projects only
   its own slots.
-- With write gates only what the instruction makes worth storing becomes slots (`gates.py`).
+- With write gates only what the instruction makes worth storing becomes slots (`gates.py`); with keep gates stored
+  segments that a new document states anew go (`keep.py`).
 """
 
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from gnm.memory.state import HEAD, MIXED, MemoryState, pack
 from gnm.models.attention import Prefix
 from gnm.models.decoder import Decoder
 from gnm.models.gates import Decisions, GateSettings, WriteGate, decide, gate_layer, segment_ends
+from gnm.models.keep import KeepGate, Kept, keep
 from gnm.models.lora import use_adapter
 from gnm.models.taps import InputTap, OutputTap
 
@@ -61,13 +63,14 @@ class WriteSettings(StrictModel):
 class Memory:
     """A memory state with its slots' projections: keys (not rotated) and values, [B, K, S, D] per layer.
 
-    decisions: what the gates decided on the document that was written last, if there are any.
+    decisions, kept: what gates decided on the document that was written last, and on the slots before it, if any do.
     """
 
     state: MemoryState
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     decisions: Decisions | None = None
+    kept: Kept | None = None
 
 
 class MemoryLM(nn.Module):
@@ -99,11 +102,15 @@ class MemoryLM(nn.Module):
         learned = write.gates and write.gates.by == "gate"
         self.gate = WriteGate(decoder.config.hidden_size, decoder.device) if learned else None
         self.gate_layer = gate_layer(write.gates, len(decoder.layers)) if learned else None
+        revises = learned and write.gates.revise
+        self.keep_gate = KeepGate(decoder.config.hidden_size, decoder.device) if revises else None
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """What it has beside the decoder and its adapters: MemoryLLM's marks with tap: outputs, gates if it has any."""
         own = {name: getattr(self, name) for name in MARKS if self.write_settings.tap == "outputs"}
-        return own | ({f"gate.{name}": value for name, value in self.gate.named_parameters()} if self.gate else {})
+        for part, gate in (("gate", self.gate), ("keep_gate", self.keep_gate)):
+            own |= {f"{part}.{name}": value for name, value in gate.named_parameters()} if gate else {}
+        return own
 
     def initial(self, seeds: Tensor) -> Memory:
         """New memories, one for each of `seeds` [B] long: they hold the conversation's head, or the starting pool."""
@@ -128,7 +135,8 @@ class MemoryLM(nn.Module):
         source = torch.full_like(valid, source, dtype=torch.long)
         state = MemoryState(slots.expand(batch, -1, -1, -1), valid, source, seeds.to(decoder.device))
         if self.write_settings.gates:
-            state = replace(state, strength=torch.ones(valid.shape, device=decoder.device))
+            ones = torch.ones(valid.shape, device=decoder.device)
+            state = replace(state, strength=ones, segment=torch.full_like(source, -1))
         return Memory(state, keys, values)
 
     def attach(self, state: MemoryState) -> Memory:
@@ -142,12 +150,15 @@ class MemoryLM(nn.Module):
         Raises MemoryFileError if a text is longer than the pool.
         """
         check_fits(self.slots_of(int(mask.sum(-1).max())), self.pool)
-        strength = decisions = None
+        gated, decisions, kept = {}, None, None
         with self._writing():
             if self.write_settings.gates:
                 slots, decisions = self._gated(memory, ids, mask, segment)
+                memory, kept = self._revised(memory, slots, decisions)
                 index, valid = pack(decisions.stored)
-                slots, strength = _slots_at(slots, index), self._read_strength(decisions).gather(1, index)
+                gated = {"strength": self._read_strength(decisions), "segment": segment}
+                gated = {name: tensor.gather(1, index) for name, tensor in gated.items()}
+                slots = _slots_at(slots, index)
             elif self.write_settings.tap == "inputs":
                 slots, valid = self._inputs(memory, ids, mask), mask
             else:
@@ -155,18 +166,17 @@ class MemoryLM(nn.Module):
         if self.pool.fill:
             index, valid = repeated(memory.state, valid, self.pool)
             slots = _slots_at(slots, index)
-        state, kept = append(memory.state, slots, valid, self.pool, strength)
+        state, left = append(memory.state, slots, valid, self.pool, **gated)
         keys, values = memory.keys, memory.values
-        if kept is not None:
-            keys, values = (
-                tuple(_gather(tensor, kept[:, layer]) for layer, tensor in enumerate(side)) for side in (keys, values)
-            )
+        if left is not None:
+            keys, values = _of_slots(memory, left)
         new_keys, new_values = self.decoder.project(slots)
         return Memory(
             state,
             tuple(torch.cat(pair, dim=2) for pair in zip(keys, new_keys, strict=True)),
             tuple(torch.cat(pair, dim=2) for pair in zip(values, new_values, strict=True)),
             decisions,
+            kept,
         )
 
     def slots_of(self, tokens: int) -> int:
@@ -195,6 +205,17 @@ class MemoryLM(nn.Module):
         else:
             logits = self.gate(_slots_at(slots[:, self.gate_layer, None], segment_ends(segment, count))[:, 0])
         return slots, decide(logits, segment, self.write_settings.gates, self.pool.capacity)
+
+    def _revised(self, memory: Memory, slots: Tensor, decisions: Decisions) -> tuple[Memory, Kept | None]:
+        """The memory after its slots met a new text's layer inputs [B, L, T, E], and what was decided on them."""
+        if self.keep_gate is None:
+            return memory, None
+        kept = keep(self.keep_gate, self.gate_layer, memory.state, slots, decisions)
+        state = replace(memory.state, strength=memory.state.strength * kept.logits.sigmoid())
+        if bool((kept.logits >= 0).all()):
+            return replace(memory, state=state), kept
+        state, left = state.select(kept.logits >= 0)
+        return Memory(state, *_of_slots(memory, left)), kept
 
     def _read_strength(self, decisions: Decisions) -> Tensor:
         """The strength [B, T] with which a document's tokens are read; random gates only choose."""
@@ -275,6 +296,15 @@ def _from_end(state: MemoryState) -> Tensor:
 def _slots_at(slots: Tensor, index: Tensor) -> Tensor:
     """Slots `index` [B, S'] of [B, L, S, E], in every layer."""
     return slots.gather(2, index[:, None, :, None].expand(-1, slots.shape[1], -1, slots.shape[3]))
+
+
+def _of_slots(memory: Memory, index: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Keys and values of the slots `index` [B, L, S']."""
+    keys, values = (
+        tuple(_gather(tensor, index[:, layer]) for layer, tensor in enumerate(side))
+        for side in (memory.keys, memory.values)
+    )
+    return keys, values
 
 
 def _gather(tensor: Tensor, index: Tensor) -> Tensor:
