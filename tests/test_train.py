@@ -234,6 +234,26 @@ def test_training_goes_on_from_an_adapter(data, tmp_path):
         changed_trainer(data, tmp_path, {**method, "lora": {"r": 3, "alpha": 8}})
 
 
+def test_what_a_method_has_beside_its_adapters_can_learn_alone(data, tmp_path):
+    method = {"method": "gnm", "write": {"gates": {"threshold": 0.0}}}
+    changed_trainer(data, tmp_path / "first", {"methods": {"gnm": method}}).fit()
+    method |= {"adapter": str(tmp_path / "first" / "gnm"), "write": {"gates": {"threshold": 0.0, "revise": True}}}
+    alone = {"train_adapters": False, "lora": None}
+    loop = {**train_settings(data, tmp_path)["loop"], "unlearning": True}
+    run = changed_trainer(data, tmp_path / "second", {**alone, "methods": {"gnm": method}, "loop": loop})
+    before = copied(run.parts)
+    first = load_file(tmp_path / "first" / "gnm" / "memory_module.safetensors")
+    assert all(torch.equal(before["memory_module"][name], tensor) for name, tensor in first.items())
+    run.fit()
+    after = load_file(tmp_path / "second" / "gnm" / "memory_module.safetensors")
+    assert after.keys() == before["memory_module"].keys() > first.keys()
+    assert not any(torch.equal(before["memory_module"][name], tensor) for name, tensor in after.items())
+    adapters = [load_file(tmp_path / part / "gnm" / WEIGHTS) for part in ("first", "second")]
+    assert all(torch.equal(tensor, adapters[1][name]) for name, tensor in adapters[0].items())
+    with pytest.raises(ConfigError, match="nothing but adapters to train"):
+        changed_trainer(data, tmp_path, alone | {"methods": {"gnm": {"method": "gnm", "adapter": method["adapter"]}}})
+
+
 def test_a_memory_model_trains_its_own_adapters_and_marks(data, tmp_path):
     run = changed_trainer(data, tmp_path, MEMORY_MODEL)
     assert list(run.parts) == ["default", "decoder_adapter", "memory_module"]

@@ -129,9 +129,9 @@ def test_the_nearest_new_segment_decides():
     old = torch.tensor([[[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]])
     new = torch.tensor([[[2.0, 4.0, 6.0], [1.0, 5.0, 1.0], [3.0, 2.0, 1.0]]])
     logits = gate(old, new, torch.tensor([[True, True, False]]))[0]
-    assert logits[0].item() == pytest.approx(10 - 15, abs=0.05)  # the same but for its scale
+    assert logits[0].item() == pytest.approx(55 - 60, abs=0.05)  # the same but for its scale
     assert logits[1] > 0  # its like is not there
-    assert gate(old, new, torch.zeros(1, 3, dtype=torch.bool))[0].tolist() == [25, 25]
+    assert gate(old, new, torch.zeros(1, 3, dtype=torch.bool))[0].tolist() == [115, 115]
 
 
 def test_the_loss_counts_what_is_revoked_and_what_still_holds_the_same():
