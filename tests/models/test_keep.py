@@ -162,7 +162,7 @@ def test_only_gates_that_learn_can_revise():
 def test_a_learner_says_which_stored_segments_a_turned_document_revokes(tiny):
     settings = LearnerSettings(method="gnm", write={"gates": {"threshold": 0.0, "revise": True}})
     learner = build_learner(settings, tiny, training=True)
-    torch.nn.init.constant_(learner.lm.keep_gate.bias, 20.0)  # all stays
+    torch.nn.init.constant_(learner.lm.keep_gate.bias, 120.0)  # all stays
 
     def step(document, wanted, revokes=()):
         return Step(document, "Learn all of it", "all", "fact_all", None, (), frozenset(wanted), frozenset(revokes))
