@@ -151,4 +151,4 @@ def _amount(value: object) -> str:
     if abs(number) >= 1e7:
         mantissa, exponent = f"{number:.1e}".split("e")
         return f"{mantissa}e{int(exponent)}"
-    return f"{int(number):,}" if number.is_integer() else f"{number:.3g}"
+    return f"{number:,.0f}" if number.is_integer() or number >= 1000 else f"{number:.3g}"
