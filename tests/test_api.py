@@ -57,22 +57,29 @@ def test_a_saved_memory_answers_as_before(memory, tmp_path):
 LINES = "The following hold:\n* Oman is hot\n* Fiat makes cars, and not a few of them\n"
 
 
-@pytest.fixture
-def gated(tmp_path):
-    """A memory with gates that half of a document's segments pass, saved and loaded."""
-    settings = {"method": "gnm", "write": {"gates": {"threshold": 0.0, "share": 0.5}}}
+def saved_with(folder, gates, **biases):
+    """A saved memory model with gates; biases are of its gates by name."""
+    settings = {"method": "gnm", "write": {"gates": gates}}
     backbone = load_backbone("tiny", dtype="float32")
     add_lora(backbone.model, LoraSettings(r=2, alpha=4), 0)
     lm = build_learner(LearnerSettings(**settings), backbone, training=True).lm
     with torch.no_grad():
         lm.gate.weight.copy_(torch.linspace(-9, 9, lm.gate.weight.shape[0]))
+        for name, bias in biases.items():
+            getattr(lm, name).bias.fill_(bias)
     about = {
         "backbone": {"name": "tiny", "digest": backbone.config_digest},
         "lora": {"r": 2, "alpha": 4},
         "learner": settings,
     }
-    save_pretrained(tmp_path / "gated", backbone, lm, about)
-    return tmp_path / "gated"
+    save_pretrained(folder, backbone, lm, about)
+    return folder
+
+
+@pytest.fixture
+def gated(tmp_path):
+    """A memory with gates that half of a document's segments pass."""
+    return saved_with(tmp_path / "gated", {"threshold": 0.0, "share": 0.5})
 
 
 def test_what_gates_stored_is_shown_and_kept_with_the_memory(gated, tmp_path, monkeypatch, capsys):
@@ -90,6 +97,32 @@ def test_what_gates_stored_is_shown_and_kept_with_the_memory(gated, tmp_path, mo
     for part in (part for part in first.segments if part.of_document):
         line = next(line for line in shown.splitlines() if part.text.strip() in line)
         assert f"{part.strength:.0%}" in line and ("stored" in line) == (part.stored == part.tokens)
+
+
+def test_words_take_back_what_they_are_about(gated, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(api, "load", functools.partial(load, dtype="float32", device="cpu"))
+    hears = {"gate": 5.8, "keep_gate": 120.0, "revoke_gate": 9.0}
+    adapter = saved_with(tmp_path / "hears", {"threshold": 0.0, "revise": True}, **hears)
+    conversation = load(adapter)
+    conversation.write(LINES, INSTRUCTION)
+    before = conversation.state
+    dropped = conversation.revoke("Forget the cars.")
+    assert 0 < dropped == before.used() - conversation.state.used() < before.used()
+    left = conversation.documents[0]
+    assert left.slots == sum(part.stored for part in left.segments) == conversation.state.used()
+    conversation.undo()
+    conversation.save_memory(tmp_path / "m")
+    cli.main(["forget", str(tmp_path / "m"), "Forget the cars.", "--adapter", str(adapter)])
+    assert f"{dropped} slots are dropped; {left.slots} are left" in capsys.readouterr().out
+    conversation.load_memory(tmp_path / "m")
+    assert conversation.state.used() == left.slots
+    with pytest.raises(DataError, match="the instruction is empty"):
+        conversation.revoke(" ")
+    deaf = load(saved_with(tmp_path / "deaf", {"threshold": 0.0, "revise": True}, revoke_gate=-9.0))
+    with pytest.raises(DataError, match="'Forget it.' is not understood as taking anything back"):
+        deaf.revoke("Forget it.")
+    with pytest.raises(MemoryFileError, match="no keep gates.*forget a document by its number"):
+        load(gated).revoke("Forget it.")
 
 
 def test_gates_that_were_never_trained_are_refused(gated):

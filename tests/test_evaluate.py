@@ -10,10 +10,14 @@ import yaml
 from gnm import cli
 from gnm import evaluate as program
 from gnm.analysis import report
+from gnm.data.instructions import revoking_instruction
+from gnm.data.targets import parse_target
+from gnm.data.taxonomy import load_taxonomy
 from gnm.errors import ConfigError
 from gnm.evaluate import evaluate
 from gnm.learners import Answer
 from gnm.learners.dummy import DummyLearner
+from gnm.learners.memory import MemoryLearner
 from gnm.records import read_records, read_segments
 from small_runs import evaluate_params, evaluate_settings, write_small_documents
 
@@ -215,12 +219,12 @@ def test_gates_leave_a_row_for_every_segment_of_what_was_written(data, tmp_path)
 def test_a_forgotten_document_is_answered_as_if_it_had_never_been_there(data, tmp_path):
     """Its slots are gone, so the answers are those of a memory that was given the other documents only."""
     settings = evaluate_settings(data, tmp_path)
-    settings["loop"] |= {"forget": True, "sequence_length": 1}
+    settings["loop"] |= {"forget": "document", "sequence_length": 1}
     settings["methods"]["no_memory"] = {"method": "no_memory"}
     params = program.EvaluateParams.model_validate(settings)
     records = read_records(evaluate(params, "memoryllm", "a test") / "records.parquet")
     without = read_records(evaluate(params.model_copy(update={"loop": params.loop.model_copy(
-        update={"forget": False})}), "no_memory", "a test") / "records.parquet")  # fmt: skip
+        update={"forget": None})}), "no_memory", "a test") / "records.parquet")  # fmt: skip
     again = records[records["forgotten"]]
     assert len(again) == len(without) and (again["t"] == 1).all()
     keys = ["sequence", "fact_id", "type", "input"]
@@ -232,3 +236,32 @@ def test_a_forgotten_document_is_answered_as_if_it_had_never_been_there(data, tm
     assert summary["forgotten_fact_accuracy"] == [pytest.approx(expected)]
     with pytest.raises(ConfigError, match="dummy cannot take back a single document"):
         evaluate(params, "dummy", "a test")
+
+
+def test_an_instruction_takes_back_what_the_first_one_taught(data, tmp_path, monkeypatch):
+    """All questions are asked once more: those on what was taken back, and those on what remains."""
+    settings = evaluate_settings(data, tmp_path)
+    settings["loop"] |= {"forget": "instruction", "sequence_length": 2}
+    params, told = program.EvaluateParams.model_validate(settings), []
+    revoke = MemoryLearner.revoke
+    monkeypatch.setattr(
+        MemoryLearner, "revoke", lambda self, state, said: told.extend(said) or revoke(self, state, said)
+    )
+    records = read_records(evaluate(params, "memoryllm", "a test") / "records.parquet")
+    again = records[records["t"] == 2]
+    assert len(again) == len(records[records["t"] == 1]) and (again["forgotten"] != again["remaining"]).all()
+    assert again[again["q"] == 0]["forgotten"].all() and not records[records["t"] < 2]["remaining"].any()
+    sequences = program.evaluation_sequences(
+        program.read_documents_of(params.data), params.sequences(), params.loop.sequences, params.seeds[0]
+    )
+    assert told == [revoking_instruction(sequence.steps[0].target, "test") for sequence in sequences]
+    for number, sequence in enumerate(sequences):
+        rows = again[(again["sequence"] == number) & again["learn"] & (again["q"] == 1)]
+        taught, category = parse_target(sequence.steps[0].target), load_taxonomy().category_of
+        assert rows["forgotten"].tolist() == [taught.learns(category(group), group) for group in rows["subcategory"]]
+    summary = json.loads((params.output / "memoryllm" / "summary.json").read_text())
+    remaining = again[again["learn"] & (again["type"] == "paraphrase") & again["remaining"]]["fact_correct"]
+    assert summary["remaining_fact_accuracy"] == [pytest.approx(remaining.mean()) if len(remaining) else None]
+    settings["targets"] = {"target_types": ["formats"], "groups": "all", "eligible_formats": "train"}
+    with pytest.raises(ValueError, match="loop.forget: instruction takes back facts; targets.target_types has formats"):
+        program.EvaluateParams.model_validate(settings)

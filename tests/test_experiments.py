@@ -30,8 +30,8 @@ HALVES = (
 )
 KEPT = ("gnm", "no_memory")  # of an evaluation's methods; the first alone at the paper's scale
 # of the evaluations of write gates
-KEPT_GATES = ("gnm", "gnm_gates", "latent_bank", "gnm_gates_revise_unlearning", "gnm_gates_forget")
-KEPT_GATES += ("gnm_random_20", "gnm_random_50")
+KEPT_GATES = ("gnm", "gnm_gates", "latent_bank", "gnm_gates_revise_unlearning", "gnm_gates_revise_revoke")
+KEPT_GATES += ("gnm_gates_forget", "gnm_random_20", "gnm_random_50")
 SMALL_LOOP = {"sequences": 2, "sequences_at_once": 2, "max_new_tokens": 2}
 SMALL_TRAIN = {"steps": 2, "validate_every": 2, "validation_sequences": 1, "checkpoint_every": 1}
 SMALL_DATA = {"train_files": 1, "train_documents_per_file": 60}

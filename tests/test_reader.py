@@ -44,7 +44,7 @@ def memory_prefix(reader, rows):
 
 def context_prefix(reader, rows):
     """What questions read after `rows` of texts in a context."""
-    return reader.extend(reader.head(len(rows)), *reader.encode_segments(rows)[:2])
+    return reader.decoder.extend(reader.head(len(rows)), *reader.encode_segments(rows)[:2])
 
 
 PREFIXES = [memory_prefix, context_prefix]
@@ -117,7 +117,7 @@ def test_padding_of_any_amount_changes_nothing(columns, tokens):
     ids, mask = ours.encode_segments(TEXTS)[:2]
     padding = torch.tensor(tokens)[:, None].expand(-1, columns)
     ids, mask = torch.cat((ids, padding), 1), torch.nn.functional.pad(mask, (0, columns), value=False)
-    prefix = ours.extend(ours.head(3), ids, mask)
+    prefix = ours.decoder.extend(ours.head(3), ids, mask)
     loud = tuple(torch.full_like(key[:, :, :columns], 50.0) for key in prefix.keys)
     prefix = prefix.extend(loud, loud, torch.zeros(3, loud[0].shape[2], dtype=torch.bool))
     for ours_row, plain_row in zip(ours.answer(prefix, ASKED, 3), plain, strict=True):
@@ -216,7 +216,7 @@ def test_a_context_read_in_parts_is_the_context_read_at_once(tiny_family):
     rows = [blocks(2), [DOCUMENTS[1], ""]]
     parts = ours.head(2)
     for turn in range(2):
-        parts = ours.extend(parts, *ours.encode([row[turn] for row in rows]))
+        parts = ours.decoder.extend(parts, *ours.encode([row[turn] for row in rows]))
     for ours_row, whole in zip(
         first_scores(ours, parts, ASKED[:2]), first_scores(ours, context_prefix(ours, rows), ASKED[:2]), strict=True
     ):

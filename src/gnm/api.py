@@ -94,6 +94,26 @@ class Conversation:
         self._change(self._attach(state), notes)
 
     @torch.no_grad()
+    def revoke(self, instruction: str) -> int:
+        """Drop what `instruction` takes back ("Forget what you learned about companies"); returns how many slots.
+
+        Raises DataError for an empty text or one that takes nothing back, MemoryFileError if the memory has no keep
+        gates to understand it with (`write.gates.revise`).
+        """
+        if not instruction.strip():
+            raise DataError("the instruction is empty; say what is to be forgotten")
+        if self._learner.lm.keep_gate is None:
+            raise MemoryFileError(
+                "this memory has no keep gates, so it cannot tell what an instruction takes back; forget a document by "
+                "its number, or use an adapter that was trained with write.gates.revise, such as gnm_gates_revise"
+            )
+        if not self._learner.takes_back(instruction):
+            raise DataError(f"{instruction!r} is not understood as taking anything back; write it with a document")
+        used = self.state.used()
+        self._change(self._learner.revoke(self._memory, [instruction]), self._notes)
+        return int(used - self.state.used())
+
+    @torch.no_grad()
     def merge(self, path: str | Path) -> None:
         """Take in all documents of another saved memory of this model; they are numbered on from this one's.
 

@@ -35,8 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("phrase")
     ask.add_argument("--max-new-tokens", type=int, default=8)
     ask.set_defaults(run=_ask)
-    forget = commands.add_parser("forget", parents=[common], help="drop what a document wrote")
-    forget.add_argument("document", type=int, help="its number, as `gnm inspect` shows it")
+    forget = commands.add_parser("forget", parents=[common], help="drop what a document wrote, or words take back")
+    forget.add_argument("what", help="a document's number, as `gnm inspect` shows it, or an instruction in words")
     forget.set_defaults(run=_forget)
     merge = commands.add_parser("merge", parents=[common], help="take in the documents of another memory")
     merge.add_argument("other", type=Path, help="memory file of the same model")
@@ -81,9 +81,14 @@ def _ask(options: argparse.Namespace) -> None:
 
 def _forget(options: argparse.Namespace) -> None:
     conversation = _conversation(options)
-    conversation.forget(options.document)
+    if options.what.isdecimal():
+        conversation.forget(int(options.what))
+        said = f"document {options.what} is forgotten; {len(conversation.documents)} documents are left"
+    else:
+        dropped = conversation.revoke(options.what)
+        said = f"{dropped} slots are dropped; {int(conversation.state.used())} are left"
     conversation.save_memory(options.memory)
-    print(f"document {options.document} is forgotten; {len(conversation.documents)} documents are left")
+    print(said)
 
 
 def _merge(options: argparse.Namespace) -> None:

@@ -22,10 +22,11 @@ from gnm.backbones import load_backbone
 from gnm.config import add_params_arguments, load_params
 from gnm.data.documents import read_documents
 from gnm.data.formats import recognise
+from gnm.data.instructions import revoking_instruction
 from gnm.data.refusals import is_refusal
 from gnm.data.segments import is_wanted
 from gnm.data.sequences import SequenceSettings, asked, evaluation_sequences, format_age
-from gnm.data.targets import COMPOSITION_TYPES, REFUSAL_TYPES
+from gnm.data.targets import COMPOSITION_TYPES, REFUSAL_TYPES, parse_target
 from gnm.data.types import Query
 from gnm.data.types import Sequence as DocumentSequence
 from gnm.devices import pick_device
@@ -61,8 +62,8 @@ def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
     if settings.adapter:
         adapter, backbone = load_model(settings.adapter, backbone)
     learner = build_learner(settings, backbone).eval()
-    if params.loop.forget and not learner.can_forget:
-        raise ConfigError(f"loop.forget: {settings.method} cannot take back a single document; leave it false")
+    if params.loop.forget == "document" and not learner.can_forget:
+        raise ConfigError(f"loop.forget: {settings.method} cannot take back a single document; leave it out")
     steps = [step for sequence in sequences for step in sequence.steps]
     learner.check([step.document for step in steps], [step.instruction for step in steps])
 
@@ -133,17 +134,25 @@ def run_sequences(
             for (q, query), answer in zip(queries[row] if asks else [], answers[row], strict=True):
                 rows.append(record((index, sequence), q, t, query, answer, cost.query_flops, settings))
     if loop.forget:
-        state = learner.forget(state, 0)
-        queries = [[(q, query) for q, query in row if q == 0] for row in queries]
-        again = [[Question.of(query) for _, query in row] for row in queries]
-        answers = learner.answer(state, again, loop.max_new_tokens)
+        state = _forget(learner, state, batch, params)
+        answers = learner.answer(state, questions, loop.max_new_tokens)
         for row, named in enumerate(batch):
+            taught = parse_target(named[1].steps[0].target)
             for (q, query), answer in zip(queries[row], answers[row], strict=True):
                 flops = learner.cost(state, row, Question.of(query)).query_flops
-                rows.append(record(named, q, length, query, answer, flops, settings) | {"forgotten": True})
+                told = loop.forget == "instruction" and query.learn and taught.learns(query.category, query.subcategory)
+                gone = "forgotten" if q == 0 or told else "remaining"
+                rows.append(record(named, q, length, query, answer, flops, settings) | {gone: True})
     for seconds in _query_seconds(learner, state, questions, loop.max_new_tokens):
         costs.append({"t": length - 1, "query_seconds": seconds})
     return rows, costs, segments
+
+
+def _forget(learner: Learner, state, batch: Sequence[tuple[int, DocumentSequence]], params: EvaluateParams):
+    """The state without the first document, or after an instruction that takes back what its target taught."""
+    if params.loop.forget == "document":
+        return learner.forget(state, 0)
+    return learner.revoke(state, [revoking_instruction(each.steps[0].target, "test") for _, each in batch])
 
 
 def record(
@@ -172,6 +181,7 @@ def record(
         "composition": documents.steps[q].target_type in COMPOSITION_TYPES,
         "unlearning": documents.unlearning and t == len(documents.steps) - 1,
         "forgotten": False,
+        "remaining": False,
         "input": query.input,
         "target_output": query.target_output,
         "non_target_output": query.non_target_output,

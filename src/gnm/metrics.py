@@ -5,8 +5,9 @@
 - A row whose verdict is null is no sample. Cells of a matrix or line without samples are 0, plain means without
   samples are null, and the counts tell an empty cell from a wrong one. (The published tracker repeats the last
   epoch's matrix there; ours never looks at another epoch.)
-- Rows after the appended document of an unlearning sequence enter the `unlearning_*` means, rows about a document that
-  was forgotten the `forgotten_*` means; and the loss and the composition counts, nothing else.
+- Rows after the appended document of an unlearning sequence enter the `unlearning_*` means, rows after something was
+  forgotten the `forgotten_*` means if they are about that, else the `remaining_*` means; and the loss and the
+  composition counts, nothing else.
 - Intervals resample whole sequences: the queries of a sequence share its documents and its memory, so they are
   not independent. One draw serves all figures of a run.
 """
@@ -24,7 +25,7 @@ from gnm.errors import DataError
 from gnm.files import write_json
 
 FACTS = ("accuracy", "specificity", "selectivity")
-GROUPS = ("formats", "refusals", "unlearning", "forgotten")
+GROUPS = ("formats", "refusals", "unlearning", "forgotten", "remaining")
 MERIT_COLUMNS = ["metric", "age", "value", "low", "high", "samples", "sequences"]
 
 
@@ -68,7 +69,7 @@ def summarise(records: pd.DataFrame, sequence_length: int | None = None,
     groups = _present(samples) if groups is None else groups
     if unknown := set(groups) - set(GROUPS):
         raise DataError(f"unknown metric groups {sorted(unknown)}; known: {', '.join(GROUPS)}")
-    stream = records[~_flag(records, "unlearning") & ~_flag(records, "forgotten")]
+    stream = records[~np.logical_or.reduce([_flag(records, name) for name in GROUPS[2:]])]
     reach = max(int(stream[["q", "t"]].max().max()) + 1, 1) if len(stream) else 1
     n = reach if sequence_length is None else sequence_length
     if reach > n:
@@ -94,7 +95,7 @@ def summarise(records: pd.DataFrame, sequence_length: int | None = None,
         for name in ("recall", "precision"):
             entries[f"refusal_{name}_over_time"] = _by_age(samples[f"refusal_{name}"], n)
             entries[f"refusal_{name}_matrix"] = _matrix(samples[f"refusal_{name}"], n)
-    for group in ("unlearning", "forgotten"):
+    for group in GROUPS[2:]:
         for name in FACTS if group in groups else ():
             entries[f"{group}_fact_{name}"] = _mean(samples[f"{group}_{name}"])
     entries["loss"] = _loss(records)
@@ -128,7 +129,7 @@ def figures_of_merit(records: pd.DataFrame, generator: np.random.Generator | Non
       harmonic mean (protocol, section 6). `*_age_0`: plain means right after writing, q = t.
     - `retention` at each `age`: accuracy of queries asked `age` documents after their own.
     - the same with `_generated`: judged by the generated text instead of the logits.
-    - `unlearning_*` · `forgotten_*` · `refusal_precision`, `_recall`, `_f1`, `_specificity` ·
+    - `unlearning_*` · `forgotten_*` · `remaining_*` · `refusal_precision`, `_recall`, `_f1`, `_specificity` ·
       `format_accuracy`, `_selectivity`.
     `samples` counts queries, `sequences` the sequences they come from. Fewer than two sequences give no interval;
     an interval of width 0 (all right, all wrong) says only that the sequences did not differ.
@@ -168,7 +169,7 @@ def figures_of_merit(records: pd.DataFrame, generator: np.random.Generator | Non
         for age in np.unique(accuracy.age):
             part = accuracy.where(accuracy.age == age)
             add(f"retention{suffix}", ratio(part), [part], int(age))
-        for name in (f"{group}_{name}{suffix}" for group in ("unlearning", "forgotten") for name in FACTS):
+        for name in (f"{group}_{name}{suffix}" for group in GROUPS[2:] for name in FACTS):
             if len(samples[name].value):
                 add(name, ratio(samples[name]), [samples[name]])
 
@@ -248,10 +249,11 @@ def _collect(records: pd.DataFrame) -> dict[str, _Samples]:
     """Every measure's samples."""
     paraphrase = (records["type"] == "paraphrase").to_numpy()
     neighbour = (records["type"] == "true_output_neighbor").to_numpy()
-    learn, refuse, unlearning, forgotten = (_flag(records, n) for n in ("learn", "refuse", "unlearning", "forgotten"))
+    learn, refuse = _flag(records, "learn"), _flag(records, "refuse")
+    unlearning, forgotten, remaining = (_flag(records, name) for name in GROUPS[2:])
     should, spared = _flag(records, "should_refuse"), _flag(records, "neighbor_of_should_refuse")
     q, t, sequence = (records[name].to_numpy(dtype=np.int64) for name in ("q", "t", "sequence"))
-    stream = ~unlearning & ~forgotten
+    stream = ~unlearning & ~forgotten & ~remaining
 
     def column(name: str) -> np.ndarray:
         return records[name].astype("Float64").to_numpy(dtype=float, na_value=math.nan)
@@ -266,8 +268,10 @@ def _collect(records: pd.DataFrame) -> dict[str, _Samples]:
     for suffix, verdict in (("", column("fact_correct")), ("_generated", column("generated_correct"))):
         for name, rows in facts.items():
             samples[name + suffix] = take(verdict, rows & stream)
-            samples[f"unlearning_{name}{suffix}"] = take(verdict, rows & unlearning & ~forgotten & (q == t))
+            turned = rows & unlearning & (q == t) & ~forgotten & ~remaining
+            samples[f"unlearning_{name}{suffix}"] = take(verdict, turned)
             samples[f"forgotten_{name}{suffix}"] = take(verdict, rows & forgotten)
+            samples[f"remaining_{name}{suffix}"] = take(verdict, rows & remaining)
     in_format, age = column("format_correct"), column("format_age")
     dated = stream & (q <= t) & ~np.isnan(age) & ~np.isnan(in_format)
     samples["format"], samples["format_age"] = take(in_format, dated), take(age, dated)

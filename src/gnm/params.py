@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from gnm.config import StrictModel
 from gnm.data.sampling import Sampling
 from gnm.data.sequences import Formats, Length, SequenceSettings, TargetType
-from gnm.data.targets import Groups
+from gnm.data.targets import FACT_TYPES, Groups
 from gnm.errors import ConfigError
 from gnm.learners import LearnerSettings
 from gnm.models.lora import LoraSettings
@@ -184,7 +184,7 @@ class EvaluationLoop(StrictModel):
     """How many sequences of how many documents, and how answers are generated.
 
     ask_every: questions are asked after every so many documents, and after the last. forget: after all that the first
-    document is forgotten, and its questions are asked once more.
+    "document" is forgotten, or an "instruction" takes back what it taught, and all questions are asked once more.
     """
 
     sequences: Positive
@@ -193,7 +193,7 @@ class EvaluationLoop(StrictModel):
     sequences_at_once: Positive
     max_new_tokens: Positive
     ask_every: Positive = 1
-    forget: bool = False
+    forget: Literal["document", "instruction"] | None = None
 
 
 class EvaluateParams(Methods):
@@ -208,6 +208,13 @@ class EvaluateParams(Methods):
     sampling: Sampling
     loop: EvaluationLoop
     output: Path
+
+    @model_validator(mode="after")
+    def _can_be_taken_back(self) -> "EvaluateParams":
+        others = sorted({*self.targets.target_types} - {*FACT_TYPES})
+        if self.loop.forget == "instruction" and others:
+            raise ValueError(f"loop.forget: instruction takes back facts; targets.target_types has {', '.join(others)}")
+        return self
 
     def sequences(self) -> SequenceSettings:
         """The settings of the evaluation's sequences."""

@@ -10,11 +10,18 @@ from typing import Literal
 Order = Literal["instruction_first", "document_first"]
 
 QUESTION = "Which single word most correctly continues the phrase below? Reply with that word only.\nPhrase:"
+_INSTRUCTION, _DOCUMENT = "Instruction: {}\n", "Document:\n"
+
+
+def opening(instruction: str) -> str:
+    """What stands before the document of an instruction that comes first."""
+    return f"{_INSTRUCTION.format(instruction.strip())}{_DOCUMENT}"
 
 
 def block(document: str, instruction: str, order: Order) -> str:
-    """The text of one document and its instruction, in the given order."""
-    instruction, document = f"Instruction: {instruction.strip()}\n", f"Document:\n{document.strip()}\n"
+    """The text of one document and its instruction, in the given order; of an instruction alone, if that is empty."""
+    instruction, document = _INSTRUCTION.format(instruction.strip()), document.strip()
+    document = document and f"{_DOCUMENT}{document}\n"
     first, second = (instruction, document) if order == "instruction_first" else (document, instruction)
     return f"{first}{second}\n"
 

@@ -126,7 +126,7 @@ class Reader:
         if not self.chat.head:
             return empty
         ids = torch.tensor(self.chat.head, device=self.decoder.device).expand(batch, -1)
-        return self.extend(empty, ids, torch.ones_like(ids, dtype=torch.bool))
+        return self.decoder.extend(empty, ids, torch.ones_like(ids, dtype=torch.bool))
 
     def query_flops(self, asked: Question, prefix_tokens: int) -> float:
         """FLOPs of reading one question after `prefix_tokens` entries and scoring its first answer token."""
@@ -145,16 +145,7 @@ class Reader:
         """`prefix` followed by the words that every question begins with."""
         ids = torch.tensor(self._shared, device=self.decoder.device).expand(prefix.valid.shape[0], 1, -1)
         mask = torch.ones_like(ids, dtype=torch.bool)
-        return self.extend(prefix, ids[:, 0], mask[:, 0])
-
-    def extend(self, prefix: Prefix, ids: Tensor, mask: Tensor) -> Prefix:
-        """`prefix` followed by the keys and values of ids [B, T] (mask [B, T]): reading on, in context."""
-        if not mask.any():
-            return prefix
-        reading, positions = self.decoder.start(prefix, mask[:, None], keep=True)
-        self.decoder.run(ids[:, None], positions, reading)
-        keys, values = zip(*((key[:, :, 0], value[:, :, 0]) for key, value in reading.own.values()), strict=True)
-        return prefix.extend(keys, values, mask)
+        return self.decoder.extend(prefix, ids[:, 0], mask[:, 0])
 
     def loss(self, prefix: Prefix, questions: Sequence[Sequence[Question]]) -> AnswerLoss:
         """The loss of every question's target; rows may have different numbers of questions."""

@@ -42,7 +42,8 @@ COLUMNS: dict[str, Column] = {
     "neighbor_of_should_refuse": Column("bool", False, "a neighbour of a fact that must be refused"),
     "composition": Column("bool", False, "the query's document carries a composed target"),
     "unlearning": Column("bool", False, "t is the appended document with the learned facts turned round"),
-    "forgotten": Column("bool", False, "the query's document was forgotten before it was asked"),
+    "forgotten": Column("bool", False, "what the query is about was forgotten before it was asked"),
+    "remaining": Column("bool", False, "something else was forgotten before the query was asked"),
     "input": Column("str", False, "the query"),
     "target_output": Column("str", False, "the expected answer"),
     "non_target_output": Column("str", False, "the object that the expected one is weighed against"),
@@ -60,7 +61,7 @@ COLUMNS: dict[str, Column] = {
     "refused": Column("boolean", True, "the answer is a refusal; null where refusals are not looked at"),
 }
 
-_ADDED = {"forgotten": False}  # columns that older files do not have
+_ADDED = {"forgotten": False, "remaining": False}  # columns that older files do not have
 _ORDER = ["sequence", "t", "q", "fact_id", "type", "input", "target_output", "generated"]
 
 

@@ -124,13 +124,13 @@ def test_many_contexts_are_read_in_portions(tiny, monkeypatch):
 def test_what_contexts_begin_with_is_read_once(tiny, monkeypatch):
     learner = learner_of(tiny, "bm25", top_k=3)
     a, b, c, d = texts = library(learner).texts[0]
-    read, extend = [], learner.reader.extend
+    read, extend = [], learner.decoder.extend
 
     def counted(prefix, ids, mask):
         read.append(int(mask.sum()))
         return extend(prefix, ids, mask)
 
-    monkeypatch.setattr(learner.reader, "extend", counted)
+    monkeypatch.setattr(learner.decoder, "extend", counted)
     contexts = [(a, b, c), (a, b, d), (b,), (a, b), (a, b, c)]
     prefix = learner._prefix(contexts)
     size = {text: len(learner.reader.chat.encode(text)) for text in texts}

@@ -137,7 +137,8 @@ def test_the_nearest_new_segment_decides():
 def test_the_loss_counts_what_is_revoked_and_what_still_holds_the_same():
     logits = torch.tensor([[torch.inf, 1.0, 2.0, -1.0], [torch.inf, torch.inf, 3.0, 1.0], [torch.inf] * 4])
     revoked = torch.tensor([[False, False, False, True], [False] * 4, [False] * 4])
-    kept = Kept(logits, torch.zeros(3, 4, dtype=torch.long), torch.zeros(3, 4, dtype=torch.long))
+    nowhere = torch.zeros(3, 4, dtype=torch.long)
+    kept = Kept(logits, torch.zeros(3, 4), nowhere, nowhere)
     error = lambda logit: math.log1p(math.exp(-logit))  # noqa: E731 - of a slot that holds
     expected = ((error(1.0) + error(2.0)) / 2 + error(1.0)) / 2 + (error(3.0) + error(1.0)) / 2
     assert float(keep_loss(kept, revoked)) == pytest.approx(expected)
@@ -180,5 +181,6 @@ def test_a_learner_says_which_stored_segments_a_turned_document_revokes(tiny):
     place = next(number for number, text in enumerate(texts) if "Oslo is big" in text)
     revoked = (state.kept.source == 0) & (state.kept.segment == place)
     assert revoked.sum() == len("Oslo is big\n")  # a token is a byte
-    torch.testing.assert_close(loss, learner._gate_loss(state, steps[-1:]) + keep_loss(state.kept, revoked))
+    others = learner._gate_loss(state, steps[-1:]) + learner._revoke_loss(steps[-1:])
+    torch.testing.assert_close(loss, others + keep_loss(state.kept, revoked))
 

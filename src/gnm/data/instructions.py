@@ -28,7 +28,11 @@ _SLOTS = {
     "fact_format": {"group"},
     "fact_format_all": set(),
     "fact_refusal": {"group", "refused"},
+    "revocation": {"group"},
+    "revocation_all": set(),
 }
+_OF_A_GROUP = ("facts", "refusal", "fact_format")
+_OF_ALL = ("facts_all", "format", "fact_format_all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +53,42 @@ def instruction_for(
     Raises DataError for a target that names no group.
     """
     parsed = parse_target(target)
-    known = load_phrasings()[kind_of(parsed)]
+    return _said(kind_of(parsed), parsed.learn, parsed.refuse, split, rng, phrasings)
+
+
+def revoking_instruction(target: str, split: Split, rng: random.Random | None = None) -> str:
+    """The instruction that takes back what was learned under `target`; phrasings as in `instruction_for`.
+
+    Raises DataError for a target under which no fact is learned.
+    """
+    parsed = parse_target(target)
+    if parsed.learn is None and not parsed.learn_rest:
+        raise DataError(f"under target {target!r} no fact is learned, so there is nothing to take back")
+    of_all = parsed.learn_rest or parsed.learn == ALL
+    return _said("revocation_all" if of_all else "revocation", parsed.learn, None, split, rng)
+
+
+def revocation_exercise(target: str, rng: random.Random) -> list[tuple[str, bool]]:
+    """Training phrasings, and whether they take back what was learned under `target`: one that does, one of another
+    kind about the same group that does not. Raises DataError as `revoking_instruction` does."""
+    group = parse_target(target).learn
+    kind = rng.choice(_OF_ALL if group in (None, ALL) else _OF_A_GROUP + _OF_ALL)
+    return [(revoking_instruction(target, "train", rng), True), (_said(kind, group, group, "train", rng), False)]
+
+
+def _said(
+    kind: str, learn: str | None, refuse: str | None, split: Split, rng: random.Random | None,
+    phrasings: int | None = None,
+) -> str:  # fmt: skip
+    """A phrasing of `kind` with its slots filled."""
+    known = load_phrasings()[kind]
     if split == "test":
         template = known.evaluation
     else:
         template = rng.choice(known.train[:phrasings]) if rng else known.train[0]
     label = load_taxonomy().label
-    group = label(parsed.learn) if parsed.learn not in (None, ALL) else ""
-    return template.format(group=group, refused=label(parsed.refuse) if parsed.refuse else "")
+    group = label(learn) if learn not in (None, ALL) else ""
+    return template.format(group=group, refused=label(refuse) if refuse not in (None, ALL) else "")
 
 
 def kind_of(target: Target) -> str:

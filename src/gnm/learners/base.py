@@ -79,6 +79,13 @@ class Learner(nn.Module, ABC):
         """The state without document number `document`, of methods that `can_forget`; TypeError from all others."""
         raise TypeError(f"{type(self).__name__} cannot take back a single document")
 
+    def revoke(self, state: State, instructions: Sequence[str]) -> State:
+        """The state after instructions without documents, that earlier ones be taken back.
+
+        By default they are written like any other, for the reader to heed.
+        """
+        return self.write(state, [""] * len(instructions), instructions)
+
     def segments(self, state: State, row: int, document: str, instruction: str) -> list[Segment]:
         """What the last write, of this pair in row `row`, decided. By default nothing: everything is stored."""
         return []

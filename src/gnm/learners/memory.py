@@ -4,20 +4,22 @@
 gradient through writing ("Tell Me What To Learn", 2026).
 """
 
+import random
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from gnm.data.instructions import revocation_exercise
 from gnm.data.segments import is_wanted, split_segments
 from gnm.data.types import Step
 from gnm.errors import DataError
 from gnm.learners.base import Cost, Learner, Segment
 from gnm.memory.pool import check_fits
-from gnm.models.gates import GateTraining, gate_loss
+from gnm.models.gates import GateTraining, balanced_loss, gate_loss
 from gnm.models.keep import keep_loss
 from gnm.models.memory_lm import Memory, MemoryLM
-from gnm.prompts import Order, block
+from gnm.prompts import Order, block, opening
 from gnm.reader import Question, Reader
 
 
@@ -39,6 +41,7 @@ class MemoryLearner(Learner):
         # an adapter that only writes, and the mark of what is written, and gates
         own = lm.write_settings.tap == "outputs" or lm.gate is not None
         self.trains_all = lm.keep_gate is None and (lm.gradient_through_writing or not own)
+        self.same_passes = lm.keep_gate is None  # what an instruction takes back is read once more
 
     def own_parameters(self):
         return self.lm.own_parameters()
@@ -48,9 +51,22 @@ class MemoryLearner(Learner):
 
     def write(self, state: Memory, documents: Sequence[str], instructions: Sequence[str]) -> Memory:
         texts = [block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)]
-        if self.gated:
-            return self.lm.write(state, *self.reader.encode_segments([split_segments(text) for text in texts]))
-        return self.lm.write(state, *self.reader.encode(texts))
+        if not self.gated:
+            return self.lm.write(state, *self.reader.encode(texts))
+        told = None if self.lm.keep_gate is None else self._told(instructions)
+        return self.lm.write(state, *self.reader.encode_segments([split_segments(text) for text in texts]), told)
+
+    def revoke(self, state: Memory, instructions: Sequence[str]) -> Memory:
+        if self.lm.keep_gate is None:
+            return super().revoke(state, instructions)
+        return self.lm.revoke(state, self._told(instructions))
+
+    def takes_back(self, instruction: str) -> bool:
+        """Whether keep gates understand `instruction` as one that takes back what was stored."""
+        return bool(self.lm.revoking(self._told([instruction])) >= 0)
+
+    def _told(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return self.reader.encode([opening(instruction) for instruction in instructions])
 
     def forget(self, state: Memory, document: int) -> Memory:
         return self.lm.attach(state.state.select(state.state.source != document)[0])
@@ -74,7 +90,8 @@ class MemoryLearner(Learner):
         loss = self._gate_loss(state, [so_far[-1] for so_far in steps])
         if self.lm.keep_gate is None:
             return loss
-        return loss + self.gate_training.keep * self._keep_loss(state, steps)
+        loss = loss + self.gate_training.keep * self._keep_loss(state, steps)
+        return loss + self.gate_training.revoke * self._revoke_loss([so_far[-1] for so_far in steps])
 
     def _gate_loss(self, state: Memory, steps: Sequence[Step]) -> Tensor:
         wanted = torch.zeros(state.decisions.logits.shape, dtype=torch.bool)
@@ -97,6 +114,16 @@ class MemoryLearner(Learner):
                     if is_wanted(text, so_far[-1].revokes):
                         revoked[row] |= ((kept.source[row] == number) & (kept.segment[row] == place)).cpu()
         return keep_loss(kept, revoked.to(kept.logits.device))
+
+    def _revoke_loss(self, steps: Sequence[Step]) -> Tensor:
+        """Of each step's instruction, and two more: one that takes back what it taught, and one of another kind."""
+        rows = []
+        for step in steps:
+            more = revocation_exercise(step.target, random.Random(f"{step.instruction}/{step.document}"))
+            rows.append([(step.instruction, False), *more])
+        logits = self.lm.revoking(self._told([text for row in rows for text, _ in row])).unflatten(0, (len(rows), -1))
+        wanted = torch.tensor([[takes for _, takes in row] for row in rows], device=logits.device)
+        return balanced_loss(logits, wanted, torch.ones_like(wanted)).sum()
 
     def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
         for document, instruction in zip(documents, instructions, strict=True):

@@ -136,5 +136,5 @@ class RetrievalLearner(Learner):
             longer = list(dict.fromkeys(context[: depth + 1] for context in contexts))
             before = torch.tensor([begun.index(texts[:depth]) for texts in longer])
             added = ["".join(texts[depth:]) for texts in longer]
-            begun, prefix = longer, self.reader.extend(prefix.rows(before), *self.reader.encode(added))
+            begun, prefix = longer, self.decoder.extend(prefix.rows(before), *self.reader.encode(added))
         return prefix.rows(torch.tensor([begun.index(context) for context in contexts], dtype=torch.long))

@@ -79,6 +79,12 @@ class MemoryState:
         held = self.segment[row][self.valid[row] & (self.source[row] == document)]
         return {int(s): int(c) for s, c in zip(*held.unique(return_counts=True), strict=True)}
 
+    def segment_numbers(self) -> Tensor:
+        """One number for each stored segment, the same in every row: [B, S] long, -1 for slots without one."""
+        own = self.valid & (self.source >= 0)
+        width = int(self.segment.max()) + 1 if self.segment.numel() else 1
+        return (self.source * width + self.segment).masked_fill(~own, -1)
+
     def select(self, keep: Tensor) -> tuple["MemoryState", Tensor]:
         """Keep the slots where `keep` is true, packed to the left.
 

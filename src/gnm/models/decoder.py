@@ -106,6 +106,15 @@ class Decoder(nn.Module):
         )
         return reading, prefix.next_position[:, None, None] + (mask.long().cumsum(-1) - 1).clamp(min=0)
 
+    def extend(self, prefix: Prefix, ids: Tensor, mask: Tensor, tap: Tap | None = None) -> Prefix:
+        """`prefix` followed by the keys and values of ids [B, T] (mask [B, T]): reading on, in context."""
+        if not mask.any():
+            return prefix
+        reading, positions = self.start(prefix, mask[:, None], keep=True)
+        self.run(ids[:, None], positions, reading, tap)
+        keys, values = zip(*((key[:, :, 0], value[:, :, 0]) for key, value in reading.own.values()), strict=True)
+        return prefix.extend(keys, values, mask)
+
     def run(self, ids: Tensor, positions: Tensor, reading: Reading, tap: Tap | None = None) -> Tensor | None:
         """One pass over the real tokens of ids [B, n, T] at `positions` [B, n, T].
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from gnm.config import StrictModel
 from gnm.errors import ConfigError
 
-_OPEN = 1.0  # untrained gates store everything
+OPEN = 1.0  # untrained gates store everything,
+SHUT = -2.0  # and take nothing back
 _LEAST = 1e-9  # a strength has a logarithm
 
 Weight = Annotated[float, Field(ge=0)]
@@ -32,8 +33,8 @@ class GateSettings(StrictModel):
 
     Of segments that are equally strong, or stored in part, the last tokens come first: these have read the others.
     by: "random" gives segments random strengths, to compare with; what it stores counts fully when it is read.
-    revise: a document lowers the strength of stored segments that it states anew (keep gates, `keep.py`); to forget
-    the document later does not bring them back.
+    revise: a document lowers the strength of stored segments that it states anew (keep gates, `keep.py`) or that its
+    instruction takes back (`revoke.py`); to forget the document later does not bring them back.
     """
 
     by: Literal["gate", "random"] = "gate"
@@ -57,8 +58,8 @@ class GateTraining(StrictModel):
 
     segments: cross-entropy of each segment's gate with whether the instruction targets it; those that it does and
     those that it does not count the same in all. budget: the square of what the mean gate of a document's tokens is
-    above `share`. entropy: of the gates, so that they decide. keep: cross-entropy of the keep gates, if there are any,
-    with which stored segments still hold.
+    above `share`. entropy: of the gates, so that they decide. With gates.revise, keep: cross-entropy of the keep gates
+    with which stored segments still hold; revoke: of the revoke gate with which instructions take something back.
     """
 
     segments: Weight = 1.0
@@ -66,6 +67,7 @@ class GateTraining(StrictModel):
     share: Annotated[float, Field(gt=0, le=1)] = 0.25
     entropy: Weight = 0.0
     keep: Weight = 1.0
+    revoke: Weight = 1.0
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,16 @@ class Decisions:
         return gates.masked_fill(self.segment < 0, 0.0)
 
 
-class WriteGate(nn.Module):
-    """One linear function of normalised hidden states [..., E]: the gate's logit [...], float32. New ones are open."""
+class LinearGate(nn.Module):
+    """One linear function of normalised hidden states [..., E]: the gate's logit [...], float32.
 
-    def __init__(self, size: int, device: torch.device):
+    start: the logit of a new one, whatever it sees.
+    """
+
+    def __init__(self, size: int, device: torch.device, start: float):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(size, device=device))
-        self.bias = nn.Parameter(torch.full((1,), _OPEN, device=device))
+        self.bias = nn.Parameter(torch.full((1,), start, device=device))
 
     def forward(self, hidden: Tensor) -> Tensor:
         size = self.weight.shape
@@ -140,14 +145,22 @@ def gate_loss(decisions: Decisions, wanted: Tensor, settings: GateTraining) -> T
     """Sum over the batch of each document's loss; wanted: [B, G] bool, the segments that the instruction targets."""
     tokens = decisions.tokens
     real, gates = tokens > 0, decisions.logits.sigmoid()
-    errors = nn.functional.binary_cross_entropy_with_logits(decisions.logits, wanted.float(), reduction="none")
-    kinds = [mean_where(errors, real & kind) for kind in (wanted, ~wanted)]
-    halves = sum(mean for mean, _ in kinds) / sum(there for _, there in kinds)
+    halves = balanced_loss(decisions.logits, wanted, real)
     undecided = nn.functional.binary_cross_entropy_with_logits(decisions.logits, gates, reduction="none")
     entropy, _ = mean_where(undecided, real)
     stored = (gates * tokens).sum(-1) / tokens.sum(-1)
     above = (stored - settings.share).clamp(min=0).square()
     return (settings.segments * halves + settings.entropy * entropy + settings.budget * above).sum()
+
+
+def balanced_loss(logits: Tensor, wanted: Tensor, real: Tensor) -> Tensor:
+    """Cross-entropy of gates [B, G] with what is `wanted` [B, G] bool, where `real` [B, G] bool: a row's mean, [B].
+
+    Those that are to be open and those that are to be shut count the same in all; a row without any gate gives 0.
+    """
+    errors = nn.functional.binary_cross_entropy_with_logits(logits, wanted.float(), reduction="none")
+    kinds = [mean_where(errors, real & kind) for kind in (wanted, ~wanted)]
+    return sum(mean for mean, _ in kinds) / sum(there for _, there in kinds).clamp(min=1)
 
 
 def mean_where(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:

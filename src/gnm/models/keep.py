@@ -1,4 +1,4 @@
-"""Keep gates: which stored segments a new document replaces.
+"""Keep gates: which stored segments a new document replaces, and which its instruction takes back.
 
 - A stored segment meets every segment that the new document stores. Both are means over the segment's tokens of what
   enters the gates' layer; one projection of them, and the cosine between the two, tell whether both state the same.
@@ -6,6 +6,7 @@
   GRU does with its state (Cho et al. 2014, arXiv:1406.1078, sec. 2.3); below one half they are dropped.
 - Trained on documents that turn facts of earlier ones round: the cross-entropy of each stored segment's gate with
   whether it still holds.
+- What an instruction takes back (`revoke.py`) lowers the keep gate as far.
 
 Shape letters: B states, S slots of the pool, T tokens of a text, G segments of a text, O of all documents, E hidden.
 """
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gnm.memory.state import MemoryState
-from gnm.models.gates import Decisions, mean_where
+from gnm.models.gates import Decisions, balanced_loss
 
 _SIZE = 64
 _SHARPNESS, _BIAS = 60.0, 55.0  # hidden states have much in common: untrained, the border is a cosine of 0.92
@@ -24,12 +25,19 @@ _SHARPNESS, _BIAS = 60.0, 55.0  # hidden states have much in common: untrained, 
 
 @dataclass(frozen=True)
 class Kept:
-    """What became of the slots before a write. logits: [B, S] float32, before the sigmoid, infinite for slots that no
-    document wrote. source, segment: [B, S] long, as in MemoryState."""
+    """What became of the slots before a write. logits: [B, S] float32, of those that the document does not state anew,
+    before the sigmoid, infinite for slots that no document wrote. revoked: [B, S] float32 in [0, 1], how far the
+    instruction takes them back. source, segment: [B, S] long, as in MemoryState."""
 
     logits: Tensor
+    revoked: Tensor
     source: Tensor
     segment: Tensor
+
+    @property
+    def gates(self) -> Tensor:
+        """What the strength of each slot is multiplied by, [B, S] float32; below one half it is dropped."""
+        return self.logits.sigmoid() * (1 - self.revoked)
 
 
 class KeepGate(nn.Module):
@@ -51,18 +59,17 @@ class KeepGate(nn.Module):
         return nn.functional.normalize(normed @ self.weight.T, dim=-1)
 
 
-def keep(gate: KeepGate, layer: int, state: MemoryState, slots: Tensor, decisions: Decisions) -> Kept:
-    """What the slots of `state` are worth beside a new text, whose layer inputs [B, L, T, E] are `slots`."""
-    own = state.valid & (state.source >= 0)
+def keep(gate: KeepGate, layer: int, state: MemoryState, slots: Tensor, decisions: Decisions) -> Tensor:
+    """Whether slots of `state` hold beside a new text, whose layer inputs [B, L, T, E] are `slots`: logits [B, S]."""
+    number = state.segment_numbers()
+    own = number >= 0
     logits = torch.full(own.shape, torch.inf, device=own.device)
     if bool(own.any()):
-        width = int(state.segment.max()) + 1
-        number = (state.source * width + state.segment).masked_fill(~own, -1)
-        old, _ = segment_means(state.slots[:, layer], number, state.written * width)
+        old, _ = segment_means(state.slots[:, layer], number, int(number.max()) + 1)
         stored = decisions.segment.masked_fill(~decisions.stored, -1)
         new, there = segment_means(slots[:, layer], stored, decisions.logits.shape[1])
         logits = torch.where(own, gate(old, new, there).gather(1, number.clamp(min=0)), logits)
-    return Kept(logits, state.source, state.segment)
+    return logits
 
 
 def segment_means(hidden: Tensor, segment: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -83,8 +90,4 @@ def keep_loss(kept: Kept, revoked: Tensor) -> Tensor:
     Slots that are revoked and slots that still hold count the same in all; without any slots it is 0.
     """
     real = kept.logits.isfinite()
-    errors = nn.functional.binary_cross_entropy_with_logits(
-        kept.logits.where(real, 0.0), (~revoked).float(), reduction="none"
-    )
-    kinds = [mean_where(errors, real & kind) for kind in (revoked, ~revoked)]
-    return (sum(mean for mean, _ in kinds) / sum(there for _, there in kinds).clamp(min=1)).sum()
+    return balanced_loss(kept.logits.where(real, 0.0), ~revoked, real).sum()

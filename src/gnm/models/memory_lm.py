@@ -7,7 +7,7 @@
 - Keys are kept unrotated beside the state (`Memory.keys`), because eviction moves positions; a write projects only
   its own slots.
 - With write gates only what the instruction makes worth storing becomes slots (`gates.py`); with keep gates stored
-  segments that a new document states anew go (`keep.py`).
+  segments go that a new document states anew (`keep.py`) or its instruction takes back (`revoke.py`).
 """
 
 from collections.abc import Iterator
@@ -24,9 +24,10 @@ from gnm.memory.pool import PoolSettings, append, check_fits, random_order, repe
 from gnm.memory.state import HEAD, MIXED, MemoryState, pack
 from gnm.models.attention import Prefix
 from gnm.models.decoder import Decoder
-from gnm.models.gates import Decisions, GateSettings, WriteGate, decide, gate_layer, segment_ends
+from gnm.models.gates import OPEN, SHUT, Decisions, GateSettings, LinearGate, decide, gate_layer, segment_ends
 from gnm.models.keep import KeepGate, Kept, keep
 from gnm.models.lora import use_adapter
+from gnm.models.revoke import about, instructed
 from gnm.models.taps import InputTap, OutputTap
 
 MARKS = ("bos_embedding", "new_memory_positional_emb")
@@ -100,15 +101,17 @@ class MemoryLM(nn.Module):
             self.bos_embedding = nn.Parameter(torch.zeros(layers, 1, size, device=decoder.device))
             self.new_memory_positional_emb = nn.Parameter(torch.zeros(1, 1, size, device=decoder.device))
         learned = write.gates and write.gates.by == "gate"
-        self.gate = WriteGate(decoder.config.hidden_size, decoder.device) if learned else None
+        self.gate = LinearGate(decoder.config.hidden_size, decoder.device, OPEN) if learned else None
         self.gate_layer = gate_layer(write.gates, len(decoder.layers)) if learned else None
         revises = learned and write.gates.revise
         self.keep_gate = KeepGate(decoder.config.hidden_size, decoder.device) if revises else None
+        self.revoke_gate = LinearGate(decoder.config.hidden_size, decoder.device, SHUT) if revises else None
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """What it has beside the decoder and its adapters: MemoryLLM's marks with tap: outputs, gates if it has any."""
         own = {name: getattr(self, name) for name in MARKS if self.write_settings.tap == "outputs"}
-        for part, gate in (("gate", self.gate), ("keep_gate", self.keep_gate)):
+        for part in ("gate", "keep_gate", "revoke_gate"):
+            gate = getattr(self, part)
             own |= {f"{part}.{name}": value for name, value in gate.named_parameters()} if gate else {}
         return own
 
@@ -143,10 +146,18 @@ class MemoryLM(nn.Module):
         """`state` with the keys and values of all its slots."""
         return Memory(state, *self.decoder.project(state.slots))
 
-    def write(self, memory: Memory, ids: Tensor, mask: Tensor, segment: Tensor | None = None) -> Memory:
+    def write(
+        self,
+        memory: Memory,
+        ids: Tensor,
+        mask: Tensor,
+        segment: Tensor | None = None,
+        told: tuple[Tensor, Tensor] | None = None,
+    ) -> Memory:
         """Write one text per row: ids [B, T] long, mask [B, T] bool (false: padding on the right).
 
         segment: with gates, the number of each token's segment, [B, T] long, -1 for padding.
+        told: with keep gates, ids and mask [B, T'] of the instructions alone.
         Raises MemoryFileError if a text is longer than the pool.
         """
         check_fits(self.slots_of(int(mask.sum(-1).max())), self.pool)
@@ -154,7 +165,7 @@ class MemoryLM(nn.Module):
         with self._writing():
             if self.write_settings.gates:
                 slots, decisions = self._gated(memory, ids, mask, segment)
-                memory, kept = self._revised(memory, slots, decisions)
+                memory, kept = self._revised(memory, slots, decisions, told)
                 index, valid = pack(decisions.stored)
                 gated = {"strength": self._read_strength(decisions), "segment": segment}
                 gated = {name: tensor.gather(1, index) for name, tensor in gated.items()}
@@ -178,6 +189,23 @@ class MemoryLM(nn.Module):
             decisions,
             kept,
         )
+
+    def revoke(self, memory: Memory, told: tuple[Tensor, Tensor]) -> Memory:
+        """Drop what instructions take back, nothing is written; told: their ids and mask [B, T].
+
+        Raises TypeError without keep gates.
+        """
+        if self.keep_gate is None:
+            raise TypeError("a memory without keep gates (write.gates.revise) takes nothing back")
+        state = memory.state
+        with self._writing():
+            holds = torch.full(state.valid.shape, torch.inf, device=state.valid.device)
+            return self._kept(memory, Kept(holds, self._revoked(memory, told), state.source, state.segment))
+
+    def revoking(self, told: tuple[Tensor, Tensor]) -> Tensor:
+        """Whether instructions take anything back: logits [B]; told: their ids and mask [B, T]."""
+        with self._writing():
+            return self._told(self.initial(torch.zeros(len(told[0]), dtype=torch.long)), told)[1]
 
     def slots_of(self, tokens: int) -> int:
         """Slots that a text of `tokens` tokens must find in the pool; gates store what there is room for."""
@@ -206,16 +234,41 @@ class MemoryLM(nn.Module):
             logits = self.gate(_slots_at(slots[:, self.gate_layer, None], segment_ends(segment, count))[:, 0])
         return slots, decide(logits, segment, self.write_settings.gates, self.pool.capacity)
 
-    def _revised(self, memory: Memory, slots: Tensor, decisions: Decisions) -> tuple[Memory, Kept | None]:
-        """The memory after its slots met a new text's layer inputs [B, L, T, E], and what was decided on them."""
+    def _revised(
+        self, memory: Memory, slots: Tensor, decisions: Decisions, told: tuple[Tensor, Tensor] | None
+    ) -> tuple[Memory, Kept | None]:
+        """The memory after its slots met a new text, whose layer inputs [B, L, T, E] are `slots`, and its instruction;
+        and what was decided on them."""
         if self.keep_gate is None:
             return memory, None
-        kept = keep(self.keep_gate, self.gate_layer, memory.state, slots, decisions)
-        state = replace(memory.state, strength=memory.state.strength * kept.logits.sigmoid())
-        if bool((kept.logits >= 0).all()):
-            return replace(memory, state=state), kept
-        state, left = state.select(kept.logits >= 0)
-        return Memory(state, *_of_slots(memory, left)), kept
+        holds = keep(self.keep_gate, self.gate_layer, memory.state, slots, decisions)
+        revoked = torch.zeros_like(holds) if told is None else self._revoked(memory, told)
+        memory = self._kept(memory, Kept(holds, revoked, memory.state.source, memory.state.segment))
+        return memory, memory.kept
+
+    def _kept(self, memory: Memory, kept: Kept) -> Memory:
+        """The memory without the slots that are not kept, the others as strong as they still are."""
+        state, gates = memory.state, kept.gates
+        memory = replace(memory, state=replace(state, strength=state.strength * gates), decisions=None, kept=kept)
+        if bool((gates >= 0.5).all()):
+            return memory
+        state, left = memory.state.select(gates >= 0.5)
+        return Memory(state, *_of_slots(memory, left), kept=kept)
+
+    def _revoked(self, memory: Memory, told: tuple[Tensor, Tensor]) -> Tensor:
+        """How far the instructions take each slot back, [B, S] float32 in [0, 1]."""
+        prefix, logits = self._told(memory, told)
+        takes = logits >= 0
+        if not bool(takes.any()):
+            return torch.zeros_like(memory.state.strength)
+        found = about(self.decoder, self.gate, self.gate_layer, prefix, memory.state)
+        return (logits.sigmoid() * takes)[:, None] * found.sigmoid()
+
+    def _told(self, memory: Memory, told: tuple[Tensor, Tensor]) -> tuple[Prefix, Tensor]:
+        """A prefix of nothing but the instructions, and whether each takes anything back: logits [B]."""
+        head = self._prefix_of(memory, memory.state.source == HEAD)
+        prefix, ends = instructed(self.decoder, head, *told, self.gate_layer)
+        return prefix, self.revoke_gate(ends)
 
     def _read_strength(self, decisions: Decisions) -> Tensor:
         """The strength [B, T] with which a document's tokens are read; random gates only choose."""
@@ -249,7 +302,11 @@ class MemoryLM(nn.Module):
             from_end = _from_end(state)
             last = state.valid if reads == "all" else from_end <= reads
             visible = visible | (last if reused is None else last & (from_end > reused[:, None]))
-        seen, index = state.select(visible)
+        return self._prefix_of(memory, visible)
+
+    def _prefix_of(self, memory: Memory, visible: Tensor) -> Prefix:
+        """What the writer reads of the slots where `visible` [B, S]."""
+        seen, index = memory.state.select(visible)
         if self.writer is None:
             keys, values = (tuple(_gather(t, index[:, 0]) for t in side) for side in (memory.keys, memory.values))
         else:  # the kept keys are the reader's

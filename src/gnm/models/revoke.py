@@ -1,0 +1,72 @@
+"""Revoking: an instruction takes back what earlier ones had stored.
+
+- A linear function of what enters the gates' layer at an instruction's end tells whether it takes back anything.
+- If it does, every stored segment is read once more, after this instruction: the slots of the first layer are its
+  tokens' embeddings, so the memory is all that it takes. The write gate then tells whether the instruction is about
+  the segment, as it does when a document is written; nothing is trained for this.
+- Segments are read apart from each other, so that none depends on what else is stored.
+
+Shape letters: B states, S slots of the pool, n stored segments, T tokens of a segment or an instruction, E hidden.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gnm.memory.state import MemoryState, pack
+from gnm.models.attention import Prefix, Reading
+from gnm.models.decoder import Decoder
+
+
+@dataclass
+class LayerTap:
+    """Takes what enters one layer, `seen` [B, n, T, E]; `inputs` [B, n, T, E] enter the first instead of tokens."""
+
+    layer: int
+    inputs: Tensor | None = None
+    seen: Tensor | None = None
+    needs_last_layer = True
+
+    def before(self, layer: int, hidden: Tensor, reading: Reading) -> Tensor:
+        if layer == 0 and self.inputs is not None:
+            hidden = reading.pack(self.inputs)[None]
+        if layer == self.layer:
+            self.seen = reading.spread(hidden[0])
+        return hidden
+
+    def after(self, layer: int, hidden: Tensor, reading: Reading) -> None:
+        pass
+
+
+def instructed(decoder: Decoder, prefix: Prefix, ids: Tensor, mask: Tensor, layer: int) -> tuple[Prefix, Tensor]:
+    """`prefix` followed by instructions ids [B, T] (mask [B, T]), and what enters `layer` at their ends, [B, E]."""
+    tap = LayerTap(layer)
+    prefix = decoder.extend(prefix, ids, mask, tap)
+    return prefix, _at_ends(tap.seen, mask[:, None])[:, 0]
+
+
+def about(
+    decoder: Decoder, gate: Callable[[Tensor], Tensor], layer: int, prefix: Prefix, state: MemoryState
+) -> Tensor:
+    """The write gate of each slot's segment when it is read after `prefix`: logits [B, S], -inf where there is none."""
+    number = state.segment_numbers()
+    stored = number[number >= 0].unique()
+    logits = torch.full(number.shape, -torch.inf, device=number.device)
+    if not len(stored):
+        return logits
+    index, there = pack(number[:, None] == stored[:, None])
+    inputs = state.slots[:, 0].gather(1, index.flatten(1)[..., None].expand(-1, -1, state.slots.shape[3]))
+    tap = LayerTap(layer, inputs.unflatten(1, index.shape[1:]))
+    reading, positions = decoder.start(prefix, there)
+    decoder.run(torch.zeros_like(index), positions, reading, tap)
+    of_segments = gate(_at_ends(tap.seen, there))
+    place = torch.searchsorted(stored, number.clamp(min=0)).clamp(max=len(stored) - 1)
+    return torch.where(number >= 0, of_segments.gather(1, place), logits)
+
+
+def _at_ends(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Entries of hidden [B, n, T, E] at the last token of each text of mask [B, n, T]: [B, n, E]."""
+    last = (mask.sum(-1) - 1).clamp(min=0)
+    return hidden.gather(2, last[..., None, None].expand(-1, -1, 1, hidden.shape[3]))[:, :, 0]

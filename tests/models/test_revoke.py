@@ -1,0 +1,149 @@
+"""Revoking: an instruction alone takes back what earlier ones had stored."""
+
+import pytest
+import torch
+
+from gnm.data.instructions import load_phrasings
+from gnm.data.segments import split_segments
+from gnm.data.taxonomy import load_taxonomy
+from gnm.data.types import Step
+from gnm.learners import LearnerSettings, build_learner
+from gnm.models.gates import balanced_loss
+from gnm.models.revoke import about
+from gnm.prompts import opening
+
+FIRST, SECOND = "Oslo is big\nA horse is red\n", "Birds are blue\nMilk is white, and so is the snow\n"
+TOLD = "Forget what you learned about horses."
+
+
+@pytest.fixture
+def learner(tiny):
+    """Stores everything, keeps what comes again, and understands every instruction as taking something back."""
+    settings = LearnerSettings(method="gnm", write={"gates": {"threshold": 0.0, "revise": True}})
+    learner = build_learner(settings, tiny, training=True)
+    lm = learner.lm
+    with torch.no_grad():
+        lm.gate.weight.normal_(std=4.0, generator=torch.Generator().manual_seed(0))
+        lm.gate.bias.zero_()
+        lm.keep_gate.bias.fill_(120.0)
+        lm.revoke_gate.bias.fill_(9.0)
+    return learner
+
+
+def written(learner, *documents, seeds=(0,)):
+    state = learner.reset(seeds)
+    for row in documents:
+        texts = row if isinstance(row, tuple) else (row,)
+        state = learner.write(state, texts, ["Learn all of it"] * len(texts))
+    return state
+
+
+def logits_of(learner, state, told=TOLD):
+    """The logits of the slots of `state` after one instruction for each row."""
+    lm = learner.lm
+    prefix, _ = lm._told(state, learner._told([told] * state.state.batch))
+    return about(lm.decoder, lm.gate, lm.gate_layer, prefix, state.state)
+
+
+@torch.no_grad()
+def test_a_stored_segment_is_read_as_if_it_stood_behind_the_instruction(learner):
+    """The slots hold enough of the text: the gate is that of writing the segment alone under this instruction."""
+    learner.lm.revoke_gate.bias.fill_(-9.0)
+    state = written(learner, FIRST, SECOND)
+    logits = logits_of(learner, state)[0]
+    for document, text in enumerate((FIRST, SECOND)):
+        parts = split_segments(f"Instruction: Learn all of it\nDocument:\n{text}\n")
+        for number in state.state.segments(document):
+            alone = learner.reader.encode_segments([[opening(TOLD), parts[number]]])
+            _, decisions = learner.lm._gated(learner.reset([0]), *alone)
+            mine = logits[(state.state.source[0] == document) & (state.state.segment[0] == number)]
+            torch.testing.assert_close(mine, decisions.logits[0, 1].expand_as(mine), atol=1e-4, rtol=1e-4)
+    assert logits[state.state.source[0] < 0].eq(-torch.inf).all()
+
+
+@torch.no_grad()
+def test_what_a_segment_gets_depends_on_no_other_and_on_no_other_row(learner):
+    learner.lm.revoke_gate.bias.fill_(-9.0)
+    alone, both = written(learner, SECOND), written(learner, FIRST, SECOND)
+    one, two = logits_of(learner, alone)[0], logits_of(learner, both)[0]
+    torch.testing.assert_close(one[alone.state.source[0] == 0], two[both.state.source[0] == 1], atol=1e-5, rtol=1e-5)
+    beside = written(learner, (SECOND, FIRST), seeds=(0, 0))
+    mine = logits_of(learner, beside)[0][beside.state.valid[0] & (beside.state.source[0] == 0)]
+    torch.testing.assert_close(mine, one[alone.state.source[0] == 0], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_an_instruction_that_takes_back_drops_what_it_is_about_and_nothing_else(learner):
+    before = written(learner, FIRST, SECOND)
+    found, takes = logits_of(learner, before)[0], learner.lm.revoking(learner._told([TOLD])).sigmoid()
+    after = learner.revoke(before, [TOLD])
+    stays = 1 - takes * found.sigmoid()
+    assert 0 < (stays < 0.5).sum() < (before.state.source >= 0).sum()
+    kept = stays >= 0.5
+    assert after.state.source.tolist() == before.state.source[:, kept].tolist()
+    torch.testing.assert_close(after.state.strength, (before.state.strength * stays)[:, kept])
+    for side in ("keys", "values"):
+        for ours, fresh in zip(getattr(after, side), getattr(learner.lm.attach(after.state), side), strict=True):
+            torch.testing.assert_close(ours, fresh)
+    assert after.state.written == before.state.written == 2
+
+
+@torch.no_grad()
+def test_an_instruction_takes_back_while_its_document_is_written(learner):
+    before = written(learner, FIRST)
+    learner.lm.revoke_gate.bias.fill_(9.0)
+    told, wrote = learner.revoke(before, [TOLD]), learner.write(before, [SECOND], [TOLD])
+    assert wrote.state.segments(0) == told.state.segments(0) != before.state.segments(0)
+    assert wrote.state.segments(1)
+
+
+@torch.no_grad()
+def test_any_other_instruction_changes_nothing(learner):
+    learner.lm.revoke_gate.bias.fill_(-9.0)
+    before = written(learner, FIRST, SECOND)
+    after = learner.revoke(before, [TOLD])
+    assert all(torch.equal(tensor, after.state.tensors()[name]) for name, tensor in before.state.tensors().items())
+
+
+@torch.no_grad()
+def test_only_the_rows_that_are_told_to_forget_do(learner, monkeypatch):
+    before = written(learner, (FIRST, FIRST), seeds=(0, 0))
+    hears = lambda hidden: torch.tensor([9.0, -0.1])  # noqa: E731
+    monkeypatch.setattr(learner.lm.revoke_gate, "forward", hears)
+    after = learner.revoke(before, [TOLD, TOLD]).state
+    assert after.segments(0, 0) != before.state.segments(0, 0) and after.segments(0, 1) == before.state.segments(0, 1)
+
+
+def test_a_memory_without_keep_gates_writes_the_instruction_like_any_other(tiny):
+    plain = build_learner(LearnerSettings(method="gnm"), tiny)
+    state = plain.write(plain.reset([0]), [FIRST], ["Learn all of it"])
+    told = plain.revoke(state, [TOLD])
+    assert told.state.documents()[1] == len(f"Instruction: {TOLD}\n\n")  # a token is a byte
+    with pytest.raises(TypeError, match="without keep gates"):
+        plain.lm.revoke(state, plain._told([TOLD]))
+
+
+def test_training_tells_what_takes_back_from_other_instructions(learner):
+    """Beside each instruction of training stand one that takes back what it taught, and one of another kind."""
+    known = load_phrasings()
+    steps = [
+        Step(FIRST, "Learn the cities.", "non_us_cities_or_states", "fact_subcategories", None, ()),
+        Step(SECOND, "Learn all of it.", "all", "fact_subcategories", None, ()),
+    ]
+    seen = []
+    ask = learner.lm.revoking
+    learner.lm.revoking = lambda told: seen.append(ask(told)) or seen[-1]
+    told = learner._told
+    texts = []
+    learner._told = lambda instructions: texts.extend(instructions) or told(instructions)
+    loss = learner._revoke_loss(steps)
+    assert [texts[0], texts[3]] == [step.instruction for step in steps]
+    group = load_taxonomy().label("non_us_cities_or_states")
+    assert texts[1] in {text.format(group=group) for text in known["revocation"].train}
+    assert texts[4] in known["revocation_all"].train and texts[5] not in known["revocation_all"].train
+    wanted = torch.tensor([[False, True, False]] * 2)
+    expected = balanced_loss(seen[0].unflatten(0, (2, 3)), wanted, torch.ones_like(wanted)).sum()
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert learner.lm.revoke_gate.weight.grad.abs().sum() > 0
+    torch.testing.assert_close(learner._revoke_loss(steps), loss)
