@@ -64,9 +64,9 @@ def saved_with(folder, gates, **biases):
     add_lora(backbone.model, LoraSettings(r=2, alpha=4), 0)
     lm = build_learner(LearnerSettings(**settings), backbone, training=True).lm
     with torch.no_grad():
-        lm.gate.weight.copy_(torch.linspace(-9, 9, lm.gate.weight.shape[0]))
+        lm.gating.gate.weight.copy_(torch.linspace(-9, 9, lm.gating.gate.weight.shape[0]))
         for name, bias in biases.items():
-            getattr(lm, name).bias.fill_(bias)
+            getattr(lm.gating, name).bias.fill_(bias)
     about = {
         "backbone": {"name": "tiny", "digest": backbone.config_digest},
         "lora": {"r": 2, "alpha": 4},

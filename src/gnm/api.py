@@ -21,7 +21,7 @@ from gnm.learners import LearnerSettings, Question, build_learner
 from gnm.learners.base import Segment
 from gnm.learners.memory import MemoryLearner
 from gnm.memory import MemoryState, load_memory, merge, save_memory
-from gnm.models.memory_lm import Memory
+from gnm.models.projected import Memory
 from gnm.pretrained import STATE, load_model, local_folder, model_digest, push_to_hub, save_pretrained
 
 DEFAULT_ADAPTER = Path("models/smollm2-135m/gnm")
@@ -102,7 +102,7 @@ class Conversation:
         """
         if not instruction.strip():
             raise DataError("the instruction is empty; say what is to be forgotten")
-        if self._learner.lm.keep_gate is None:
+        if not self._learner.lm.revises:
             raise MemoryFileError(
                 "this memory has no keep gates, so it cannot tell what an instruction takes back; forget a document by "
                 "its number, or use an adapter that was trained with write.gates.revise, such as gnm_gates_revise"

@@ -227,7 +227,7 @@ def test_a_phrase_is_read_as_it_would_be_at_the_start_of_a_conversation(tiny):
 def test_documents_that_leave_nothing_in_memory_leave_no_slots(tiny, documents):
     learner = learner_of(tiny, write={"gates": {"threshold": 0.5}})
     with torch.no_grad():
-        learner.lm.gate.bias.fill_(-9.0)
+        learner.lm.gating.gate.bias.fill_(-9.0)
     cases = [Case(d.text, "Memorize nothing.", probed_facts(d, "all")) for d in documents[:3]]
     assert [each.shape[1] for each in written_slots(learner, cases, [1], 2)] == [0, 0, 0]
 

@@ -26,11 +26,11 @@ def gated(backbone, pool=None, **gates):
     reader = reader_of(backbone)
     settings = WriteSettings(reads="nothing", gates=GateSettings(**{"threshold": 0.05, **gates}))
     lm = MemoryLM(reader.decoder, reader.chat.head, pool or PoolSettings(), settings)
-    if lm.gate is not None:
+    if lm.gating and lm.gating.gate:
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
-            lm.gate.weight.copy_(torch.randn(lm.gate.weight.shape, generator=generator) * 5)
-            lm.gate.bias.zero_()
+            lm.gating.gate.weight.copy_(torch.randn(lm.gating.gate.weight.shape, generator=generator) * 5)
+            lm.gating.gate.bias.zero_()
     return lm, reader
 
 
@@ -187,7 +187,7 @@ def test_answers_teach_the_gates_of_what_is_stored(tiny):
     lm, reader = gated(tiny)
     memory = written(lm, reader, blocks(1))
     reader.loss(lm.prefix(memory), ASKED).total.backward()
-    assert lm.gate.weight.grad.abs().sum() > 0 and lm.gate.bias.grad.abs() > 0
+    assert lm.gating.gate.weight.grad.abs().sum() > 0 and lm.gating.gate.bias.grad.abs() > 0
 
 
 # --- independent writes: order, merging, forgetting

@@ -30,8 +30,8 @@ def reviser(backbone, pool=None, threshold=0.0, sharpness=60.0, border=0.95):
         torch.manual_seed(0)
         lm = MemoryLM(reader.decoder, reader.chat.head, pool or PoolSettings(), settings)
     with torch.no_grad():
-        lm.keep_gate.sharpness.fill_(sharpness)
-        lm.keep_gate.bias.fill_(sharpness * border)
+        lm.gating.keep_gate.sharpness.fill_(sharpness)
+        lm.gating.keep_gate.bias.fill_(sharpness * border)
     return lm, reader
 
 
@@ -81,7 +81,7 @@ def test_what_stays_is_read_with_its_strength_times_the_keep_gate(tiny):
 def test_what_a_document_does_not_store_replaces_nothing(tiny):
     lm, reader = reviser(tiny, threshold=0.5)
     before = written(lm, reader, FIRST)
-    lm.gate.bias.fill_(-9.0)
+    lm.gating.gate.bias.fill_(-9.0)
     after = write(lm, reader, before, FIRST)
     assert after.state.segments(0) == before.state.segments(0) and not after.state.segments(1)
     torch.testing.assert_close(after.state.strength, before.state.strength)
@@ -151,7 +151,7 @@ def test_answers_and_revocations_teach_the_keep_gate(tiny):
                  keep_loss(memory.kept, memory.kept.segment == 1)):  # fmt: skip
         lm.zero_grad()
         loss.backward(retain_graph=True)
-        for parameter in lm.keep_gate.parameters():
+        for parameter in lm.gating.keep_gate.parameters():
             assert parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0
 
 
@@ -163,7 +163,7 @@ def test_only_gates_that_learn_can_revise():
 def test_a_learner_says_which_stored_segments_a_turned_document_revokes(tiny):
     settings = LearnerSettings(method="gnm", write={"gates": {"threshold": 0.0, "revise": True}})
     learner = build_learner(settings, tiny, training=True)
-    torch.nn.init.constant_(learner.lm.keep_gate.bias, 120.0)  # all stays
+    torch.nn.init.constant_(learner.lm.gating.keep_gate.bias, 120.0)  # all stays
 
     def step(document, wanted, revokes=()):
         return Step(document, "Learn all of it", "all", "fact_all", None, (), frozenset(wanted), frozenset(revokes))

@@ -23,10 +23,10 @@ def learner(tiny):
     learner = build_learner(settings, tiny, training=True)
     lm = learner.lm
     with torch.no_grad():
-        lm.gate.weight.normal_(std=4.0, generator=torch.Generator().manual_seed(0))
-        lm.gate.bias.zero_()
-        lm.keep_gate.bias.fill_(120.0)
-        lm.revoke_gate.bias.fill_(9.0)
+        lm.gating.gate.weight.normal_(std=4.0, generator=torch.Generator().manual_seed(0))
+        lm.gating.gate.bias.zero_()
+        lm.gating.keep_gate.bias.fill_(120.0)
+        lm.gating.revoke_gate.bias.fill_(9.0)
     return learner
 
 
@@ -41,29 +41,30 @@ def written(learner, *documents, seeds=(0,)):
 def logits_of(learner, state, told=TOLD):
     """The logits of the slots of `state` after one instruction for each row."""
     lm = learner.lm
-    prefix, _ = lm._told(state, learner._told([told] * state.state.batch))
-    return about(lm.decoder, lm.gate, lm.gate_layer, prefix, state.state)
+    told = learner._told([told] * state.state.batch)
+    prefix, _ = lm.gating.revoking(lm.decoder, lm._head_of(state), told)
+    return about(lm.decoder, lm.gating.gate, lm.gating.layer, prefix, state.state)
 
 
 @torch.no_grad()
 def test_a_stored_segment_is_read_as_if_it_stood_behind_the_instruction(learner):
     """The slots hold enough of the text: the gate is that of writing the segment alone under this instruction."""
-    learner.lm.revoke_gate.bias.fill_(-9.0)
+    learner.lm.gating.revoke_gate.bias.fill_(-9.0)
     state = written(learner, FIRST, SECOND)
     logits = logits_of(learner, state)[0]
     for document, text in enumerate((FIRST, SECOND)):
         parts = split_segments(f"Instruction: Learn all of it\nDocument:\n{text}\n")
         for number in state.state.segments(document):
             alone = learner.reader.encode_segments([[opening(TOLD), parts[number]]])
-            _, decisions = learner.lm._gated(learner.reset([0]), *alone)
+            decided = learner.lm.write(learner.reset([0]), *alone).decisions.logits[0, 1]
             mine = logits[(state.state.source[0] == document) & (state.state.segment[0] == number)]
-            torch.testing.assert_close(mine, decisions.logits[0, 1].expand_as(mine), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(mine, decided.expand_as(mine), atol=1e-4, rtol=1e-4)
     assert logits[state.state.source[0] < 0].eq(-torch.inf).all()
 
 
 @torch.no_grad()
 def test_what_a_segment_gets_depends_on_no_other_and_on_no_other_row(learner):
-    learner.lm.revoke_gate.bias.fill_(-9.0)
+    learner.lm.gating.revoke_gate.bias.fill_(-9.0)
     alone, both = written(learner, SECOND), written(learner, FIRST, SECOND)
     one, two = logits_of(learner, alone)[0], logits_of(learner, both)[0]
     torch.testing.assert_close(one[alone.state.source[0] == 0], two[both.state.source[0] == 1], atol=1e-5, rtol=1e-5)
@@ -91,7 +92,7 @@ def test_an_instruction_that_takes_back_drops_what_it_is_about_and_nothing_else(
 @torch.no_grad()
 def test_an_instruction_takes_back_while_its_document_is_written(learner):
     before = written(learner, FIRST)
-    learner.lm.revoke_gate.bias.fill_(9.0)
+    learner.lm.gating.revoke_gate.bias.fill_(9.0)
     told, wrote = learner.revoke(before, [TOLD]), learner.write(before, [SECOND], [TOLD])
     assert wrote.state.segments(0) == told.state.segments(0) != before.state.segments(0)
     assert wrote.state.segments(1)
@@ -99,7 +100,7 @@ def test_an_instruction_takes_back_while_its_document_is_written(learner):
 
 @torch.no_grad()
 def test_any_other_instruction_changes_nothing(learner):
-    learner.lm.revoke_gate.bias.fill_(-9.0)
+    learner.lm.gating.revoke_gate.bias.fill_(-9.0)
     before = written(learner, FIRST, SECOND)
     after = learner.revoke(before, [TOLD])
     assert all(torch.equal(tensor, after.state.tensors()[name]) for name, tensor in before.state.tensors().items())
@@ -109,7 +110,7 @@ def test_any_other_instruction_changes_nothing(learner):
 def test_only_the_rows_that_are_told_to_forget_do(learner, monkeypatch):
     before = written(learner, (FIRST, FIRST), seeds=(0, 0))
     hears = lambda hidden: torch.tensor([9.0, -0.1])  # noqa: E731
-    monkeypatch.setattr(learner.lm.revoke_gate, "forward", hears)
+    monkeypatch.setattr(learner.lm.gating.revoke_gate, "forward", hears)
     after = learner.revoke(before, [TOLD, TOLD]).state
     assert after.segments(0, 0) != before.state.segments(0, 0) and after.segments(0, 1) == before.state.segments(0, 1)
 
@@ -145,5 +146,5 @@ def test_training_tells_what_takes_back_from_other_instructions(learner):
     expected = balanced_loss(seen[0].unflatten(0, (2, 3)), wanted, torch.ones_like(wanted)).sum()
     torch.testing.assert_close(loss, expected)
     loss.backward()
-    assert learner.lm.revoke_gate.weight.grad.abs().sum() > 0
+    assert learner.lm.gating.revoke_gate.weight.grad.abs().sum() > 0
     torch.testing.assert_close(learner._revoke_loss(steps), loss)

@@ -18,7 +18,8 @@ from gnm.learners.base import Cost, Learner, Segment
 from gnm.memory.pool import check_fits
 from gnm.models.gates import GateTraining, balanced_loss, gate_loss
 from gnm.models.keep import keep_loss
-from gnm.models.memory_lm import Memory, MemoryLM
+from gnm.models.memory_lm import MemoryLM
+from gnm.models.projected import Memory
 from gnm.prompts import Order, block, opening
 from gnm.reader import Question, Reader
 
@@ -37,11 +38,12 @@ class MemoryLearner(Learner):
     ):
         super().__init__()
         self.lm, self.reader, self.order = lm, reader, order
-        self.gated, self.gate_training = lm.write_settings.gates is not None, gate_training
+        self.gated, self.gate_training = lm.gating is not None, gate_training
+        self.learned_gates = self.gated and lm.gating.gate is not None
         # an adapter that only writes, and the mark of what is written, and gates
-        own = lm.write_settings.tap == "outputs" or lm.gate is not None
-        self.trains_all = lm.keep_gate is None and (lm.gradient_through_writing or not own)
-        self.same_passes = lm.keep_gate is None  # what an instruction takes back is read once more
+        own = lm.write_settings.tap == "outputs" or self.learned_gates
+        self.trains_all = not lm.revises and (lm.gradient_through_writing or not own)
+        self.same_passes = not lm.revises  # what an instruction takes back is read once more
 
     def own_parameters(self):
         return self.lm.own_parameters()
@@ -53,11 +55,11 @@ class MemoryLearner(Learner):
         texts = [block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)]
         if not self.gated:
             return self.lm.write(state, *self.reader.encode(texts))
-        told = None if self.lm.keep_gate is None else self._told(instructions)
+        told = None if not self.lm.revises else self._told(instructions)
         return self.lm.write(state, *self.reader.encode_segments([split_segments(text) for text in texts]), told)
 
     def revoke(self, state: Memory, instructions: Sequence[str]) -> Memory:
-        if self.lm.keep_gate is None:
+        if not self.lm.revises:
             return super().revoke(state, instructions)
         return self.lm.revoke(state, self._told(instructions))
 
@@ -85,10 +87,10 @@ class MemoryLearner(Learner):
         return found
 
     def write_loss(self, state: Memory, steps: Sequence[Sequence[Step]]) -> Tensor | None:
-        if self.lm.gate is None:
+        if not self.learned_gates:
             return None
         loss = self._gate_loss(state, [so_far[-1] for so_far in steps])
-        if self.lm.keep_gate is None:
+        if not self.lm.revises:
             return loss
         loss = loss + self.gate_training.keep * self._keep_loss(state, steps)
         return loss + self.gate_training.revoke * self._revoke_loss([so_far[-1] for so_far in steps])

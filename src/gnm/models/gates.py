@@ -21,8 +21,6 @@ from torch import Tensor, nn
 from gnm.config import StrictModel
 from gnm.errors import ConfigError
 
-OPEN = 1.0  # untrained gates store everything,
-SHUT = -2.0  # and take nothing back
 _LEAST = 1e-9  # a strength has a logarithm
 
 Weight = Annotated[float, Field(ge=0)]

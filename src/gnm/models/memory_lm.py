@@ -12,7 +12,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -20,14 +20,15 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from gnm.config import StrictModel
-from gnm.memory.pool import PoolSettings, append, check_fits, random_order, repeated
+from gnm.memory.pool import PoolSettings, append, check_fits, repeated
 from gnm.memory.state import HEAD, MIXED, MemoryState, pack
 from gnm.models.attention import Prefix
 from gnm.models.decoder import Decoder
-from gnm.models.gates import OPEN, SHUT, Decisions, GateSettings, LinearGate, decide, gate_layer, segment_ends
-from gnm.models.keep import KeepGate, Kept, keep
+from gnm.models.gates import GateSettings
+from gnm.models.gating import Gating
+from gnm.models.keep import Kept
 from gnm.models.lora import use_adapter
-from gnm.models.revoke import about, instructed
+from gnm.models.projected import Memory, at_layers, slots_at
 from gnm.models.taps import InputTap, OutputTap
 
 MARKS = ("bos_embedding", "new_memory_positional_emb")
@@ -60,20 +61,6 @@ class WriteSettings(StrictModel):
         return self
 
 
-@dataclass(frozen=True)
-class Memory:
-    """A memory state with its slots' projections: keys (not rotated) and values, [B, K, S, D] per layer.
-
-    decisions, kept: what gates decided on the document that was written last, and on the slots before it, if any do.
-    """
-
-    state: MemoryState
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-    decisions: Decisions | None = None
-    kept: Kept | None = None
-
-
 class MemoryLM(nn.Module):
     """Any decoder of the Llama shape with a latent memory.
 
@@ -100,20 +87,17 @@ class MemoryLM(nn.Module):
             layers, size = len(decoder.layers), decoder.config.hidden_size
             self.bos_embedding = nn.Parameter(torch.zeros(layers, 1, size, device=decoder.device))
             self.new_memory_positional_emb = nn.Parameter(torch.zeros(1, 1, size, device=decoder.device))
-        learned = write.gates and write.gates.by == "gate"
-        self.gate = LinearGate(decoder.config.hidden_size, decoder.device, OPEN) if learned else None
-        self.gate_layer = gate_layer(write.gates, len(decoder.layers)) if learned else None
-        revises = learned and write.gates.revise
-        self.keep_gate = KeepGate(decoder.config.hidden_size, decoder.device) if revises else None
-        self.revoke_gate = LinearGate(decoder.config.hidden_size, decoder.device, SHUT) if revises else None
+        self.gating = Gating(decoder, write.gates) if write.gates else None
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """What it has beside the decoder and its adapters: MemoryLLM's marks with tap: outputs, gates if it has any."""
         own = {name: getattr(self, name) for name in MARKS if self.write_settings.tap == "outputs"}
-        for part in ("gate", "keep_gate", "revoke_gate"):
-            gate = getattr(self, part)
-            own |= {f"{part}.{name}": value for name, value in gate.named_parameters()} if gate else {}
-        return own
+        return own | (dict(self.gating.named_parameters()) if self.gating else {})
+
+    @property
+    def revises(self) -> bool:
+        """Whether it has keep gates."""
+        return self.gating is not None and self.gating.keep_gate is not None
 
     def initial(self, seeds: Tensor) -> Memory:
         """New memories, one for each of `seeds` [B] long: they hold the conversation's head, or the starting pool."""
@@ -161,51 +145,48 @@ class MemoryLM(nn.Module):
         Raises MemoryFileError if a text is longer than the pool.
         """
         check_fits(self.slots_of(int(mask.sum(-1).max())), self.pool)
-        gated, decisions, kept = {}, None, None
+        gated, decisions, memory = {}, None, replace(memory, kept=None)
         with self._writing():
-            if self.write_settings.gates:
-                slots, decisions = self._gated(memory, ids, mask, segment)
-                memory, kept = self._revised(memory, slots, decisions, told)
-                index, valid = pack(decisions.stored)
-                gated = {"strength": self._read_strength(decisions), "segment": segment}
-                gated = {name: tensor.gather(1, index) for name, tensor in gated.items()}
-                slots = _slots_at(slots, index)
-            elif self.write_settings.tap == "inputs":
-                slots, valid = self._inputs(memory, ids, mask), mask
-            else:
+            if self.write_settings.tap == "outputs":
                 slots, valid = self._outputs(memory, ids, mask)
+            else:
+                slots, valid = self._inputs(memory, ids, mask), mask
+            if self.gating:
+                decisions = self.gating.decide(memory.state, slots, segment, self.pool.capacity)
+                if self.revises:
+                    revoked = self._taken_back(memory, told) if told else torch.zeros_like(memory.state.strength)
+                    memory = _kept(memory, self.gating.restated(memory.state, slots, decisions, revoked))
+                index, valid = pack(decisions.stored)
+                gated = {"strength": self.gating.read_strength(decisions), "segment": segment}
+                gated = {name: tensor.gather(1, index) for name, tensor in gated.items()}
+                slots = slots_at(slots, index)
         if self.pool.fill:
             index, valid = repeated(memory.state, valid, self.pool)
-            slots = _slots_at(slots, index)
+            slots = slots_at(slots, index)
         state, left = append(memory.state, slots, valid, self.pool, **gated)
-        keys, values = memory.keys, memory.values
-        if left is not None:
-            keys, values = _of_slots(memory, left)
-        new_keys, new_values = self.decoder.project(slots)
-        return Memory(
-            state,
-            tuple(torch.cat(pair, dim=2) for pair in zip(keys, new_keys, strict=True)),
-            tuple(torch.cat(pair, dim=2) for pair in zip(values, new_values, strict=True)),
-            decisions,
-            kept,
-        )
+        sides = []
+        for old, new in zip((memory.keys, memory.values), self.decoder.project(slots), strict=True):
+            old = old if left is None else at_layers(old, left)
+            sides.append(tuple(torch.cat(pair, dim=2) for pair in zip(old, new, strict=True)))
+        return Memory(state, *sides, decisions, memory.kept)
 
     def revoke(self, memory: Memory, told: tuple[Tensor, Tensor]) -> Memory:
         """Drop what instructions take back, nothing is written; told: their ids and mask [B, T].
 
         Raises TypeError without keep gates.
         """
-        if self.keep_gate is None:
+        if not self.revises:
             raise TypeError("a memory without keep gates (write.gates.revise) takes nothing back")
         state = memory.state
+        holds = torch.full_like(state.strength, torch.inf)
         with self._writing():
-            holds = torch.full(state.valid.shape, torch.inf, device=state.valid.device)
-            return self._kept(memory, Kept(holds, self._revoked(memory, told), state.source, state.segment))
+            return _kept(memory, Kept(holds, self._taken_back(memory, told), state.source, state.segment))
 
     def revoking(self, told: tuple[Tensor, Tensor]) -> Tensor:
         """Whether instructions take anything back: logits [B]; told: their ids and mask [B, T]."""
+        memory = self.initial(torch.zeros(len(told[0]), dtype=torch.long))
         with self._writing():
-            return self._told(self.initial(torch.zeros(len(told[0]), dtype=torch.long)), told)[1]
+            return self.gating.revoking(self.decoder, self._head_of(memory), told)[1]
 
     def slots_of(self, tokens: int) -> int:
         """Slots that a text of `tokens` tokens must find in the pool; gates store what there is room for."""
@@ -224,55 +205,9 @@ class MemoryLM(nn.Module):
         self.decoder.run(ids[:, None], positions, reading, tap)
         return tap.slots
 
-    def _gated(self, memory: Memory, ids: Tensor, mask: Tensor, segment: Tensor) -> tuple[Tensor, Decisions]:
-        """Layer inputs of ids [B, T], and what of them is stored."""
-        slots = self._inputs(memory, ids, mask)
-        count = int(segment.max()) + 1
-        if self.gate is None:
-            logits = _random_logits(memory.state, segment, count)
-        else:
-            logits = self.gate(_slots_at(slots[:, self.gate_layer, None], segment_ends(segment, count))[:, 0])
-        return slots, decide(logits, segment, self.write_settings.gates, self.pool.capacity)
-
-    def _revised(
-        self, memory: Memory, slots: Tensor, decisions: Decisions, told: tuple[Tensor, Tensor] | None
-    ) -> tuple[Memory, Kept | None]:
-        """The memory after its slots met a new text, whose layer inputs [B, L, T, E] are `slots`, and its instruction;
-        and what was decided on them."""
-        if self.keep_gate is None:
-            return memory, None
-        holds = keep(self.keep_gate, self.gate_layer, memory.state, slots, decisions)
-        revoked = torch.zeros_like(holds) if told is None else self._revoked(memory, told)
-        memory = self._kept(memory, Kept(holds, revoked, memory.state.source, memory.state.segment))
-        return memory, memory.kept
-
-    def _kept(self, memory: Memory, kept: Kept) -> Memory:
-        """The memory without the slots that are not kept, the others as strong as they still are."""
-        state, gates = memory.state, kept.gates
-        memory = replace(memory, state=replace(state, strength=state.strength * gates), decisions=None, kept=kept)
-        if bool((gates >= 0.5).all()):
-            return memory
-        state, left = memory.state.select(gates >= 0.5)
-        return Memory(state, *_of_slots(memory, left), kept=kept)
-
-    def _revoked(self, memory: Memory, told: tuple[Tensor, Tensor]) -> Tensor:
-        """How far the instructions take each slot back, [B, S] float32 in [0, 1]."""
-        prefix, logits = self._told(memory, told)
-        takes = logits >= 0
-        if not bool(takes.any()):
-            return torch.zeros_like(memory.state.strength)
-        found = about(self.decoder, self.gate, self.gate_layer, prefix, memory.state)
-        return (logits.sigmoid() * takes)[:, None] * found.sigmoid()
-
-    def _told(self, memory: Memory, told: tuple[Tensor, Tensor]) -> tuple[Prefix, Tensor]:
-        """A prefix of nothing but the instructions, and whether each takes anything back: logits [B]."""
-        head = self._prefix_of(memory, memory.state.source == HEAD)
-        prefix, ends = instructed(self.decoder, head, *told, self.gate_layer)
-        return prefix, self.revoke_gate(ends)
-
-    def _read_strength(self, decisions: Decisions) -> Tensor:
-        """The strength [B, T] with which a document's tokens are read; random gates only choose."""
-        return torch.ones_like(decisions.strength) if self.gate is None else decisions.strength
+    def _taken_back(self, memory: Memory, told: tuple[Tensor, Tensor]) -> Tensor:
+        """How far instructions take each slot back, [B, S] float32 in [0, 1]."""
+        return self.gating.taken_back(self.decoder, self._head_of(memory), memory.state, told)
 
     def _outputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """MemoryLLM's slots of ids [B, T]: [B, L, tokens, E], and which count [B, tokens] bool.
@@ -287,7 +222,7 @@ class MemoryLM(nn.Module):
         ids = ids.gather(1, place.clamp(0, ids.shape[1] - 1))
         mask = place < length[:, None]
         mark = self.new_memory_positional_emb[0, 0].to(self.decoder.dtype)
-        tap = OutputTap(mask, tokens, mark, _slots_at(state.slots, old), old_valid, state.used() == 0)
+        tap = OutputTap(mask, tokens, mark, slots_at(state.slots, old), old_valid, state.used() == 0)
         reading, positions = self.decoder.start(self._read_by_write(memory, reused), mask[:, None])
         self.decoder.run(ids[:, None], positions, reading, tap)
         return tap.slots, tap.valid
@@ -304,14 +239,17 @@ class MemoryLM(nn.Module):
             visible = visible | (last if reused is None else last & (from_end > reused[:, None]))
         return self._prefix_of(memory, visible)
 
+    def _head_of(self, memory: Memory) -> Prefix:
+        """What the writer reads of a memory's head alone."""
+        return self._prefix_of(memory, memory.state.source == HEAD)
+
     def _prefix_of(self, memory: Memory, visible: Tensor) -> Prefix:
         """What the writer reads of the slots where `visible` [B, S]."""
-        seen, index = memory.state.select(visible)
         if self.writer is None:
-            keys, values = (tuple(_gather(t, index[:, 0]) for t in side) for side in (memory.keys, memory.values))
+            seen = memory.select(visible)
         else:  # the kept keys are the reader's
-            keys, values = self.decoder.project(seen.slots)
-        return self._prefix(keys, values, seen)
+            seen = self.attach(memory.state.select(visible)[0])
+        return self._prefix(seen.keys, seen.values, seen.state)
 
     def _prefix(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], state: MemoryState) -> Prefix:
         """Keys and values of the slots of `state`, and of `bos_embedding` in front where the pool is not empty."""
@@ -337,33 +275,14 @@ class MemoryLM(nn.Module):
             yield
 
 
-def _random_logits(state: MemoryState, segment: Tensor, count: int) -> Tensor:
-    """Random gates [B, count] for the segments [B, T] of the next document; each memory's own, whatever its batch."""
-    logits = torch.zeros(segment.shape[0], count)
-    for row, (seed, last) in enumerate(zip(state.seeds.tolist(), segment.amax(-1).tolist(), strict=True)):
-        logits[row, : last + 1] = random_order(seed, state.written, last + 1).logit(eps=1e-6).float()
-    return logits.to(segment.device)
+def _kept(memory: Memory, kept: Kept) -> Memory:
+    """The memory without the slots that are not kept, the others as strong as they still are."""
+    gates = kept.gates
+    state = replace(memory.state, strength=memory.state.strength * gates)
+    memory = replace(memory, state=state, decisions=None, kept=kept)
+    return memory if bool((gates >= 0.5).all()) else memory.select(gates >= 0.5)
 
 
 def _from_end(state: MemoryState) -> Tensor:
     """The place of each valid slot counted from the last one, which is 1: [B, S] long."""
     return state.valid.flip(-1).long().cumsum(-1).flip(-1)
-
-
-def _slots_at(slots: Tensor, index: Tensor) -> Tensor:
-    """Slots `index` [B, S'] of [B, L, S, E], in every layer."""
-    return slots.gather(2, index[:, None, :, None].expand(-1, slots.shape[1], -1, slots.shape[3]))
-
-
-def _of_slots(memory: Memory, index: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Keys and values of the slots `index` [B, L, S']."""
-    keys, values = (
-        tuple(_gather(tensor, index[:, layer]) for layer, tensor in enumerate(side))
-        for side in (memory.keys, memory.values)
-    )
-    return keys, values
-
-
-def _gather(tensor: Tensor, index: Tensor) -> Tensor:
-    """Entries `index` [B, S'] of [B, K, S, D] along S."""
-    return tensor.gather(2, index[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3]))
