@@ -8,7 +8,6 @@ from gnm.data.segments import split_segments
 from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import Step
 from gnm.learners import LearnerSettings, build_learner
-from gnm.models.gates import balanced_loss
 from gnm.models.revoke import about
 from gnm.prompts import opening
 
@@ -125,7 +124,7 @@ def test_a_memory_without_keep_gates_writes_the_instruction_like_any_other(tiny)
 
 
 def test_training_tells_what_takes_back_from_other_instructions(learner):
-    """Beside each instruction of training stand one that takes back what it taught, and one of another kind."""
+    """Beside each instruction of training stand one that takes back what it taught, and two of other kinds."""
     known = load_phrasings()
     steps = [
         Step(FIRST, "Learn the cities.", "non_us_cities_or_states", "fact_subcategories", None, ()),
@@ -138,12 +137,13 @@ def test_training_tells_what_takes_back_from_other_instructions(learner):
     texts = []
     learner._told = lambda instructions: texts.extend(instructions) or told(instructions)
     loss = learner._revoke_loss(steps)
-    assert [texts[0], texts[3]] == [step.instruction for step in steps]
+    assert [texts[0], texts[4]] == [step.instruction for step in steps]
     group = load_taxonomy().label("non_us_cities_or_states")
     assert texts[1] in {text.format(group=group) for text in known["revocation"].train}
-    assert texts[4] in known["revocation_all"].train and texts[5] not in known["revocation_all"].train
-    wanted = torch.tensor([[False, True, False]] * 2)
-    expected = balanced_loss(seen[0].unflatten(0, (2, 3)), wanted, torch.ones_like(wanted)).sum()
+    assert texts[5] in known["revocation_all"].train and not {*texts[6:]} & {*known["revocation_all"].train}
+    assert len(texts) == len({*texts}) == 8
+    wanted = torch.tensor([0.0, 1.0, 0.0, 0.0] * 2)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(seen[0], wanted, reduction="sum") / 4
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert learner.lm.gating.revoke_gate.weight.grad.abs().sum() > 0

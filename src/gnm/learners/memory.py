@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gnm.data.instructions import revocation_exercise
 from gnm.data.segments import is_wanted, split_segments
@@ -16,7 +16,7 @@ from gnm.data.types import Step
 from gnm.errors import DataError
 from gnm.learners.base import Cost, Learner, Segment
 from gnm.memory.pool import check_fits
-from gnm.models.gates import GateTraining, balanced_loss, gate_loss
+from gnm.models.gates import GateTraining, gate_loss
 from gnm.models.keep import keep_loss
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.projected import Memory
@@ -118,14 +118,15 @@ class MemoryLearner(Learner):
         return keep_loss(kept, revoked.to(kept.logits.device))
 
     def _revoke_loss(self, steps: Sequence[Step]) -> Tensor:
-        """Of each step's instruction, and two more: one that takes back what it taught, and one of another kind."""
+        """The cross-entropy of each step's instruction and three more: one that takes back what it taught, two of other
+        kinds. To take nothing back counts three times as much in all: what is dropped by mistake is lost."""
         rows = []
         for step in steps:
             more = revocation_exercise(step.target, random.Random(f"{step.instruction}/{step.document}"))
             rows.append([(step.instruction, False), *more])
-        logits = self.lm.revoking(self._told([text for row in rows for text, _ in row])).unflatten(0, (len(rows), -1))
-        wanted = torch.tensor([[takes for _, takes in row] for row in rows], device=logits.device)
-        return balanced_loss(logits, wanted, torch.ones_like(wanted)).sum()
+        logits = self.lm.revoking(self._told([text for row in rows for text, _ in row]))
+        wanted = torch.tensor([takes for row in rows for _, takes in row], device=logits.device)
+        return len(rows) * nn.functional.binary_cross_entropy_with_logits(logits, wanted.float())
 
     def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
         for document, instruction in zip(documents, instructions, strict=True):

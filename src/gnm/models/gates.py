@@ -93,17 +93,18 @@ class Decisions:
 class LinearGate(nn.Module):
     """One linear function of normalised hidden states [..., E]: the gate's logit [...], float32.
 
-    start: the logit of a new one, whatever it sees.
+    start: the logit of a new one, whatever it sees. scale: of its slope; the larger, the faster it learns.
     """
 
-    def __init__(self, size: int, device: torch.device, start: float):
+    def __init__(self, size: int, device: torch.device, start: float, scale: float = 1.0):
         super().__init__()
+        self.scale = scale / size**0.5
         self.weight = nn.Parameter(torch.zeros(size, device=device))
         self.bias = nn.Parameter(torch.full((1,), start, device=device))
 
     def forward(self, hidden: Tensor) -> Tensor:
         size = self.weight.shape
-        return nn.functional.layer_norm(hidden.float(), size) @ self.weight / size[0] ** 0.5 + self.bias
+        return nn.functional.layer_norm(hidden.float(), size) @ self.weight * self.scale + self.bias
 
 
 def gate_layer(settings: GateSettings, layers: int) -> int:

@@ -16,6 +16,7 @@ from gnm.models.keep import KeepGate, Kept, keep
 from gnm.models.revoke import about, instructed
 
 _OPEN, _SHUT = 1.0, -2.0  # untrained gates store everything and take nothing back
+_REVOKE_SCALE = 30.0  # it has fewer and simpler things to see than the write gate, and learns beside the keep gate
 
 
 class Gating(nn.Module):
@@ -30,7 +31,7 @@ class Gating(nn.Module):
         size, device, learned = decoder.config.hidden_size, decoder.device, settings.by == "gate"
         self.gate = LinearGate(size, device, _OPEN) if learned else None
         self.keep_gate = KeepGate(size, device) if settings.revise else None
-        self.revoke_gate = LinearGate(size, device, _SHUT) if settings.revise else None
+        self.revoke_gate = LinearGate(size, device, _SHUT, _REVOKE_SCALE) if settings.revise else None
 
     def decide(self, state: MemoryState, slots: Tensor, segment: Tensor, capacity: int | None) -> Decisions:
         """What is stored of a new text for the pool of `state`, which has room for `capacity` slots.
