@@ -1,4 +1,4 @@
-"""Controllable memory for a program: `load` gives a Conversation; write, ask, forget, undo, save.
+"""Controllable memory for a program: `load` gives a Conversation; write, ask, forget, revoke, undo, save.
 
 - Documents are numbered 0, 1, ... in the order in which they were written; `forget` takes that number.
 - A memory file belongs to the model that wrote it: backbone and adapter, by checksum.
@@ -21,6 +21,7 @@ from gnm.learners import LearnerSettings, Question, build_learner
 from gnm.learners.base import Segment
 from gnm.learners.memory import MemoryLearner
 from gnm.memory import MemoryState, load_memory, merge, save_memory
+from gnm.memory.state import MIXED
 from gnm.models.projected import Memory
 from gnm.pretrained import STATE, load_model, local_folder, model_digest, push_to_hub, save_pretrained
 
@@ -98,7 +99,7 @@ class Conversation:
         """Drop what `instruction` takes back ("Forget what you learned about companies"); returns how many slots.
 
         Raises DataError for an empty text or one that takes nothing back, MemoryFileError if the memory has no keep
-        gates to understand it with (`write.gates.revise`).
+        gates to understand it with (`write.gates.revise`), or slots that can't be told apart any more.
         """
         if not instruction.strip():
             raise DataError("the instruction is empty; say what is to be forgotten")
@@ -106,6 +107,11 @@ class Conversation:
             raise MemoryFileError(
                 "this memory has no keep gates, so it cannot tell what an instruction takes back; forget a document by "
                 "its number, or use an adapter that was trained with write.gates.revise, such as gnm_gates_revise"
+            )
+        if bool((self.state.valid & (self.state.source == MIXED)).any()):
+            raise MemoryFileError(
+                "what is left of earlier documents can't be told apart: this pool drops other slots in each layer; "
+                "undo the writes instead, or start anew"
             )
         if not self._learner.takes_back(instruction):
             raise DataError(f"{instruction!r} is not understood as taking anything back; write it with a document")
@@ -126,7 +132,7 @@ class Conversation:
         self._change(self._attach(state), {**self._notes, **renumbered})
 
     def undo(self) -> None:
-        """Go back to the memory before the last write or forget. Raises MemoryFileError if there was none."""
+        """Go back to the memory before the last change. Raises MemoryFileError if there was none."""
         if not self._before:
             raise MemoryFileError("there is nothing to undo in this session")
         state, self._notes = self._before.pop()

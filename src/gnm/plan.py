@@ -25,12 +25,12 @@ from gnm.config import load_params, read_blocks
 from gnm.errors import ConfigError, exit_on_error
 from gnm.learners import LearnerSettings
 from gnm.learners.retrieval import CONTEXTS_AT_ONCE
+from gnm.models.attention import SCORES
 from gnm.models.latent_bank import LatentBank
 from gnm.models.lora import LoraSettings
 from gnm.models.memoryllm import MemoryShape, empty_model, memory_sizes, parse_config
 from gnm.params import EvaluateParams, TrainParams
 from gnm.published import Published
-from gnm.reader import SCORES
 
 DOCUMENT_TOKENS, QUESTION_TOKENS = 200, 40
 _BYTES = {"bfloat16": 2, "float32": 4}

@@ -19,13 +19,9 @@ from gnm import flops
 from gnm.chat import ChatFormat
 from gnm.data.formats import recognise
 from gnm.data.types import Query
-from gnm.models.attention import Prefix, Reading
+from gnm.models.attention import Prefix, Reading, at_ends, at_once
 from gnm.models.decoder import Decoder
 from gnm.prompts import QUESTION, question
-
-# attention scores of one pass over questions; on a CPU more gain nothing, a quarter of them is a tenth slower
-SCORES = 2**28
-_SCORES_ON_CPU = 2**25
 
 
 @dataclass(frozen=True)
@@ -181,10 +177,10 @@ class Reader:
     ) -> list[list[Answer]]:
         """Answer every question greedily and score its target; rows may have different numbers of questions."""
         prefix, width = self.shared(prefix), max(map(len, questions), default=0)
-        at_once = self._at_once(prefix, questions)
+        number = self._at_once(prefix, questions)
         parts = [
-            self._answer_some(prefix, [row[start : start + at_once] for row in questions], max_new_tokens)
-            for start in range(0, width, at_once)
+            self._answer_some(prefix, [row[start : start + number] for row in questions], max_new_tokens)
+            for start in range(0, width, number)
         ]
         return [[answer for part in parts for answer in part[row]] for row in range(len(questions))]
 
@@ -192,8 +188,7 @@ class Reader:
         """Questions of a state that are read in one pass."""
         longest = max((len(self._prompt(q)) for row in questions for q in row), default=1)
         scores = prefix.valid.numel() * self.decoder.config.num_attention_heads * longest
-        limit = _SCORES_ON_CPU if self.decoder.device.type == "cpu" else SCORES
-        return max(1, limit // max(1, scores))
+        return at_once(scores, self.decoder.device)
 
     def _answer_some(self, prefix, questions, max_new_tokens: int) -> list[list[Answer]]:
         begun = self._begin(prefix, [[self._prompt(q) for q in row] for row in questions])
@@ -223,9 +218,8 @@ class Reader:
         ids, mask = self._pad(prompts)
         reading, positions = self.decoder.start(prefix, mask, keep=True)
         hidden = self._read(ids, positions, reading)
-        last = (mask.sum(-1) - 1).clamp(min=0)
-        at_end = hidden.gather(2, last[..., None, None].expand(-1, -1, 1, hidden.shape[-1]))[:, :, 0]
-        return _Begun(reading.own, mask, self.decoder.logits(at_end.flatten(0, 1)).unflatten(0, ids.shape[:2]))
+        scores = self.decoder.logits(at_ends(hidden, mask).flatten(0, 1)).unflatten(0, ids.shape[:2])
+        return _Begun(reading.own, mask, scores)
 
     def _target_nll(self, prefix, begun, questions) -> list[list[float]]:
         answers = [[self._answer(q) for q in row] for row in questions]

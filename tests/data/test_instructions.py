@@ -2,7 +2,13 @@ import random
 
 import pytest
 
-from gnm.data.instructions import build_phrasings, instruction_for, load_phrasings
+from gnm.data.instructions import (
+    build_phrasings,
+    instruction_for,
+    load_phrasings,
+    revocation_exercise,
+    revoking_instruction,
+)
 from gnm.data.targets import composition_targets
 from gnm.data.taxonomy import load_taxonomy
 from gnm.errors import DataError
@@ -53,6 +59,20 @@ def test_phrasings_are_short():
 def test_no_phrasing_occurs_in_two_kinds():
     texts = [text for phrasings in KINDS.values() for text in (*phrasings.train, phrasings.evaluation)]
     assert len(set(texts)) == len(texts)
+
+
+def test_an_exercise_has_one_instruction_that_takes_back_what_its_target_taught():
+    label = load_taxonomy().label
+    takes_all = set(KINDS["revocation_all"].train)
+    takes = {text.format(group=label(group)) for group in GROUPS for text in KINDS["revocation"].train} | takes_all
+    for target in TARGETS:
+        said = revocation_exercise(target, random.Random(0))
+        assert [back for _, back in said] == [True, False, False] and len({text for text, _ in said}) == 3
+        assert [text in takes for text, _ in said] == [True, False, False]
+        learned = next((group for group in GROUPS if target.split("-")[0].removesuffix("_format") == group), None)
+        assert (said[0][0] in takes_all) == (learned is None) and (learned is None or label(learned) in said[0][0])
+    with pytest.raises(DataError, match="under target 'format' no fact is learned"):
+        revoking_instruction("format", "test")
 
 
 def test_an_unknown_target_is_an_error():

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from gnm.data.instructions import load_phrasings
+from gnm.data.instructions import load_phrasings, revoking_instruction
 from gnm.data.segments import split_segments
 from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import Step
 from gnm.learners import LearnerSettings, build_learner
+from gnm.models import attention
 from gnm.models.revoke import about
-from gnm.prompts import opening
+from gnm.prompts import block, opening
 
 FIRST, SECOND = "Oslo is big\nA horse is red\n", "Birds are blue\nMilk is white, and so is the snow\n"
 TOLD = "Forget what you learned about horses."
@@ -73,11 +74,39 @@ def test_what_a_segment_gets_depends_on_no_other_and_on_no_other_row(learner):
 
 
 @torch.no_grad()
+def test_portions_give_what_one_pass_gives(learner, monkeypatch):
+    state = written(learner, FIRST, SECOND)
+    whole = logits_of(learner, state)
+    monkeypatch.setattr(attention, "_SCORES_ON_CPU", 1)
+    torch.testing.assert_close(logits_of(learner, state), whole)
+
+
+@torch.no_grad()
+def test_instructions_of_different_lengths_are_understood_as_alone(learner):
+    told = [TOLD, "Drop it.", "Whatever you were told about birds so far no longer counts. Discard it."]
+    together = learner.lm.revoking(learner._told(told))
+    torch.testing.assert_close(together, torch.cat([learner.lm.revoking(learner._told([each])) for each in told]))
+    rows = tuple([FIRST] * 3)
+    after = learner.revoke(written(learner, rows, rows, seeds=(0, 0, 0)), told)
+    for row, each in enumerate(told):
+        alone = learner.revoke(written(learner, FIRST, FIRST), [each])
+        strength = after.state.strength[row][after.state.valid[row]]
+        torch.testing.assert_close(strength, alone.state.strength[0], atol=1e-5, rtol=1e-5)
+
+
+def test_an_instruction_is_tokenised_as_in_front_of_a_document(smollm2):
+    learner = build_learner(LearnerSettings(method="gnm"), smollm2)
+    instruction = revoking_instruction("country", "test")
+    alone = learner._told([instruction])[0][0]
+    whole = learner.reader.encode_segments([split_segments(block(FIRST, instruction, "instruction_first"))])[0][0]
+    assert instruction.count(".") > 1 and whole[: len(alone)].tolist() == alone.tolist()
+
+
+@torch.no_grad()
 def test_an_instruction_that_takes_back_drops_what_it_is_about_and_nothing_else(learner):
     before = written(learner, FIRST, SECOND)
-    found, takes = logits_of(learner, before)[0], learner.lm.revoking(learner._told([TOLD])).sigmoid()
     after = learner.revoke(before, [TOLD])
-    stays = 1 - takes * found.sigmoid()
+    stays = 1 - logits_of(learner, before)[0].sigmoid()
     assert 0 < (stays < 0.5).sum() < (before.state.source >= 0).sum()
     kept = stays >= 0.5
     assert after.state.source.tolist() == before.state.source[:, kept].tolist()
@@ -91,7 +120,6 @@ def test_an_instruction_that_takes_back_drops_what_it_is_about_and_nothing_else(
 @torch.no_grad()
 def test_an_instruction_takes_back_while_its_document_is_written(learner):
     before = written(learner, FIRST)
-    learner.lm.gating.revoke_gate.bias.fill_(9.0)
     told, wrote = learner.revoke(before, [TOLD]), learner.write(before, [SECOND], [TOLD])
     assert wrote.state.segments(0) == told.state.segments(0) != before.state.segments(0)
     assert wrote.state.segments(1)

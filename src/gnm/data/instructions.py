@@ -69,12 +69,14 @@ def revoking_instruction(target: str, split: Split, rng: random.Random | None = 
 
 
 def revocation_exercise(target: str, rng: random.Random) -> list[tuple[str, bool]]:
-    """Training phrasings, and whether they take back what was learned under `target`: one that does, and two of other
-    kinds about the same group that do not. Raises DataError as `revoking_instruction` does."""
-    group = parse_target(target).learn
+    """Training phrasings, and whether they take back what was learned: one that does what was learned under `target`,
+    or everything if that learns no fact, and two of other kinds about the same group that do not."""
+    parsed = parse_target(target)
+    group = parsed.learn
     kinds = rng.sample(_OF_ALL if group in (None, ALL) else _OF_A_GROUP + _OF_ALL, 2)
     others = [(_said(kind, group, group, "train", rng), False) for kind in kinds]
-    return [(revoking_instruction(target, "train", rng), True), *others]
+    learns = target if parsed.learn_rest or group else ALL
+    return [(revoking_instruction(learns, "train", rng), True), *others]
 
 
 def _said(

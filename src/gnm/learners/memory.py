@@ -68,7 +68,8 @@ class MemoryLearner(Learner):
         return bool(self.lm.revoking(self._told([instruction])) >= 0)
 
     def _told(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        return self.reader.encode([opening(instruction) for instruction in instructions])
+        """Instructions alone, tokenised as in front of a document."""
+        return self.reader.encode_segments([split_segments(opening(instruction)) for instruction in instructions])[:2]
 
     def forget(self, state: Memory, document: int) -> Memory:
         return self.lm.attach(state.state.select(state.state.source != document)[0])

@@ -55,13 +55,14 @@ class Gating(nn.Module):
         return Kept(keep(self.keep_gate, self.layer, state, slots, decisions), revoked, state.source, state.segment)
 
     def taken_back(self, decoder: Decoder, head: Prefix, state: MemoryState, told: tuple[Tensor, Tensor]) -> Tensor:
-        """How far instructions take each slot back, [B, S] float32 in [0, 1]; arguments as for `revoking`."""
+        """How far instructions take each slot back, [B, S] float32 in [0, 1]: where they take anything back, as far as
+        the write gate says that they are about it. Arguments as for `revoking`."""
         prefix, logits = self.revoking(decoder, head, told)
         takes = logits >= 0
         if not bool(takes.any()):
             return torch.zeros_like(state.strength)
         found = about(decoder, self.gate, self.layer, prefix, state)
-        return (logits.sigmoid() * takes)[:, None] * found.sigmoid()
+        return takes[:, None] * found.sigmoid()
 
     def revoking(self, decoder: Decoder, head: Prefix, told: tuple[Tensor, Tensor]) -> tuple[Prefix, Tensor]:
         """`head` followed by instructions, ids and mask [B, T], and whether each takes anything back: logits [B]."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gnm.memory.state import MemoryState, pack
-from gnm.models.attention import Prefix, Reading
+from gnm.models.attention import Prefix, Reading, at_ends, at_once
 from gnm.models.decoder import Decoder
 
 
@@ -44,7 +44,7 @@ def instructed(decoder: Decoder, prefix: Prefix, ids: Tensor, mask: Tensor, laye
     """`prefix` followed by instructions ids [B, T] (mask [B, T]), and what enters `layer` at their ends, [B, E]."""
     tap = LayerTap(layer)
     prefix = decoder.extend(prefix, ids, mask, tap)
-    return prefix, _at_ends(tap.seen, mask[:, None])[:, 0]
+    return prefix, at_ends(tap.seen, mask[:, None])[:, 0]
 
 
 def about(
@@ -57,16 +57,20 @@ def about(
     if not len(stored):
         return logits
     index, there = pack(number[:, None] == stored[:, None])
+    longest, heads = index.shape[2], decoder.config.num_attention_heads
+    size = at_once(state.batch * heads * longest * (longest + prefix.valid.shape[1]), decoder.device)
+    of_segments = [
+        _reread(decoder, gate, layer, prefix, state, *parts)
+        for parts in zip(index.split(size, dim=1), there.split(size, dim=1), strict=True)
+    ]
+    place = torch.searchsorted(stored, number.clamp(min=0)).clamp(max=len(stored) - 1)
+    return torch.where(number >= 0, torch.cat(of_segments, dim=1).gather(1, place), logits)
+
+
+def _reread(decoder, gate, layer: int, prefix: Prefix, state: MemoryState, index: Tensor, there: Tensor) -> Tensor:
+    """The gate of segments, whose slots are `index` [B, n, T] where `there` [B, n, T]: logits [B, n]."""
     inputs = state.slots[:, 0].gather(1, index.flatten(1)[..., None].expand(-1, -1, state.slots.shape[3]))
     tap = LayerTap(layer, inputs.unflatten(1, index.shape[1:]))
     reading, positions = decoder.start(prefix, there)
     decoder.run(torch.zeros_like(index), positions, reading, tap)
-    of_segments = gate(_at_ends(tap.seen, there))
-    place = torch.searchsorted(stored, number.clamp(min=0)).clamp(max=len(stored) - 1)
-    return torch.where(number >= 0, of_segments.gather(1, place), logits)
-
-
-def _at_ends(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Entries of hidden [B, n, T, E] at the last token of each text of mask [B, n, T]: [B, n, E]."""
-    last = (mask.sum(-1) - 1).clamp(min=0)
-    return hidden.gather(2, last[..., None, None].expand(-1, -1, 1, hidden.shape[3]))[:, :, 0]
+    return gate(at_ends(tap.seen, there))
