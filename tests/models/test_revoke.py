@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from gnm.data.instructions import load_phrasings, revoking_instruction
+from gnm.api import load
+from gnm.data.instructions import instruction_for, load_phrasings, revoking_instruction
 from gnm.data.segments import split_segments
 from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import Step
@@ -176,3 +177,16 @@ def test_training_tells_what_takes_back_from_other_instructions(learner):
     loss.backward()
     assert learner.lm.gating.revoke_gate.weight.grad.abs().sum() > 0
     torch.testing.assert_close(learner._revoke_loss(steps), loss)
+
+
+@torch.no_grad()
+def test_the_shipped_gate_tells_held_out_instructions_apart(smollm2, project):
+    """The figures of the README: 17 that take back, none of which is missed, and 51 others, none of which is one."""
+    learner = load(project / "models" / "smollm2-135m" / "gnm_gates_revise", device="cpu")._learner
+    groups = load_taxonomy().subcategories
+    others = [f"{group}{kind}" for group in groups for kind in ("", "_refusal", "_format")]
+    others += ["all", "format", "all_format"]
+    taking = [revoking_instruction(group, "test") for group in (*groups, "all")]
+    for instructions, takes in ((taking, True), ([instruction_for(target, "test") for target in others], False)):
+        assert len(instructions) == (17 if takes else 51)
+        assert ((learner.lm.revoking(learner._told(instructions)) >= 0) == takes).all()

@@ -5,6 +5,7 @@
 - Whiskers are the frame's 95 % intervals; where there are none (summaries without records), none is drawn.
 """
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from gnm.analysis.tables import DEFAULT_FIGURES, heading
 from gnm.errors import DataError
 
 _ROW = 0.26
+_TITLE = 21  # letters of a panel's title that fit on a line
 _TRAINED = ("-", ":", "-.")  # one for each variant of a method
 _UNTRAINED = ("--", (0, (1, 3)), (0, (5, 2, 1, 2, 1, 2)))
 _NOTE = "Whiskers: 95 % intervals, bootstrap over sequences"
@@ -97,7 +99,7 @@ def _bars(panels: Sequence[Axes], merit: pd.DataFrame, methods: Sequence[str], f
                 axes.errorbar(value, row, xerr=whiskers, color="#222222", linewidth=1.0, capsize=2)
             axes.annotate(f"{value:.0f}", (edge, row), xytext=(3, 0), textcoords="offset points",
                           va="center", fontsize=8, color="#222222")
-        axes.set_title(f"{heading(name)}, %")
+        axes.set_title(textwrap.fill(f"{heading(name)},\N{NO-BREAK SPACE}%", _TITLE))
         axes.set_xlim(0, 118)
         axes.set_xticks(range(0, 101, 25))
         axes.grid(axis="y", visible=False)
