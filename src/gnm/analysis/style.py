@@ -45,7 +45,7 @@ METHODS: dict[str, MethodStyle] = {
     "retrieval": MethodStyle("Retrieval (untrained)", GREEN, "d", hollow=True),
     "retrieval_bm25": MethodStyle("Retrieval, BM25 (untrained)", GREEN, "p", hollow=True),
     "latent_bank": MethodStyle("Latent bank (G-MemLLM)", SKY, "H"),
-    "text_notes": MethodStyle("Text notes", PURPLE, "P"),
+    "text_notes": MethodStyle("Text notes", PURPLE, "P", hollow=True),
     "memoryllm": MethodStyle("Memory, untrained", BLUE, "h", hollow=True),
     "no_memory": MethodStyle("No memory", BLACK, "8", hollow=True),
     "dummy": MethodStyle("Dummy", GREY, "*", hollow=True),
