@@ -25,7 +25,7 @@ def merit(methods=("no_memory", "gnm"), interval=True):
 
 def test_bars_have_the_methods_lengths_colours_and_whiskers():
     panels = merit_bars(merit(), "A title").axes
-    assert [axes.get_title() for axes in panels] == [f"{name},\N{NO-BREAK SPACE}%" for name in ("Score", "Accuracy", "Specificity", "Selectivity")]
+    assert [axes.get_title() for axes in panels] == [f"{name.capitalize()},\N{NO-BREAK SPACE}%" for name in FIGURES]
     for axes in panels:
         assert [bar.get_width() for bar in axes.patches] == pytest.approx([40, 30])
         assert [to_hex(bar.get_edgecolor()).upper() for bar in axes.patches] == [METHODS["gnm"].color,
