@@ -3,6 +3,7 @@
 import functools
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from gnm.api import load
 from gnm.backbones import load_backbone
 from gnm.errors import CheckpointError, DataError, MemoryFileError
 from gnm.learners import LearnerSettings, build_learner
+from gnm.memory.state import MIXED
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.pretrained import save_pretrained
 
@@ -120,6 +122,10 @@ def test_words_take_back_what_they_are_about(gated, tmp_path, monkeypatch, capsy
         conversation.revoke(" ")
     deaf = load(saved_with(tmp_path / "deaf", {"threshold": 0.0, "revise": True}, revoke_gate=-9.0))
     with pytest.raises(DataError, match="'Forget it.' is not understood as taking anything back"):
+        deaf.revoke("Forget it.")
+    mixed = torch.full_like(deaf.state.source, MIXED)
+    deaf._memory = replace(deaf._memory, state=replace(deaf.state, source=mixed))
+    with pytest.raises(MemoryFileError, match="can't be told apart"):
         deaf.revoke("Forget it.")
     with pytest.raises(MemoryFileError, match="no keep gates.*forget a document by its number"):
         load(gated).revoke("Forget it.")

@@ -57,7 +57,7 @@ def test_a_stored_segment_is_read_as_if_it_stood_behind_the_instruction(learner)
         parts = split_segments(f"Instruction: Learn all of it\nDocument:\n{text}\n")
         for number in state.state.segments(document):
             alone = learner.reader.encode_segments([[opening(TOLD), parts[number]]])
-            decided = learner.lm.write(learner.reset([0]), *alone).decisions.logits[0, 1]
+            decided = learner.lm.write(learner.reset([0]), *alone, learner._told([TOLD])).decisions.logits[0, 1]
             mine = logits[(state.state.source[0] == document) & (state.state.segment[0] == number)]
             torch.testing.assert_close(mine, decided.expand_as(mine), atol=1e-4, rtol=1e-4)
     assert logits[state.state.source[0] < 0].eq(-torch.inf).all()

@@ -55,7 +55,7 @@ class MemoryLearner(Learner):
         texts = [block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)]
         if not self.gated:
             return self.lm.write(state, *self.reader.encode(texts))
-        told = None if not self.lm.revises else self._told(instructions)
+        told = self._told(instructions) if self.lm.revises else None
         return self.lm.write(state, *self.reader.encode_segments([split_segments(text) for text in texts]), told)
 
     def revoke(self, state: Memory, instructions: Sequence[str]) -> Memory:

@@ -154,7 +154,7 @@ class MemoryLM(nn.Module):
             if self.gating:
                 decisions = self.gating.decide(memory.state, slots, segment, self.pool.capacity)
                 if self.revises:
-                    revoked = self._taken_back(memory, told) if told else torch.zeros_like(memory.state.strength)
+                    revoked = self._taken_back(memory, told)
                     memory = _kept(memory, self.gating.restated(memory.state, slots, decisions, revoked))
                 index, valid = pack(decisions.stored)
                 gated = {"strength": self.gating.read_strength(decisions), "segment": segment}

@@ -10,34 +10,14 @@ Shape letters: B states, S slots of the pool, n stored segments, T tokens of a s
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gnm.memory.state import MemoryState, pack
-from gnm.models.attention import Prefix, Reading, at_ends, at_once
+from gnm.models.attention import Prefix, at_ends, at_once
 from gnm.models.decoder import Decoder
-
-
-@dataclass
-class LayerTap:
-    """Takes what enters one layer, `seen` [B, n, T, E]; `inputs` [B, n, T, E] enter the first instead of tokens."""
-
-    layer: int
-    inputs: Tensor | None = None
-    seen: Tensor | None = None
-    needs_last_layer = True
-
-    def before(self, layer: int, hidden: Tensor, reading: Reading) -> Tensor:
-        if layer == 0 and self.inputs is not None:
-            hidden = reading.pack(self.inputs)[None]
-        if layer == self.layer:
-            self.seen = reading.spread(hidden[0])
-        return hidden
-
-    def after(self, layer: int, hidden: Tensor, reading: Reading) -> None:
-        pass
+from gnm.models.taps import LayerTap
 
 
 def instructed(decoder: Decoder, prefix: Prefix, ids: Tensor, mask: Tensor, layer: int) -> tuple[Prefix, Tensor]:

@@ -1,11 +1,12 @@
-"""Which hidden states of a writing pass become slots.
+"""What is taken of a pass: the hidden states that become slots, or those that gates look at.
 
 - `InputTap`: the input of every layer, at every token. Untrained backbones read such slots as their own context.
 - `OutputTap`: the output of every layer, at the last `num_tokens` places, as MemoryLLM has it (Wang et al. 2024,
   sec. 3.1). An embedding marks these places at the input of every layer; a document shorter than `num_tokens`
   takes the pool's last slots along, as if they were its first tokens.
+- `LayerTap`: what enters one layer; with slots of the first layer it reads them once more as if they were tokens.
 
-Shape letters: B states, L layers, T tokens of a text, N real tokens of all texts, E hidden size.
+Shape letters: B states, L layers, n texts of a state, T tokens of a text, N real tokens of all texts, E hidden size.
 """
 
 from dataclasses import dataclass, field
@@ -87,3 +88,23 @@ class OutputTap:
     @property
     def slots(self) -> Tensor:
         return torch.stack(self.collected, dim=1)
+
+
+@dataclass
+class LayerTap:
+    """Takes what enters one layer, `seen` [B, n, T, E]; `inputs` [B, n, T, E] enter the first instead of tokens."""
+
+    layer: int
+    inputs: Tensor | None = None
+    seen: Tensor | None = None
+    needs_last_layer = True
+
+    def before(self, layer: int, hidden: Tensor, reading: Reading) -> Tensor:
+        if layer == 0 and self.inputs is not None:
+            hidden = reading.pack(self.inputs)[None]
+        if layer == self.layer:
+            self.seen = reading.spread(hidden[0])
+        return hidden
+
+    def after(self, layer: int, hidden: Tensor, reading: Reading) -> None:
+        pass
