@@ -182,10 +182,9 @@ def attend(
     to_prefix = torch.matmul(q.flatten(2, 3), prefix_key.transpose(2, 3)).unflatten(2, (n, per_group, tokens))
     to_own = torch.matmul(q, own_key.transpose(3, 4)).unflatten(3, (per_group, tokens))
     scores = torch.cat((to_prefix + reading.prefix_bias.unsqueeze(2), to_own + reading.own_bias.unsqueeze(3)), dim=-1)
-    weights = scores.softmax(-1)
-    prefix_length = prefix_key.shape[2]
-    from_prefix = torch.matmul(weights[..., :prefix_length].flatten(2, 4), prefix_value)
-    from_own = torch.matmul(weights[..., prefix_length:].flatten(3, 4), own_value)
+    to_prefix, to_own = scores.softmax(-1).split((prefix_key.shape[2], own_key.shape[3]), dim=-1)
+    from_prefix = torch.matmul(to_prefix.flatten(2, 4), prefix_value)
+    from_own = torch.matmul(to_own.flatten(3, 4), own_value)
     mixed = from_prefix.view_as(from_own) + from_own
     mixed = mixed.unflatten(3, (per_group, tokens)).permute(0, 2, 4, 1, 3, 5)  # [B, n, T, K, G, D]
     return reading.pack(mixed.flatten(3, 4))[None], None
