@@ -130,7 +130,7 @@ def test_many_questions_are_answered_in_portions(tiny, monkeypatch):
     ours = reader_of(tiny)
     prefix, asked = context_prefix(ours, TEXTS), [list(QUESTIONS) * 2, [], list(QUESTIONS[:3])]
     whole = ours.answer(prefix, asked, 3)
-    monkeypatch.setattr(attention, "_SCORES_ON_CPU", 1)
+    monkeypatch.setattr(attention, "SCORES", 1)
     portions = ours.answer(prefix, asked, 3)
     assert [len(row) for row in portions] == [8, 0, 3]
     for some, all_at_once in ((portions[row], whole[row]) for row in (0, 2)):

@@ -188,7 +188,7 @@ class Reader:
         """Questions of a state that are read in one pass."""
         longest = max((len(self._prompt(q)) for row in questions for q in row), default=1)
         scores = prefix.valid.numel() * self.decoder.config.num_attention_heads * longest
-        return at_once(scores, self.decoder.device)
+        return at_once(scores)
 
     def _answer_some(self, prefix, questions, max_new_tokens: int) -> list[list[Answer]]:
         begun = self._begin(prefix, [[self._prompt(q) for q in row] for row in questions])
@@ -262,10 +262,11 @@ class Reader:
             given = open_[..., None].to(mask.device)
             hidden, own = self._go_on(prefix, own, mask, chosen[..., None], given)
             mask = torch.cat((mask, given), dim=-1)
-            logits = self.decoder.logits(hidden.flatten(0, 2)).unflatten(0, tuple(chosen.shape))
-            chosen = logits.argmax(-1)
+            logits = self.decoder.logits(hidden[given])
+            chosen = chosen.masked_scatter(given[..., 0], logits.argmax(-1))
             if watched is not None:
-                scores.append(logits.gather(2, watched))
+                seen = logits.gather(1, watched[given[..., 0]])
+                scores.append(scores[-1].masked_scatter(given, seen))
         return tokens, scores
 
     def _go_on(self, prefix, own, mask, ids, given):

@@ -78,7 +78,7 @@ def test_what_a_segment_gets_depends_on_no_other_and_on_no_other_row(learner):
 def test_portions_give_what_one_pass_gives(learner, monkeypatch):
     state = written(learner, FIRST, SECOND)
     whole = logits_of(learner, state)
-    monkeypatch.setattr(attention, "_SCORES_ON_CPU", 1)
+    monkeypatch.setattr(attention, "SCORES", 1)
     torch.testing.assert_close(logits_of(learner, state), whole)
 
 

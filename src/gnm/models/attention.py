@@ -19,9 +19,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 IMPLEMENTATION = "shared_prefix"
-# attention scores of one pass; on a CPU more gain nothing, a quarter of them is a tenth slower
+# attention scores of one pass, at most
 SCORES = 2**28
-_SCORES_ON_CPU = 2**25
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,19 @@ class Reading:
         """The real tokens [N, ...] of a rectangle [B, n, T, ...]."""
         return _Pick.apply(rectangle.flatten(0, 2), self.cells)
 
+    def by_state(self) -> tuple[int, Tensor]:
+        """W, the most real tokens of a state, and the place of each real token in [B * W], [N] long."""
+        batch, n, tokens = self.shape
+        state = self.cells // (n * tokens)
+        counts = torch.bincount(state, minlength=batch)
+        width = int(counts.max())
+        first = (torch.arange(batch, device=counts.device) * width - counts.cumsum(0) + counts)[state]
+        return width, first + torch.arange(len(state), device=counts.device)
 
-def at_once(scores: int, device: torch.device) -> int:
+
+def at_once(scores: int) -> int:
     """How many queries, of `scores` attention scores each, one pass takes; at least one."""
-    return max(1, (_SCORES_ON_CPU if device.type == "cpu" else SCORES) // max(1, scores))
+    return max(1, SCORES // max(1, scores))
 
 
 def at_ends(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -166,8 +174,7 @@ def attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     layer = module.layer_idx
-    batch, n, tokens = reading.shape
-    groups, per_group, size = key.shape[1], query.shape[1] // key.shape[1], query.shape[3]
+    groups, per_group = key.shape[1], query.shape[1] // key.shape[1]
     own_key, own_value = (reading.spread(x[0].transpose(0, 1)).permute(0, 3, 1, 2, 4) for x in (key, value))
     if layer in reading.own:
         past_key, past_value = reading.own[layer]
@@ -176,18 +183,56 @@ def attend(
         reading.own[layer] = (own_key, own_value)
     prefix_key, prefix_value = reading.prefix.keys[layer], reading.prefix.values[layer]
 
-    # [B, K, n, G*T, D]: heads that share keys stand side by side, so keys are never repeated
-    q = reading.spread(query[0].transpose(0, 1) * scaling).unflatten(3, (groups, per_group))
-    q = q.permute(0, 3, 1, 4, 2, 5).reshape(batch, groups, n, per_group * tokens, size)
-    to_prefix = torch.matmul(q.flatten(2, 3), prefix_key.transpose(2, 3)).unflatten(2, (n, per_group, tokens))
-    to_own = torch.matmul(q, own_key.transpose(3, 4)).unflatten(3, (per_group, tokens))
-    scores = torch.cat((to_prefix + reading.prefix_bias.unsqueeze(2), to_own + reading.own_bias.unsqueeze(3)), dim=-1)
-    to_prefix, to_own = scores.softmax(-1).split((prefix_key.shape[2], own_key.shape[3]), dim=-1)
-    from_prefix = torch.matmul(to_prefix.flatten(2, 4), prefix_value)
-    from_own = torch.matmul(to_own.flatten(3, 4), own_value)
-    mixed = from_prefix.view_as(from_own) + from_own
-    mixed = mixed.unflatten(3, (per_group, tokens)).permute(0, 2, 4, 1, 3, 5)  # [B, n, T, K, G, D]
-    return reading.pack(mixed.flatten(3, 4))[None], None
+    q = query[0].transpose(0, 1).unflatten(1, (groups, per_group)) * scaling
+    in_parts = q.device.type == "cpu" and not torch.is_grad_enabled() and prefix_key.shape[2] > 0
+    mix = _mix_in_parts if in_parts else _mix
+    return mix(reading, q, prefix_key, prefix_value, own_key, own_value).flatten(1, 2)[None], None
+
+
+def _mix(reading: Reading, q: Tensor, prefix_key, prefix_value, own_key, own_value) -> Tensor:
+    """What q [N, K, G, D] reads, in one softmax over prefix [B, K, P, D] and own keys [B, K, n, S, D]; like q."""
+    rows, to_own = _to_own(reading, q, own_key)
+    to_prefix = torch.matmul(rows.flatten(2, 3), prefix_key.transpose(2, 3)).view(*rows.shape[:4], -1)
+    scores = torch.cat((to_prefix + reading.prefix_bias, to_own), dim=-1)
+    on_prefix, on_own = scores.softmax(-1).split((prefix_key.shape[2], own_key.shape[3]), dim=-1)
+    from_prefix = torch.matmul(on_prefix.flatten(2, 3), prefix_value).view_as(rows)
+    return _packed(reading, from_prefix + torch.matmul(on_own, own_value))
+
+
+def _mix_in_parts(reading: Reading, q: Tensor, prefix_key, prefix_value, own_key, own_value) -> Tensor:
+    """The same without gradient on a CPU, where a table of scores costs more than the products around it.
+
+    torch's flash kernel reads the prefix and gives the log-sum-exp of its scores; with it the two parts are joined as
+    one softmax over both would join them (Dao et al. 2022, FlashAttention, sec. 3.1).
+    """
+    rows, to_own = _to_own(reading, q, own_key)
+    of_own = to_own.float().logsumexp(-1, keepdim=True)
+    from_own = torch.matmul((to_own - of_own).exp().to(q.dtype), own_value)
+    width, places = reading.by_state()
+    batch, groups, per_group, size = len(prefix_key), *q.shape[1:]
+    every = q.new_zeros(batch * width, groups, per_group, size).index_copy_(0, places, q).unflatten(0, (batch, width))
+    every = every.transpose(1, 2).flatten(2, 3)
+    bias = reading.prefix_bias[:, 0].expand(-1, -1, every.shape[2], -1)
+    parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        every, prefix_key, prefix_value, attn_mask=bias, scale=1.0
+    )
+    apart = (part.unflatten(2, (width, per_group)).transpose(1, 2).flatten(0, 1)[places] for part in parts)
+    from_prefix, of_prefix = apart
+    share = (_packed(reading, of_own) - of_prefix[..., None]).sigmoid()
+    return torch.lerp(from_prefix.float(), _packed(reading, from_own).float(), share).to(q.dtype)
+
+
+def _to_own(reading: Reading, q: Tensor, own_key: Tensor) -> tuple[Tensor, Tensor]:
+    """q as rows [B, K, n, G*T, D], side by side where heads share keys, so that these are never repeated; and scores of
+    own keys [B, K, n, G*T, S]."""
+    rows = reading.spread(q).permute(0, 3, 1, 4, 2, 5).flatten(3, 4)
+    scores = torch.matmul(rows, own_key.transpose(3, 4)).unflatten(3, (q.shape[2], reading.shape[2]))
+    return rows, (scores + reading.own_bias.unsqueeze(3)).flatten(3, 4)
+
+
+def _packed(reading: Reading, rows: Tensor) -> Tensor:
+    """Rows [B, K, n, G*T, X] token by token, [N, K, G, X]."""
+    return reading.pack(rows.unflatten(3, (-1, reading.shape[2])).permute(0, 2, 4, 1, 3, 5))
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)

@@ -38,7 +38,7 @@ def about(
         return logits
     index, there = pack(number[:, None] == stored[:, None])
     longest, heads = index.shape[2], decoder.config.num_attention_heads
-    size = at_once(state.batch * heads * longest * (longest + prefix.valid.shape[1]), decoder.device)
+    size = at_once(state.batch * heads * longest * (longest + prefix.valid.shape[1]))
     of_segments = [
         _reread(decoder, gate, layer, prefix, state, *parts)
         for parts in zip(index.split(size, dim=1), there.split(size, dim=1), strict=True)
