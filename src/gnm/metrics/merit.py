@@ -1,0 +1,128 @@
+"""Figures of merit with intervals, out of per-query records or of a summary.
+
+Intervals resample whole sequences: the queries of a sequence share its documents and its memory, so they are not
+independent. One draw serves all figures of a run.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gnm.errors import DataError
+from gnm.metrics.bootstrap import interval, resampled, sequence_weights
+from gnm.metrics.samples import FACTS, GROUPS, Samples, collect
+
+MERIT_COLUMNS = ["metric", "age", "value", "low", "high", "samples", "sequences"]
+
+
+def figures_of_merit(records: pd.DataFrame, generator: np.random.Generator | None = None, resamples: int = 2000,
+                     level: float = 0.95) -> pd.DataFrame:
+    """Figures of merit with percentile intervals from a bootstrap over sequences.
+
+    Returns a frame with columns MERIT_COLUMNS, a row a figure; figures without samples are left out:
+    - `accuracy`, `specificity`, `selectivity`: mean of the matrix cells with t >= q that have samples; `score`: their
+      harmonic mean (protocol, section 6). `*_age_0`: plain means right after writing, q = t.
+    - `retention` at each `age`: accuracy of queries asked `age` documents after their own.
+    - the same with `_generated`: judged by the generated text instead of the logits.
+    - `unlearning_*` · `forgotten_*` · `remaining_*` · `refusal_precision`, `_recall`, `_f1`, `_specificity` ·
+      `format_accuracy`, `_selectivity`.
+    `samples` counts queries, `sequences` the sequences they come from. Fewer than two sequences give no interval;
+    an interval of width 0 (all right, all wrong) says only that the sequences did not differ.
+    `generator` defaults to `numpy.random.default_rng(0)`, so the same records give the same intervals.
+    Raises DataError when there are no records.
+    """
+    if records.empty:
+        raise DataError("there are no records to compute figures of merit from")
+    generator = np.random.default_rng(0) if generator is None else generator
+    sequences = np.unique(records["sequence"])
+    weights = sequence_weights(len(sequences), generator, resamples)
+    rows = []
+
+    def add(metric: str, values: np.ndarray, parts: Sequence[Samples], age: int | None = None) -> None:
+        seen = len(np.unique(np.concatenate([part.sequence for part in parts])))
+        low, high = interval(values, seen, level)
+        size = sum(len(part.value) for part in parts)
+        rows.append((metric, age, float(values[0]), float(low), float(high), size, seen))
+
+    def ratio(samples: Samples, cell: np.ndarray | None = None) -> np.ndarray:
+        return resampled(samples, sequences, weights, cell)
+
+    samples = collect(records)
+    for suffix in ("", "_generated"):
+        facts = [samples[name + suffix].where(samples[name + suffix].age >= 0) for name in FACTS]
+        means = [ratio(part, part.q * (part.t.max() + 1) + part.t) if len(part.value) else None for part in facts]
+        if all(mean is not None for mean in means):
+            add(f"score{suffix}", harmonic_mean(means), facts)
+        for name, part, mean in zip(FACTS, facts, means, strict=True):
+            if mean is not None:
+                add(f"{name}{suffix}", mean, [part])
+        for name, part in zip(FACTS, facts, strict=True):
+            fresh = part.fresh()
+            if len(fresh.value):
+                add(f"{name}_age_0{suffix}", ratio(fresh), [fresh])
+        accuracy = facts[0]
+        for age in np.unique(accuracy.age):
+            part = accuracy.where(accuracy.age == age)
+            add(f"retention{suffix}", ratio(part), [part], int(age))
+        for name in (f"{group}_{name}{suffix}" for group in GROUPS[2:] for name in FACTS):
+            if len(samples[name].value):
+                add(name, ratio(samples[name]), [samples[name]])
+
+    refusal = {name: samples[f"refusal_{name}"].fresh() for name in ("precision", "recall", "specificity")}
+    found = {name: ratio(part) for name, part in refusal.items() if len(part.value)}
+    if "recall" in found:
+        precision = found.get("precision", np.zeros(len(weights)))
+        add("refusal_f1", _f1(precision, found["recall"]), [refusal["precision"], refusal["recall"]])
+    for name, values in found.items():
+        add(f"refusal_{name}", values, [refusal[name]])
+    for name, part in (("accuracy", samples["format"].where(samples["format_age"].value == 0)),
+                       ("selectivity", samples["no_format"].fresh())):
+        if len(part.value):
+            add(f"format_{name}", ratio(part), [part])
+    frame = pd.DataFrame(rows, columns=MERIT_COLUMNS)
+    return frame.astype({"age": "Int64", "samples": "Int64", "sequences": "Int64"})
+
+
+def merit_of_summary(summary: Mapping[str, Sequence[Any]], epoch: int = -1) -> pd.DataFrame:
+    """The figures of merit that a summary alone gives: frame as `figures_of_merit`, without intervals and counts.
+
+    A summary does not tell an empty cell from one that is all wrong, so every cell with t >= q counts, as in the
+    published numbers. A matrix of a sequence of one document may be a bare number (the published files do so).
+    Raises DataError when the fact matrices are missing.
+    """
+    if missing := [key for key in (f"fact_{name}_matrix" for name in FACTS) if key not in summary]:
+        raise DataError(f"the summary lacks {', '.join(missing)}; it is not an evaluation of facts")
+
+    def last(key: str) -> np.ndarray:
+        return np.array(summary[key][epoch] if key in summary else math.nan, dtype=float)
+
+    means = []
+    for name in FACTS:
+        matrix = np.atleast_2d(last(f"fact_{name}_matrix"))
+        means.append(matrix[np.triu_indices(len(matrix))].mean())
+    found = [("score", None, float(harmonic_mean(means))), *((n, None, m) for n, m in zip(FACTS, means, strict=True))]
+    found += [(f"{name}_age_0", None, last(f"fact_{name}")) for name in FACTS]
+    found += [("retention", age, value) for age, value in enumerate(np.atleast_1d(last("fact_retention")))]
+    found += [(f"{group}_{name}", None, last(f"{group}_fact_{name}")) for group in GROUPS[2:] for name in FACTS]
+    found.append(("refusal_f1", None, _f1(last("refusal_precision"), last("refusal_recall"))))
+    found += [(key, None, last(key)) for key in ("refusal_precision", "refusal_recall", "refusal_specificity",
+                                                 "format_accuracy", "format_selectivity")]
+    rows = [(metric, age, float(value), math.nan, math.nan, pd.NA, pd.NA) for metric, age, value in found
+            if not math.isnan(value)]
+    frame = pd.DataFrame(rows, columns=MERIT_COLUMNS)
+    return frame.astype({"age": "Int64", "samples": "Int64", "sequences": "Int64"})
+
+
+def harmonic_mean(parts: Iterable[Any]) -> np.ndarray:
+    """Harmonic mean over `parts`, numbers or arrays of one shape; 0 where a part is 0, NaN where one is NaN."""
+    stacked = np.stack([np.asarray(part, dtype=float) for part in parts])
+    with np.errstate(divide="ignore"):
+        return len(stacked) / (1 / stacked).sum(axis=0)
+
+
+def _f1(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """Harmonic mean of the two; 0 where nothing was refused, which leaves precision undefined and recall 0."""
+    return harmonic_mean([np.nan_to_num(precision), recall])
