@@ -16,60 +16,24 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from dvclive import Live
-from torch import Tensor, nn
 from tqdm import tqdm
 
-from gnm.backbones import Backbone, load_backbone
+from gnm.backbones import load_backbone
 from gnm.checkpoints import load_checkpoint, save_adapter, save_checkpoint
 from gnm.config import add_params_arguments, load_params
 from gnm.data.documents import read_documents
-from gnm.data.types import NEIGHBOUR, PARAPHRASE, Query
 from gnm.devices import pick_device
 from gnm.errors import ConfigError, exit_on_error
-from gnm.exercises import Exercise, training_exercises, validation_exercises
-from gnm.learners import Learner, LearnerSettings, build_learner
-from gnm.models.lora import LoraSettings, add_lora, keep_adapters_apart, renew_effective_weights
+from gnm.exercises import training_exercises, validation_exercises
+from gnm.learners import build_learner
+from gnm.models.lora import keep_adapters_apart
 from gnm.models.sharding import shard_backbone
-from gnm.params import Optimisation, TrainParams
-from gnm.pretrained import load_model, model_digest
+from gnm.optimizer import build_optimizer, set_learning_rate
+from gnm.params import TrainParams
+from gnm.pretrained import starting_point
 from gnm.provenance import command_line, provenance
-from gnm.trained import MODULE, Parameters, Weights, copied, trained_parameters
-
-_KINDS = ("accuracy", "selectivity", "specificity")
-_SUMS = ("loss", "tokens", "writes", "documents", *_KINDS, *(f"{kind} asked" for kind in _KINDS))
-
-
-class TrainingLoss(nn.Module):
-    """Writes and asks: the forward pass that DDP and FSDP wrap."""
-
-    def __init__(self, learner: Learner, through: str):
-        super().__init__()
-        self.learner, self.through = learner, through
-
-    def forward(self, batch: Sequence[Exercise]) -> tuple[Tensor, Tensor]:
-        """With gradient, the sums of the answers' cross-entropy (nats) and of the writes' own loss, [2]; and the sums
-        of _SUMS; sequences are equally long."""
-        renew_effective_weights(self.learner)
-        state = self.learner.reset([exercise.seed for exercise in batch])
-        answers, writes, sums = torch.zeros(()), torch.zeros(()), dict.fromkeys(_SUMS, 0.0)
-        for t in range(len(batch[0].sequence.steps)):
-            if self.through == "last":
-                state = self.learner.cut(state)
-            steps = [exercise.sequence.steps[t] for exercise in batch]
-            state = self.learner.write(state, [s.document for s in steps], [s.instruction for s in steps])
-            sums["documents"] += len(steps)
-            if (of_write := self.learner.write_loss(state, [e.sequence.steps[: t + 1] for e in batch])) is not None:
-                writes = writes + of_write.cpu()
-            loss = self.learner.loss(state, [exercise.questions(t) for exercise in batch])
-            answers = answers + loss.total.cpu()
-            sums["tokens"] += loss.tokens
-            for exercise, row in zip(batch, loss.right, strict=True):
-                for query, right in zip(exercise.queries[t], row, strict=True):
-                    if kind := _measured(query):
-                        sums[f"{kind} asked"] += 1
-                        sums[kind] += right
-        sums |= {"loss": float(answers.detach()), "writes": float(writes.detach())}
-        return torch.stack((answers, writes)), torch.tensor(list(sums.values()), dtype=torch.float64)
+from gnm.trained import MODULE, Weights, copied, trained_parameters
+from gnm.training_loss import SUMS, TrainingLoss, means_of
 
 
 class Trainer:
@@ -181,11 +145,11 @@ class Trainer:
         batch = training_exercises(self.params, self.train, step)
         share = self.accelerator.num_processes
         own = batch[self.accelerator.process_index :: share]
-        self._set_learning_rate(step)
+        set_learning_rate(self.optimizer, self.params.opt, step, self.params.loop.steps)
         self.module.train(False)  # no dropout anywhere: training mode would change nothing but the model's flags
         losses, sums = self.module(own)
         everywhere = self.accelerator.reduce(sums.to(self.device))
-        counts = torch.tensor([everywhere[_SUMS.index(name)].item() for name in ("tokens", "documents")])
+        counts = torch.tensor([everywhere[SUMS.index(name)].item() for name in ("tokens", "documents")])
         # gradients are averaged over processes: scale so that the average is the mean over all tokens and documents
         self.accelerator.backward((losses / counts).sum() * share)
         if self.sharded:
@@ -194,12 +158,12 @@ class Trainer:
         self.accelerator.clip_grad_norm_(self.parameters, self.params.opt.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return _means(everywhere)
+        return means_of(everywhere)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Loss (mean over answer tokens), accuracy, selectivity and specificity on the validation sequences."""
-        sums = torch.zeros(len(_SUMS), dtype=torch.float64)
+        sums = torch.zeros(len(SUMS), dtype=torch.float64)
         size, processes = self.params.loop.sequences_of_step(self.params.loop.longest), self.accelerator.num_processes
         batches = list(_batches(self.validation, size))
         for first in range(0, len(batches), processes):
@@ -207,7 +171,7 @@ class Trainer:
             # where batches run out, all processes still run the same passes: a share of weights may be needed elsewhere
             found = self.accelerator.unwrap_model(self.module)(batches[min(place, len(batches) - 1)])[1]
             sums += found if place < len(batches) else 0
-        return _means(self.accelerator.reduce(sums.to(self.device)))
+        return means_of(self.accelerator.reduce(sums.to(self.device)))
 
     def _save(self, best: Weights, progress: dict) -> None:
         made = {
@@ -221,75 +185,6 @@ class Trainer:
             **provenance(self.device),
         }
         save_adapter(self.output, best, self.lora, {**self.about, "made": made})
-
-    def _set_learning_rate(self, step: int) -> None:
-        opt, steps = self.params.opt, self.params.loop.steps
-        warm = min(1.0, (step + 1) / max(opt.warmup_steps, 1))
-        left = 1 - max(0, step - opt.warmup_steps) / max(1, steps - opt.warmup_steps)
-        rate = warm * (opt.final_learning_rate + left * (opt.learning_rate - opt.final_learning_rate))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-
-
-def starting_point(
-    backbone: Backbone, settings: LearnerSettings, params: TrainParams
-) -> tuple[Backbone, LoraSettings | None, dict[str, str]]:
-    """The backbone with what is to be trained, the shape of its adapters, and what tells where training starts.
-
-    It starts from the method's `adapter`, from those of a memory model, or from a new one that `params.lora` shapes.
-    Without any of these the backbone stays as it is. Raises ConfigError if `params.lora` is another than that of the
-    adapter; and CheckpointError as `load_model` does.
-    """
-    own, start = backbone.memory and backbone.memory.shape.lora, {}
-    if settings.adapter:
-        about, backbone = load_model(settings.adapter, backbone)
-        own, start = about["lora"] and LoraSettings(**about["lora"]), {"start": model_digest(backbone)}
-    if own and params.lora and own.model_dump() != params.lora.model_dump():
-        where = f"the adapter {settings.adapter}" if settings.adapter else f"the memory model {backbone.name}"
-        raise ConfigError(f"lora: {where} has LoRA of its own ({own}); leave `lora` out, or give the same")
-    if own:
-        return backbone, own, start
-    if params.lora is not None:
-        add_lora(backbone.model, params.lora, params.seed)
-    return backbone, params.lora, start
-
-
-def build_optimizer(
-    parts: Parameters, settings: Optimisation, device: torch.device
-) -> torch.optim.Optimizer:
-    """AdamW, or the one of bitsandbytes that keeps its states in 8 bits; ConfigError where that cannot run.
-
-    A group of parameters for each part; its `factor` multiplies the learning rate.
-    """
-    rates = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    parameters = [
-        {"params": list(part.values()), "factor": settings.own_rate if name == MODULE else 1.0}
-        for name, part in parts.items()
-    ]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, **rates, fused=True)
-    if device.type != "cuda":
-        raise ConfigError("opt.optimizer: adamw_8bit runs on CUDA only, and no GPU is used here; use adamw")
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        raise ConfigError("opt.optimizer: adamw_8bit needs bitsandbytes; pip install bitsandbytes") from error
-    return AdamW8bit(parameters, **rates)
-
-
-def _measured(query: Query) -> str | None:
-    """Which of the figures of facts a query counts in (protocol, section 6)."""
-    if query.type == PARAPHRASE and not query.refuse:
-        return "accuracy" if query.learn else "selectivity"
-    return "specificity" if query.type == NEIGHBOUR and query.learn else None
-
-
-def _means(sums: Tensor) -> dict[str, float]:
-    """Means from the sums of _SUMS; a figure without questions is left out."""
-    named = dict(zip(_SUMS, sums.tolist(), strict=True))
-    figures = {kind: named[kind] / asked for kind in _KINDS if (asked := named[f"{kind} asked"])}
-    own = {"write_loss": named["writes"] / named["documents"]} if named["writes"] else {}
-    return {"loss": named["loss"] / named["tokens"], **own, **figures}
 
 
 def _batches(items: Sequence, size: int):
