@@ -21,8 +21,8 @@ from gnm.learners import LearnerSettings, build_learner
 from gnm.params import TrainParams
 from gnm.pretrained import load_model
 from gnm.train import Trainer
-from gnm.training_loss import TrainingLoss
 from gnm.trained import WEIGHTS, copied
+from gnm.training_loss import TrainingLoss
 from small_runs import SAMPLING, train_params, train_settings, write_small_documents
 
 
