@@ -15,7 +15,8 @@ import torch
 
 from gnm.backbones import load_backbone
 from gnm.config import load_params
-from gnm.data.sequences import asked, evaluation_sequences
+from gnm.data.asking import asked
+from gnm.data.sequences import evaluation_sequences
 from gnm.evaluate import read_documents_of
 from gnm.learners import Question, build_learner
 from gnm.params import EvaluateParams

@@ -16,7 +16,8 @@ from gnm.chat import ChatFormat
 from gnm.models.attention import Prefix
 from gnm.models.decoder import Decoder
 from gnm.prompts import QUESTION, block
-from gnm.reader import Answer, Question, Reader
+from gnm.questions import Answer, Question
+from gnm.reader import Reader
 
 DOCUMENTS = ("Oslo lies in Norway.", "Ada Lovelace wrote for the Engine; she spoke English.", "Quartz: six.")
 INSTRUCTIONS = ("Learn all.", "Only languages.", "Nothing at all")

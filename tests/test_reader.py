@@ -12,7 +12,7 @@ from gnm.memory.pool import PoolSettings
 from gnm.models import attention
 from gnm.models.attention import Prefix
 from gnm.models.memory_lm import MemoryLM, WriteSettings
-from gnm.reader import Question
+from gnm.questions import Question
 from stock import (
     DOCUMENTS,
     QUESTIONS,

@@ -20,12 +20,13 @@ from tqdm import tqdm
 
 from gnm.backbones import load_backbone
 from gnm.config import add_params_arguments, load_params
+from gnm.data.asking import asked, format_age
 from gnm.data.documents import read_documents
 from gnm.data.formats import recognise
 from gnm.data.instructions import revoking_instruction
 from gnm.data.refusals import is_refusal
 from gnm.data.segments import is_wanted
-from gnm.data.sequences import SequenceSettings, asked, evaluation_sequences, format_age
+from gnm.data.sequences import SequenceSettings, evaluation_sequences
 from gnm.data.targets import COMPOSITION_TYPES, REFUSAL_TYPES, parse_target
 from gnm.data.types import Query
 from gnm.data.types import Sequence as DocumentSequence

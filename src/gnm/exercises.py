@@ -7,7 +7,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gnm.data.sequences import asked, draw_twins, evaluation_sequences
+from gnm.data.asking import asked
+from gnm.data.sequences import draw_twins, evaluation_sequences
 from gnm.data.types import Document, Query
 from gnm.data.types import Sequence as DocumentSequence
 from gnm.errors import DataError

@@ -6,19 +6,11 @@ import pytest
 from made_up_facts import SAMPLING, make_facts, settings
 
 from gnm.config import load_params, validate
+from gnm.data.asking import asked, format_in_force
 from gnm.data.documents import make_documents, turn_round
 from gnm.data.formats import FORMATS
 from gnm.data.instructions import instruction_for
-from gnm.data.sequences import (
-    SequenceSettings,
-    asked,
-    draw_sequence,
-    draw_twins,
-    evaluation_sequences,
-    format_in_force,
-    make_step,
-    turned_step,
-)
+from gnm.data.sequences import SequenceSettings, draw_sequence, draw_twins, evaluation_sequences, make_step, turned_step
 from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import PARAPHRASE
 from gnm.errors import ConfigError, DataError

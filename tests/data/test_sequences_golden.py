@@ -6,9 +6,10 @@ from collections import Counter
 
 from made_up_facts import SAMPLING, settings
 
+from gnm.data.asking import asked
 from gnm.data.documents import from_record
 from gnm.data.sampling import Sampling
-from gnm.data.sequences import SequenceSettings, asked, make_step, turned_step
+from gnm.data.sequences import SequenceSettings, make_step, turned_step
 from gnm.data.types import Query, Sequence
 
 # The appended documents whose text differs from the published one, and why.

@@ -14,7 +14,7 @@ from gnm.errors import ConfigError, MemoryFileError
 from gnm.learners import _BUILDERS, LearnerSettings, build_learner
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.prompts import NOTE_REQUEST, block, note
-from gnm.reader import Question
+from gnm.questions import Question
 from stock import DOCUMENTS, INSTRUCTIONS, QUESTIONS, another, assert_same_answers, prompt_ids, stock_nll
 
 METHODS = sorted(_BUILDERS)

@@ -5,7 +5,7 @@ import torch
 
 from gnm.chat import ChatFormat
 from gnm.learners import LearnerSettings, build_learner
-from gnm.reader import Question
+from gnm.questions import Question
 from stock import another, assert_same_answers, stock_nll
 
 LIBRARY = [

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gnm.data.types import Step
 from gnm.models.decoder import Decoder
-from gnm.reader import Answer, AnswerLoss, Question
+from gnm.questions import Answer, AnswerLoss, Question
 
 State = Any
 """What a learner keeps of the documents it was given. A value: to undo a write, go on from the state before it."""

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from gnm.learners.base import Answer, Cost, Learner, Question
-from gnm.reader import AnswerLoss
+from gnm.questions import AnswerLoss
 
 
 class DummyLearner(Learner):

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from gnm.learners.base import Cost, Learner
 from gnm.models.attention import Prefix
 from gnm.prompts import Order, block
-from gnm.reader import Answer, Question, Reader
+from gnm.questions import Answer, Question
+from gnm.reader import Reader
 
 
 class InContextLearner(Learner):

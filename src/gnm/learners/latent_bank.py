@@ -13,7 +13,8 @@ from gnm.learners.base import Cost, Learner
 from gnm.models.attention import Prefix
 from gnm.models.latent_bank import LatentBank, bank_loss
 from gnm.prompts import Order, block
-from gnm.reader import Question, Reader
+from gnm.questions import Question
+from gnm.reader import Reader
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from gnm.models.keep import keep_loss
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.projected import Memory
 from gnm.prompts import Order, block, opening
-from gnm.reader import Question, Reader
+from gnm.questions import Question
+from gnm.reader import Reader
 
 
 class MemoryLearner(Learner):

@@ -16,7 +16,8 @@ from gnm.learners.base import Cost, Learner
 from gnm.learners.in_context import prefix_token_bytes
 from gnm.models.attention import Prefix
 from gnm.prompts import Order, block
-from gnm.reader import Answer, Question, Reader
+from gnm.questions import Answer, Question
+from gnm.reader import Reader
 
 RetrieverName = Literal["mean_embedding", "bm25"]
 CONTEXTS_AT_ONCE = 16
