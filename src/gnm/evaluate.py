@@ -58,6 +58,7 @@ def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
     ]
     device = pick_device(params.backbone.device, params.distributed.cuda_visible_devices)
     processes = PartialState(cpu=device.type == "cpu")
+    origin = provenance(processes.device)
     backbone = load_backbone(**params.backbone_of(method), device=processes.device)
     adapter = None
     if settings.adapter:
@@ -87,7 +88,7 @@ def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
             write_segments(folder / "segments.parquet", segments)
         write_summary(folder, summarise(records, sequence_length=params.loop.sequence_length))
         write_json(folder / "cost.json", _mean_cost(costs))
-        made = {"command": command, "seconds": round(time.time() - started), **provenance(processes.device)}
+        made = {"command": command, "seconds": round(time.time() - started), **origin}
         config = params.model_dump(mode="json", exclude={"methods"}) | {
             "method": method,
             "learner": settings.model_dump(mode="json"),

@@ -7,9 +7,7 @@ from gnm.params import Optimisation
 from gnm.trained import MODULE, Parameters
 
 
-def build_optimizer(
-    parts: Parameters, settings: Optimisation, device: torch.device
-) -> torch.optim.Optimizer:
+def build_optimizer(parts: Parameters, settings: Optimisation, device: torch.device) -> torch.optim.Optimizer:
     """AdamW, or the one of bitsandbytes that keeps its states in 8 bits; ConfigError where that cannot run.
 
     A group of parameters for each part; its `factor` multiplies the learning rate.

@@ -52,6 +52,7 @@ class Trainer:
         self.accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[ddp])
         self._check_processes()
         self.device = self.accelerator.device
+        self.provenance = provenance(self.device)
         backbone = load_backbone(**params.backbone_of(method), device=self.device)
         backbone, self.lora, start = starting_point(backbone, settings, params)
         learner = build_learner(settings, backbone, training=True, seed=params.seed)
@@ -182,7 +183,7 @@ class Trainer:
             "validation loss": f"{progress['best']:.4f}",
             "seconds": round(progress["seconds"]),
             "processes": self.accelerator.num_processes,
-            **provenance(self.device),
+            **self.provenance,
         }
         save_adapter(self.output, best, self.lora, {**self.about, "made": made})
 

@@ -3,11 +3,11 @@
 - A prefix (a memory, or a context) is projected once per state; every query of that state reads the same keys.
 - All tokens of all queries of all states lie in one row without padding, so each linear layer is one product of real
   tokens; only inside attention they stand in a rectangle [B, n, T]. A query attends to its state's prefix and to
-  itself, never to its neighbours.
+  itself, never to its neighbours. On a CPU without gradient a state's tokens read the prefix in one row [B, W].
 - The function is registered as an attention implementation of transformers; without a `reading` it is plain SDPA.
 
 Shape letters: B states, n queries per state, T tokens per query, N real tokens of all queries, S own keys per query
-(past + T), P prefix length, H heads, K key/value heads, G = H / K, D head size.
+(past + T), P prefix length, H heads, K key/value heads, G = H / K, D head size, W most real tokens of a state.
 """
 
 from dataclasses import dataclass, field, replace
@@ -216,8 +216,9 @@ def _mix_in_parts(reading: Reading, q: Tensor, prefix_key, prefix_value, own_key
     parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         every, prefix_key, prefix_value, attn_mask=bias, scale=1.0
     )
-    apart = (part.unflatten(2, (width, per_group)).transpose(1, 2).flatten(0, 1)[places] for part in parts)
-    from_prefix, of_prefix = apart
+    from_prefix, of_prefix = (
+        part.unflatten(2, (width, per_group)).transpose(1, 2).flatten(0, 1)[places] for part in parts
+    )
     share = (_packed(reading, of_own) - of_prefix[..., None]).sigmoid()
     return torch.lerp(from_prefix.float(), _packed(reading, from_own).float(), share).to(q.dtype)
 
