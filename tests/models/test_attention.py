@@ -77,20 +77,24 @@ def test_each_token_reads_its_prefix_and_what_stands_before_it_in_its_query(leng
     assert start == count
 
 
-def test_kept_keys_of_earlier_passes_are_read_by_later_ones():
+@pytest.mark.parametrize("gradient", [True, False])
+@pytest.mark.parametrize("half", [3, 4])  # several tokens come later, or one
+def test_kept_keys_of_earlier_passes_are_read_by_later_ones(gradient, half):
     """Two passes over halves equal one pass over the whole."""
     prefix, scaling = random_prefix(1, 2, 2, torch.tensor([[True, False]])), 0.5
     query, key, value = torch.randn(1, 4, 5, SIZE), *torch.randn(2, 1, 2, 5, SIZE)
-    whole, _ = attend(
-        Layer(), query, key, value, None, scaling, reading=causal_reading(prefix, torch.ones(1, 1, 5, dtype=torch.bool))
+    early, late = slice(half), slice(half, None)
+    whole, first, second = (
+        causal_reading(prefix, torch.ones(1, 1, tokens, dtype=torch.bool), keep=tokens == half)
+        for tokens in (5, half, 5 - half)
     )
-    first = causal_reading(prefix, torch.ones(1, 1, 3, dtype=torch.bool), keep=True)
-    attend(Layer(), query[:, :, :3], key[:, :, :3], value[:, :, :3], None, scaling, reading=first)
-    second = causal_reading(prefix, torch.ones(1, 1, 2, dtype=torch.bool))
-    second.own_bias = torch.cat((torch.zeros(1, 1, 1, 2, 3), second.own_bias), -1)
-    second.own = dict(first.own)
-    out, _ = attend(Layer(), query[:, :, 3:], key[:, :, 3:], value[:, :, 3:], None, scaling, reading=second)
-    torch.testing.assert_close(out, whole[:, 3:])
+    second.own_bias = torch.cat((torch.zeros(1, 1, 1, 5 - half, half), second.own_bias), -1)
+    with torch.set_grad_enabled(gradient):
+        expected, _ = attend(Layer(), query, key, value, None, scaling, reading=whole)
+        attend(Layer(), *(x[:, :, early] for x in (query, key, value)), None, scaling, reading=first)
+        second.own = dict(first.own)
+        out, _ = attend(Layer(), *(x[:, :, late] for x in (query, key, value)), None, scaling, reading=second)
+    torch.testing.assert_close(out, expected[:, half:])
     assert second.own[0][0] is first.own[0][0]  # without `keep`, what was there stays
 
 

@@ -184,8 +184,7 @@ def attend(
     prefix_key, prefix_value = reading.prefix.keys[layer], reading.prefix.values[layer]
 
     q = query[0].transpose(0, 1).unflatten(1, (groups, per_group)) * scaling
-    in_parts = q.device.type == "cpu" and not torch.is_grad_enabled() and prefix_key.shape[2] > 0
-    mix = _mix_in_parts if in_parts else _mix
+    mix = _mix_in_parts if q.device.type == "cpu" and not torch.is_grad_enabled() else _mix
     return mix(reading, q, prefix_key, prefix_value, own_key, own_value).flatten(1, 2)[None], None
 
 
@@ -202,31 +201,52 @@ def _mix(reading: Reading, q: Tensor, prefix_key, prefix_value, own_key, own_val
 def _mix_in_parts(reading: Reading, q: Tensor, prefix_key, prefix_value, own_key, own_value) -> Tensor:
     """The same without gradient on a CPU, where a table of scores costs more than the products around it.
 
-    torch's flash kernel reads the prefix and gives the log-sum-exp of its scores; with it the two parts are joined as
-    one softmax over both would join them (Dao et al. 2022, FlashAttention, sec. 3.1).
+    torch's flash kernel reads the prefix and the own keys, and gives the log-sum-exp of the scores of each; with these
+    the two are joined as one softmax over both would join them (Dao et al. 2022, FlashAttention, sec. 3.1).
     """
-    rows, to_own = _to_own(reading, q, own_key)
-    of_own = to_own.float().logsumexp(-1, keepdim=True)
-    from_own = torch.matmul((to_own - of_own).exp().to(q.dtype), own_value)
+    from_own, of_own = _from_own(reading, q, own_key, own_value)
+    if not prefix_key.shape[2]:
+        return _packed(reading, from_own)
     width, places = reading.by_state()
     batch, groups, per_group, size = len(prefix_key), *q.shape[1:]
     every = q.new_zeros(batch * width, groups, per_group, size).index_copy_(0, places, q).unflatten(0, (batch, width))
     every = every.transpose(1, 2).flatten(2, 3)
     bias = reading.prefix_bias[:, 0].expand(-1, -1, every.shape[2], -1)
-    parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        every, prefix_key, prefix_value, attn_mask=bias, scale=1.0
-    )
     from_prefix, of_prefix = (
-        part.unflatten(2, (width, per_group)).transpose(1, 2).flatten(0, 1)[places] for part in parts
+        part.unflatten(2, (width, per_group)).transpose(1, 2).flatten(0, 1)[places]
+        for part in _flash(every, prefix_key, prefix_value, bias)
     )
-    share = (_packed(reading, of_own) - of_prefix[..., None]).sigmoid()
+    share = (_packed(reading, of_own[..., None]) - of_prefix[..., None]).sigmoid()
     return torch.lerp(from_prefix.float(), _packed(reading, from_own).float(), share).to(q.dtype)
 
 
+def _from_own(reading: Reading, q: Tensor, own_key: Tensor, own_value: Tensor) -> tuple[Tensor, Tensor]:
+    """What q [N, K, G, D] reads from its own keys, rows [B, K, n, G*T, D], and the log-sum-exp of its scores, float32
+    [B, K, n, G*T]. Next to a single token the kernel's start costs more than a table of its scores."""
+    batch, n, tokens = reading.shape
+    if tokens == 1:
+        _, scores = _to_own(reading, q, own_key)
+        total = scores.float().logsumexp(-1)
+        return torch.matmul((scores - total[..., None]).exp().to(q.dtype), own_value), total
+    rows, keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (_rows(reading, q), own_key, own_value))
+    bias = reading.own_bias[:, 0].flatten(0, 1).repeat(1, q.shape[2], 1)[:, None]
+    return tuple(part.unflatten(0, (batch, n)).transpose(1, 2) for part in _flash(rows, keys, values, bias))
+
+
+def _flash(q: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention of q [B, K, Q, D] to S keys with bias [B, 1, Q, S], like q, and its log-sum-exp [B, K, Q] float32."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return kernel(q, key, value, attn_mask=bias, scale=1.0)
+
+
+def _rows(reading: Reading, q: Tensor) -> Tensor:
+    """q as rows [B, K, n, G*T, D], side by side where heads share keys, so that these are never repeated."""
+    return reading.spread(q).permute(0, 3, 1, 4, 2, 5).flatten(3, 4)
+
+
 def _to_own(reading: Reading, q: Tensor, own_key: Tensor) -> tuple[Tensor, Tensor]:
-    """q as rows [B, K, n, G*T, D], side by side where heads share keys, so that these are never repeated; and scores of
-    own keys [B, K, n, G*T, S]."""
-    rows = reading.spread(q).permute(0, 3, 1, 4, 2, 5).flatten(3, 4)
+    """q as rows [B, K, n, G*T, D] and its scores of own keys [B, K, n, G*T, S]."""
+    rows = _rows(reading, q)
     scores = torch.matmul(rows, own_key.transpose(3, 4)).unflatten(3, (q.shape[2], reading.shape[2]))
     return rows, (scores + reading.own_bias.unsqueeze(3)).flatten(3, 4)
 
