@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gnm.backbones import Backbone, load_backbone
 from gnm.chat import ChatFormat
-from gnm.models.attention import Prefix
 from gnm.models.decoder import Decoder
+from gnm.models.prefix import Prefix
 from gnm.prompts import QUESTION, block
 from gnm.questions import Answer, Question
 from gnm.reader import Reader

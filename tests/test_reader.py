@@ -10,8 +10,8 @@ from gnm.backbones import load_backbone
 from gnm.data.formats import Recognised
 from gnm.memory.pool import PoolSettings
 from gnm.models import attention
-from gnm.models.attention import Prefix
 from gnm.models.memory_lm import MemoryLM, WriteSettings
+from gnm.models.prefix import Prefix
 from gnm.questions import Question
 from stock import (
     DOCUMENTS,

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from gnm import flops
 from gnm.chat import ChatFormat
 from gnm.data.formats import recognise
-from gnm.models.attention import Prefix, Reading, at_ends, at_once
+from gnm.models.attention import Reading, at_ends, at_once
 from gnm.models.decoder import Decoder
+from gnm.models.prefix import Prefix
 from gnm.prompts import QUESTION, question
 from gnm.questions import Answer, AnswerLoss, Question
 

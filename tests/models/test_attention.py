@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from gnm.models.attention import Prefix, Reading, _Move, _Pick, additive, attend, rotate
+from gnm.models.attention import Reading, _Move, _Pick, additive, attend, rotate
 from gnm.models.decoder import Decoder
+from gnm.models.prefix import Prefix
 from stock import another
 
 SIZE = 4

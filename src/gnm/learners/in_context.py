@@ -6,7 +6,7 @@ The context's keys and values are computed once per state, not once per question
 from collections.abc import Sequence
 
 from gnm.learners.base import Cost, Learner
-from gnm.models.attention import Prefix
+from gnm.models.prefix import Prefix
 from gnm.prompts import Order, block
 from gnm.questions import Answer, Question
 from gnm.reader import Reader

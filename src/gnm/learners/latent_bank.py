@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gnm.data.types import Step
 from gnm.learners.base import Cost, Learner
-from gnm.models.attention import Prefix
 from gnm.models.latent_bank import LatentBank, bank_loss
+from gnm.models.prefix import Prefix
 from gnm.prompts import Order, block
 from gnm.questions import Question
 from gnm.reader import Reader

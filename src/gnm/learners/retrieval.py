@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gnm.learners.base import Cost, Learner
 from gnm.learners.in_context import prefix_token_bytes
-from gnm.models.attention import Prefix
+from gnm.models.prefix import Prefix
 from gnm.prompts import Order, block
 from gnm.questions import Answer, Question
 from gnm.reader import Reader

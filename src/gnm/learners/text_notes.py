@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gnm.learners.in_context import InContextLearner
-from gnm.models.attention import Prefix
+from gnm.models.prefix import Prefix
 from gnm.prompts import NOTE_REQUEST, block, note
 from gnm.reader import Reader
 

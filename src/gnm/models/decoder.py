@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gnm.errors import BackboneError
-from gnm.models.attention import IMPLEMENTATION, Prefix, Reading, additive, rotate
+from gnm.models.attention import IMPLEMENTATION, Reading, additive, rotate
+from gnm.models.prefix import Prefix
 from gnm.models.taps import Tap
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from gnm.memory.pool import random_order
 from gnm.memory.state import MemoryState
-from gnm.models.attention import Prefix
 from gnm.models.decoder import Decoder
 from gnm.models.gates import Decisions, GateSettings, LinearGate, decide, gate_layer, segment_ends
 from gnm.models.keep import KeepGate, Kept, keep
+from gnm.models.prefix import Prefix
 from gnm.models.revoke import about, instructed
 
 _OPEN, _SHUT = 1.0, -2.0  # untrained gates store everything and take nothing back

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from gnm.config import StrictModel
 from gnm.memory.pool import PoolSettings, append, check_fits, repeated
 from gnm.memory.state import HEAD, MIXED, MemoryState, pack
-from gnm.models.attention import Prefix
 from gnm.models.decoder import Decoder
 from gnm.models.gates import GateSettings
 from gnm.models.gating import Gating
 from gnm.models.keep import Kept
 from gnm.models.lora import use_adapter
+from gnm.models.prefix import Prefix
 from gnm.models.projected import Memory, at_layers, slots_at
 from gnm.models.taps import InputTap, OutputTap
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from gnm.memory.state import MemoryState, pack
-from gnm.models.attention import Prefix, at_ends, at_once
+from gnm.models.attention import at_ends, at_once
 from gnm.models.decoder import Decoder
+from gnm.models.prefix import Prefix
 from gnm.models.taps import LayerTap
 
 

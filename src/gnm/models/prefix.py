@@ -1,0 +1,55 @@
+"""What queries read: a memory or a context, as keys and values.
+
+Shape letters: B states, P prefix length, T tokens that are added, K key/value heads, D head size.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values that queries read, layer by layer; a value, never changed in place.
+
+    keys, values: one [B, K, P, D] tensor per layer, keys rotated to their positions.
+    valid: [B, P] bool; what is not valid is never attended to.
+    next_position: [B] long, at which reading goes on.
+    bias: [B, P] float32, added to the scores of attention to each entry; None: 0.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    valid: Tensor
+    next_position: Tensor
+    bias: Tensor | None = None
+
+    @property
+    def lengths(self) -> Tensor:
+        """Valid entries of each row, [B] long."""
+        return self.valid.sum(-1)
+
+    def extend(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], valid: Tensor) -> "Prefix":
+        """This prefix followed by `keys`, `values` ([B, K, T, D] per layer) and `valid` [B, T]."""
+        return Prefix(
+            tuple(torch.cat(pair, dim=2) for pair in zip(self.keys, keys, strict=True)),
+            tuple(torch.cat(pair, dim=2) for pair in zip(self.values, values, strict=True)),
+            torch.cat((self.valid, valid), dim=1),
+            self.next_position + valid.sum(-1),
+            None if self.bias is None else nn.functional.pad(self.bias, (0, valid.shape[1])),
+        )
+
+    def rows(self, index: Tensor) -> "Prefix":
+        """The prefixes of the rows in `index` [B'] long."""
+        return Prefix(
+            tuple(key[index] for key in self.keys),
+            tuple(value[index] for value in self.values),
+            self.valid[index],
+            self.next_position[index],
+            None if self.bias is None else self.bias[index],
+        )
+
+    def detach(self) -> "Prefix":
+        """The same prefix, cut from the graph of gradients."""
+        return replace(self, keys=tuple(k.detach() for k in self.keys), values=tuple(v.detach() for v in self.values))
