@@ -9,9 +9,8 @@ import torch
 import yaml
 
 from gnm.analysis import probe as program
-from gnm.analysis import probe_inputs
 from gnm.analysis.probe_facts import Case, Objects, draw_cases, others_of, probed_facts
-from gnm.analysis.probe_inputs import last_states, written_slots
+from gnm.analysis.probe_inputs import last_states, write_alone
 from gnm.analysis.probes import Examples, ProbeTraining, draw_candidates, fit, picked
 from gnm.config import validate
 from gnm.data.counterfact import categorise
@@ -207,8 +206,10 @@ def test_the_control_is_a_memory_without_the_facts(documents):
 def test_slots_are_those_that_the_document_wrote_whatever_the_batch(tiny, documents):
     cases = [Case(d.text, "Memorize all.", probed_facts(d, "all")) for d in documents[:5]]
     learner = learner_of(tiny)
-    alone, together = (written_slots(learner, cases, [0, 2], at_once) for at_once in (1, 3))
-    for case, one, many in zip(cases, alone, together, strict=True):
+    alone, together = (write_alone(learner, cases, [0, 2], at_once) for at_once in (1, 3))
+    for case, *both in zip(cases, alone, together, strict=True):
+        assert both[0].facts == both[1].facts == (True,) * len(case.facts)
+        one, many = (each.slots for each in both)
         state = learner.write(learner.reset([0]), [case.document], [case.instruction]).state
         assert one.shape == (2, state.documents()[0], state.slots.shape[3])
         torch.testing.assert_close(one, many, atol=1e-4, rtol=1e-4)
@@ -229,7 +230,22 @@ def test_documents_that_leave_nothing_in_memory_leave_no_slots(tiny, documents):
     with torch.no_grad():
         learner.lm.gating.gate.bias.fill_(-9.0)
     cases = [Case(d.text, "Memorize nothing.", probed_facts(d, "all")) for d in documents[:3]]
-    assert [each.shape[1] for each in written_slots(learner, cases, [1], 2)] == [0, 0, 0]
+    for written, case in zip(write_alone(learner, cases, [1], 2), cases, strict=True):
+        assert written.slots.shape[1] == 0 and written.facts == (False,) * len(case.facts)
+
+
+def test_a_fact_is_stored_where_its_own_line_is(tiny, documents):
+    """One segment in three is drawn; a fact counts as stored if its line's tokens are in the memory."""
+    learner = learner_of(tiny, write={"gates": {"by": "random", "threshold": 0.0, "share": 0.3}})
+    cases = [Case(d.text, "Memorize all.", probed_facts(d, "all")) for d in documents[:6]]
+    verdicts = []
+    for number, (case, written) in enumerate(zip(cases, write_alone(learner, cases, [1], len(cases)), strict=True)):
+        memory = learner.write(learner.reset([number]), [case.document], [case.instruction])
+        segments = learner.segments(memory, 0, case.document, case.instruction)
+        stored = {each.text.strip() for each in segments if each.stored}
+        assert written.facts == tuple(fact.line.strip() in stored for fact in case.facts)
+        verdicts += written.facts
+    assert 0 < sum(verdicts) < len(verdicts)
 
 
 # --- the program
@@ -239,15 +255,16 @@ def test_what_a_memory_holds_is_found_and_what_it_does_not_hold_is_not(settings,
     """One slot of each document is kept; for facts to learn, what their objects look like is put beside it."""
 
     def with_learned(learner, cases, layers, at_once, label=""):
-        kept = written_slots(learner, cases, layers, at_once)
+        kept = write_alone(learner, cases, layers, at_once)
         for number, case in enumerate(cases):
             learned = [f" {fact.stated}" for fact in case.facts if fact.kind == "learn"]
             if learned:
                 states = last_states(learner, learned, layers, at_once)
-                kept[number] = torch.cat((kept[number], states.transpose(0, 1)), dim=1)
+                beside = torch.cat((kept[number].slots, states.transpose(0, 1)), dim=1)
+                kept[number] = replace(kept[number], slots=beside)
         return kept
 
-    monkeypatch.setattr(probe_inputs, "written_slots", with_learned)
+    monkeypatch.setattr(program, "write_alone", with_learned)
     gates = {"by": "random", "threshold": 0.0, "slots": 1}
     changed = settings | {
         "methods": {"gnm": {"method": "gnm", "write": {"gates": gates}}},
@@ -259,14 +276,15 @@ def test_what_a_memory_holds_is_found_and_what_it_does_not_hold_is_not(settings,
     table = pd.read_csv(tmp_path / "probe.csv").set_index("method")
     assert list(table.index) == ["gnm (layer 1)", "gnm (layer 2)"]
     assert (table["Chance, %"] == 25).all() and (table["Slots"] < 5).all()
-    for kind in ("learn", "ignore"):
-        assert (table[f"to_{kind}_samples"] == table[f"Facts to {kind}"]).all()
+    for kind in ("learn", "ignore", "ignore_not_stored"):
+        assert (table[f"to_{kind}_samples"] == table[f"Facts to {kind.replace('_', ' ')}"]).all()
         assert (table[f"to_{kind}_low"] < table[f"to_{kind}_high"]).all()
         above = table[f"to_{kind}"] - table[f"to_{kind}_control"]
         pd.testing.assert_series_equal(table[f"to_{kind}_above_control"], above, check_names=False)
     gnm = table.loc["gnm (layer 1)"]
     assert gnm["to_learn"] > 0.8 and gnm["to_learn_above_control_low"] > 0.3
     assert gnm["to_ignore"] < 0.5 and gnm["to_ignore_above_control_low"] <= 0
+    assert (table["Facts to ignore not stored"] < table["Facts to ignore"]).all()
     assert "To ignore control" in said and "GNM, layer 2" in said
     assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".md", ".png", ".svg"}
     assert (tmp_path / "probe.png").stat().st_size > 10_000

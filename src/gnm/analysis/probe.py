@@ -4,6 +4,8 @@
   out of the slots, on facts to learn and facts to ignore alike, and asked about other facts of other documents.
 - Beside every figure stands its control: the same facts asked of the memory of another document. How far the
   probe is above that is what a fact left in memory.
+- Of the facts to ignore, those of which no slot was stored are shown once more: what is above the control there, other
+  slots tell; the rest was stored by mistake.
 - Each seed draws its own documents and trains its own probes; intervals are over documents.
 - Written: table (CSV, Markdown) and figure, as `gnm.analysis.report` has them.
 - Not covered: what this probe cannot read may still be there, in a form that a stronger one reads.
@@ -22,7 +24,7 @@ from pydantic import Field, model_validator
 
 from gnm.analysis.figures import merit_bars
 from gnm.analysis.probe_facts import Case, Objects, draw_cases, others_of
-from gnm.analysis.probe_inputs import last_states, read_examples
+from gnm.analysis.probe_inputs import last_states, read_examples, write_alone
 from gnm.analysis.probes import ProbeTraining, draw_candidates, fit, picked
 from gnm.analysis.style import BLACK, save_figure, with_variant
 from gnm.analysis.tables import save_tables, text_table
@@ -148,8 +150,9 @@ def merit_of_probes(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     found, about = [], {}
     for method, own in rows.groupby("method", sort=False):
         counts = {}
-        for kind in KINDS:
-            some = own[own["kind"] == kind]
+        groups = {kind: own[own["kind"] == kind] for kind in KINDS}
+        groups["ignore_not_stored"] = groups["ignore"][~groups["ignore"]["stored"].astype(bool)]
+        for kind, some in groups.items():
             if some.empty:
                 continue
             right, control = (some[name].to_numpy(dtype=float) for name in ("right", "control"))
@@ -157,7 +160,7 @@ def merit_of_probes(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
             for name, value in figures:
                 mean = bootstrap_mean(value, some["document"].to_numpy())
                 found.append((method, f"to_{kind}{name}", None, *mean, len(some), some["document"].nunique()))
-            counts[f"Facts to {kind}"] = len(some)
+            counts[f"Facts to {kind.replace('_', ' ')}"] = len(some)
         slots = own.groupby(["seed", "case"])["slots"].first().mean()
         about[method] = {**counts, "Slots": round(slots, 1), "Chance, %": 100 * own["chance"].mean()}
     merit = pd.DataFrame(found, columns=["method", *MERIT_COLUMNS])
@@ -181,15 +184,17 @@ def _rows_of(
     named = last_states(learner, [f" {name}" for _, name in objects.names], layers, at_once)
     rows = []
     for seed, (to_train, to_test) in zip(params.seeds, drawn, strict=True):
-        trained_on = read_examples(learner, to_train, objects, layers, at_once, f"{method}, to train on")
-        tested_on = read_examples(learner, to_test, objects, layers, at_once, f"{method}, to test on")
+        learned = write_alone(learner, to_train, layers, at_once, f"{method}, to train on")
+        written = write_alone(learner, to_test, layers, at_once, f"{method}, to test on")
+        trained_on = read_examples(learner, to_train, learned, objects, layers, at_once)
+        tested_on = read_examples(learner, to_test, written, objects, layers, at_once)
         drawing = torch.Generator().manual_seed(random.Random(f"{seed}/candidates").getrandbits(32))
         choice = draw_candidates(*objects.stated_in(to_test), params.others, drawing)
         facts = [
             {"seed": seed, "case": number, "document": documents[case.document], "kind": fact.kind,
-             "slots": len(tested_on[0].slots[number])}
-            for number, case in enumerate(to_test)
-            for fact in case.facts
+             "stored": stored, "slots": left.slots.shape[1]}
+            for number, (case, left) in enumerate(zip(to_test, written, strict=True))
+            for fact, stored in zip(case.facts, left.facts, strict=True)
         ]  # fmt: skip
         facts = pd.DataFrame(facts).assign(chance=(1 / choice[1].sum(-1)).numpy())
         for place, layer in enumerate(layers):

@@ -24,11 +24,12 @@ _RARE = 1e-4  # weight of an object that no fact states, against 1 for each fact
 
 @dataclass(frozen=True, slots=True)
 class ProbedFact:
-    """A fact of a document. phrase: its statement without the object. kind: what the instruction wants of it, "learn",
-    "ignore" or "refuse"."""
+    """A fact of a document. phrase: its statement without the object. line: its line in the document, None where that
+    cannot be told. kind: what the instruction wants of it, "learn", "ignore" or "refuse"."""
 
     fact_id: int
     phrase: str
+    line: str | None
     stated: str
     true: str
     subcategory: str
@@ -113,9 +114,9 @@ def probed_facts(document: Document, target: str) -> tuple[ProbedFact, ...]:
     for pair in sorted(document.pairs, key=lambda pair: pair.type != PARAPHRASE):
         group = (pair.category, pair.subcategory)
         kind = "refuse" if parsed.refuses(*group) else "learn" if parsed.learns(*group) else "ignore"
-        own = pair.fact_id in numbers
-        phrase = lines[numbers[pair.fact_id]].removesuffix(pair.false_output) if own else pair.input
-        fact = ProbedFact(pair.fact_id, phrase.strip(), pair.false_output, pair.true_output, pair.subcategory, kind)
+        line = lines[numbers[pair.fact_id]] if pair.fact_id in numbers else None
+        phrase = (pair.input if line is None else line.removesuffix(pair.false_output)).strip()
+        fact = ProbedFact(pair.fact_id, phrase, line, pair.false_output, pair.true_output, pair.subcategory, kind)
         facts.setdefault(pair.fact_id, fact)
     return tuple(facts[fact_id] for fact_id in document.fact_ids)
 

@@ -1,6 +1,7 @@
 """What memory probes read: the slots that a document wrote, and states of phrases and objects to compare them with."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,34 +13,52 @@ from gnm.learners.memory import MemoryLearner
 from gnm.models.taps import InputTap
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a document left in memory. slots: [L, S, E]; facts: whether there is a slot of each fact's own line (also
+    where the line cannot be told)."""
+
+    slots: Tensor
+    facts: tuple[bool, ...]
+
+
 def read_examples(
-    learner: MemoryLearner, cases: Sequence[Case], objects: Objects, layers: Sequence[int], at_once: int, label: str
-) -> list[Examples]:
+    learner: MemoryLearner, cases: Sequence[Case], written: Sequence[Written], objects: Objects,
+    layers: Sequence[int], at_once: int,
+) -> list[Examples]:  # fmt: skip
     """The facts of `cases` in the memories that their documents wrote, for each of `layers`.
 
-    at_once: texts in a batch; changes speed only. label: of the progress bar.
+    at_once: texts in a batch; changes speed only.
     """
-    slots = written_slots(learner, cases, layers, at_once, label)
     phrases = last_states(learner, [fact.phrase for case in cases for fact in case.facts], layers, at_once)
     document = torch.repeat_interleave(torch.tensor([len(case.facts) for case in cases]))
     asked = objects.stated_in(cases)
     return [
-        Examples([each[place] for each in slots], phrases[:, place], document, *asked) for place in range(len(layers))
+        Examples([each.slots[place] for each in written], phrases[:, place], document, *asked)
+        for place in range(len(layers))
     ]
 
 
 @torch.no_grad()
-def written_slots(
+def write_alone(
     learner: MemoryLearner, cases: Sequence[Case], layers: Sequence[int], at_once: int, label: str = ""
-) -> list[Tensor]:
-    """What each document, written alone, left in memory at `layers`: [L, S, E] each, on the CPU, in its dtype."""
+) -> list[Written]:
+    """What each document, written alone, left in memory at `layers`; slots are on the CPU, in their dtype.
+
+    at_once: documents in a batch; changes speed only. label: of the progress bar.
+    """
     found, bar = [], tqdm(total=len(cases), desc=label, mininterval=5)
     for start in range(0, len(cases), at_once):
         some = cases[start : start + at_once]
         empty = learner.reset(range(start, start + len(some)))
-        state = learner.write(empty, [c.document for c in some], [c.instruction for c in some]).state
+        memory = learner.write(empty, [c.document for c in some], [c.instruction for c in some])
+        state = memory.state
         own = state.valid & (state.source >= 0)
-        found += [state.slots[row, layers][:, own[row]].cpu() for row in range(len(some))]
+        for row, case in enumerate(some):
+            segments = learner.segments(memory, row, case.document, case.instruction)
+            stored = [each.text for each in segments if each.stored and each.of_document] if segments else None
+            facts = (stored is None or f.line is None or any(f.line in text for text in stored) for f in case.facts)
+            found.append(Written(state.slots[row, layers][:, own[row]].cpu(), tuple(facts)))
         bar.update(len(some))
     bar.close()
     return found
