@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from gnm.analysis.probe_facts import Case, Objects
 from gnm.analysis.probes import Examples
+from gnm.data.segments import is_wanted
 from gnm.learners.memory import MemoryLearner
 from gnm.models.taps import InputTap
 
@@ -57,7 +58,10 @@ def write_alone(
         for row, case in enumerate(some):
             segments = learner.segments(memory, row, case.document, case.instruction)
             stored = [each.text for each in segments if each.stored and each.of_document] if segments else None
-            facts = (stored is None or f.line is None or any(f.line in text for text in stored) for f in case.facts)
+            facts = (
+                stored is None or fact.line is None or any(is_wanted(text, [fact.line]) for text in stored)
+                for fact in case.facts
+            )
             found.append(Written(state.slots[row, layers][:, own[row]].cpu(), tuple(facts)))
         bar.update(len(some))
     bar.close()
