@@ -318,3 +318,28 @@ def test_a_learner_in_bfloat16_answers(tiny):
             low, high = (one.answer(written(one), ASKED, 1)[0][0] for one in (learner, reference))
         if method != "text_notes":  # notes may differ in a letter
             assert low.nll == pytest.approx(high.nll, rel=0.05)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("order", ["instruction_first", "document_first"])
+def test_a_reread_document_is_the_document_without_the_lines_that_were_left_out(tiny, order):
+    lines = [f"* {word} is {word[::-1]}" for word in ("red", "tin", "old", "wet", "new", "hot")]
+    document, instruction = "\n".join(lines), "Learn some. Leave out the rest."
+    room = 3 * len(lines[0] + "\n") + (order == "instruction_first")  # a byte is a token; an empty line ends the block
+    gates = {"by": "random", "threshold": 0.0, "slots": room, "reread": True}
+    learner = learner_of("gnm", tiny, order=order, write={"gates": gates})
+    for seed in range(50):
+        state = learner.write(learner.reset([seed]), [document], [instruction])
+        segments = learner.segments(state, 0, document, instruction)
+        own = [part for part in segments if part.of_document]
+        if own[-1].stored and all(part.stored in (0, part.tokens) for part in segments):
+            break
+    else:
+        pytest.fail("no seed stores whole lines and the last of them")
+    kept = "\n".join(part.text.strip() for part in own if part.stored)
+    assert kept != document
+    plain = learner_of("gnm", tiny, order=order)
+    whole = plain.write(plain.reset([0]), [kept], [instruction]).state
+    stored = [part.stored > 0 for part in segments if part.stored or not part.of_document for _ in range(part.tokens)]
+    expected = whole.slots[:, :, whole.source[0] == 0][:, :, torch.tensor(stored)]
+    torch.testing.assert_close(state.state.slots[:, :, state.state.source[0] == 0], expected)

@@ -18,6 +18,7 @@ from stock import QUESTIONS, blocks, first_scores, reader_of
 
 ASKED = [list(QUESTIONS)]
 SEGMENT = torch.tensor([[0, 0, 1, 1, 1, 2, -1], [0, 1, 1, 1, 1, 1, 1]])
+LINES = "Instruction: Learn some.\nDocument:\n* Oslo is red\n* Rome is tin\n* Paris is new\n* Lima is cold\n\n"
 LOGITS = torch.tensor([[-1.0, 2.0, 0.5], [3.0, -2.0, 9.0]])  # the second text has two segments only
 
 
@@ -35,7 +36,9 @@ def gated(backbone, pool=None, **gates):
 
 
 def write(lm, reader, memory, texts):
-    return lm.write(memory, *reader.encode_segments([split_segments(text) for text in texts]))
+    """Each text's first two segments are its instruction and the line in front of its document."""
+    ids, mask, segment = reader.encode_segments([split_segments(text) for text in texts])
+    return lm.write(memory, ids, mask, segment, framing=(segment >= 0) & (segment < 2))
 
 
 def written(lm, reader, texts, seed=0):
@@ -108,6 +111,47 @@ def test_what_is_weak_is_not_in_the_memory(tiny):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("reads", ["nothing", "all"])
+def test_what_is_reread_is_written_as_if_the_rest_had_never_been_there(tiny, reads):
+    lm, reader = gated(tiny, reread=True, threshold=0.0, share=0.5)
+    lm.write_settings = lm.write_settings.model_copy(update={"reads": reads})
+    everything = MemoryLM(lm.decoder, lm.head, PoolSettings(), WriteSettings(reads=reads))
+    ids, mask, segment = reader.encode_segments([split_segments(LINES)])
+    memory = write(lm, reader, lm.initial(torch.tensor([0])), [LINES])
+    kept, framing = memory.decisions.stored[0], segment[0] < 2
+    assert kept.any() and (kept | framing).sum() < kept.numel()
+    short = ids[:, kept | framing]
+    whole = everything.write(everything.initial(torch.tensor([0])), short, torch.ones_like(short, dtype=torch.bool))
+    there = whole.state.slots[0][:, (whole.state.source == 0)[0]][:, kept[kept | framing]]
+    torch.testing.assert_close(memory.state.slots[0][:, (memory.state.source == 0)[0]], there)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reread", [False, True])
+def test_other_words_in_what_is_left_out_change_nothing_of_what_is_reread_to_the_bit(tiny, reread):
+    """Random gates don't look at words, so the same lines are stored of both documents."""
+    lm, reader = gated(tiny, by="random", threshold=0.0, share=0.4, reread=reread)
+    memory = write(lm, reader, lm.initial(torch.tensor([0])), [LINES])
+    lines, stored = split_segments(LINES), memory.decisions.stored[0]
+    gone = [number for number in range(2, len(lines)) if not stored[memory.decisions.segment[0] == number].any()]
+    assert gone and gone[0] < int(memory.decisions.segment[0][stored].max())  # a stored line has read it
+    other = "".join(line.swapcase() if number in gone else line for number, line in enumerate(lines))
+    assert other != LINES and len(other) == len(LINES)
+    changed = write(lm, reader, lm.initial(torch.tensor([0])), [other])
+    assert torch.equal(changed.decisions.stored, memory.decisions.stored)
+    assert torch.equal(changed.state.slots, memory.state.slots) == reread
+
+
+@torch.no_grad()
+def test_rereading_nothing_stores_nothing(tiny):
+    lm, reader = gated(tiny, reread=True, threshold=0.999)
+    lm.gating.gate.weight.zero_()
+    empty = lm.initial(torch.tensor([0, 1]))
+    memory = write(lm, reader, empty, [LINES, "Short.\nVery.\nAnd low.\n"])
+    assert torch.equal(memory.state.used(), empty.state.used()) and memory.state.written == 1
+
+
+@torch.no_grad()
 def test_open_gates_of_strength_one_are_no_gates(tiny):
     """`random` with room for all stores every slot and reads it in full."""
     lm, reader = gated(tiny, by="random", threshold=0.0)
@@ -143,9 +187,10 @@ def test_strength_is_the_weight_of_a_slot_against_others(tiny):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("reread", [False, True])
 @pytest.mark.parametrize("by", ["gate", "random"])
-def test_rows_of_a_batch_are_written_as_alone(tiny, by):
-    lm, reader = gated(tiny, by=by, **({"threshold": 0.0, "share": 0.5} if by == "random" else {}))
+def test_rows_of_a_batch_are_written_as_alone(tiny, by, reread):
+    lm, reader = gated(tiny, by=by, reread=reread, **({"threshold": 0.0, "share": 0.5} if by == "random" else {}))
     rows = [blocks(2), ["Short.\nVery.\n", blocks(3)[2] * 3]]
     together = lm.initial(torch.tensor([5, 6]))
     for texts in zip(*rows, strict=True):
@@ -183,8 +228,9 @@ def test_the_loss_is_the_sum_of_its_terms_document_by_document():
         assert float(gate_loss(decisions, wanted, settings)) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_answers_teach_the_gates_of_what_is_stored(tiny):
-    lm, reader = gated(tiny)
+@pytest.mark.parametrize("reread", [False, True])
+def test_answers_teach_the_gates_of_what_is_stored(tiny, reread):
+    lm, reader = gated(tiny, reread=reread)
     memory = written(lm, reader, blocks(1))
     reader.loss(lm.prefix(memory), ASKED).total.backward()
     assert lm.gating.gate.weight.grad.abs().sum() > 0 and lm.gating.gate.bias.grad.abs() > 0
@@ -194,7 +240,7 @@ def test_answers_teach_the_gates_of_what_is_stored(tiny):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("gates", [None, {}])
+@pytest.mark.parametrize("gates", [None, {}, {"reread": True}])
 def test_forgetting_leaves_what_there_would_be_without_the_document_to_the_bit(tiny, gates):
     lm, reader = gated(tiny, **(gates or {}))
     if gates is None:
@@ -204,8 +250,10 @@ def test_forgetting_leaves_what_there_would_be_without_the_document_to_the_bit(t
     def of(*texts):
         memory = lm.initial(torch.tensor([0]))
         for text in texts:
-            encoded = reader.encode_segments([split_segments(text[0])])
-            memory = lm.write(memory, *(encoded if gates is not None else encoded[:2]))
+            if gates is None:
+                memory = lm.write(memory, *reader.encode(text))
+            else:
+                memory = write(lm, reader, memory, text)
         return memory.state
 
     left, alone = of(first, second).forget(0), of(second)

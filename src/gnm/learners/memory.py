@@ -57,7 +57,13 @@ class MemoryLearner(Learner):
         if not self.gated:
             return self.lm.write(state, *self.reader.encode(texts))
         told = self._told(instructions) if self.lm.revises else None
-        return self.lm.write(state, *self.reader.encode_segments([split_segments(text) for text in texts]), told)
+        parts = [_parts(text, document) for text, document in zip(texts, documents, strict=True)]
+        ids, mask, segment = self.reader.encode_segments([[part for part, _ in row] for row in parts])
+        framing = torch.zeros_like(mask)
+        for row, own in enumerate(parts):
+            outside = [number for number, (_, of_document) in enumerate(own) if not of_document]
+            framing[row] = torch.isin(segment[row], torch.tensor(outside, device=segment.device))
+        return self.lm.write(state, ids, mask, segment, told, framing)
 
     def revoke(self, state: Memory, instructions: Sequence[str]) -> Memory:
         if not self.lm.revises:
@@ -81,12 +87,10 @@ class MemoryLearner(Learner):
         text, decisions = block(document, instruction, self.order), state.decisions
         strengths, tokens = decisions.logits[row].sigmoid().tolist(), decisions.tokens[row].tolist()
         stored = decisions.segment[row][decisions.stored[row]].bincount(minlength=len(tokens)).tolist()
-        begin, place, found = text.rindex(document.strip()), 0, []
-        for number, part in enumerate(split_segments(text)):
-            of_document = begin <= place < begin + len(document.strip())
-            found.append(Segment(part, strengths[number], tokens[number], stored[number], of_document))
-            place += len(part)
-        return found
+        return [
+            Segment(part, strengths[number], tokens[number], stored[number], of_document)
+            for number, (part, of_document) in enumerate(_parts(text, document))
+        ]
 
     def write_loss(self, state: Memory, steps: Sequence[Sequence[Step]]) -> Tensor | None:
         if not self.learned_gates:
@@ -148,3 +152,12 @@ class MemoryLearner(Learner):
         kept, slots = int(state.state.valid[row].sum()), state.state.slots
         size = slots.shape[1] * slots.shape[3] * slots.element_size()
         return Cost(kept, kept * size, self.reader.query_flops(asked, kept))
+
+
+def _parts(text: str, document: str) -> list[tuple[str, bool]]:
+    """The segments of a block's `text`, and whether each is of its document."""
+    begin, place, found = text.rindex(document.strip()), 0, []
+    for part in split_segments(text):
+        found.append((part, begin <= place < begin + len(document.strip())))
+        place += len(part)
+    return found

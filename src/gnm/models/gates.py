@@ -31,6 +31,8 @@ class GateSettings(StrictModel):
 
     Of segments that are equally strong, or stored in part, the last tokens come first: these have read the others.
     by: "random" gives segments random strengths, to compare with; what it stores counts fully when it is read.
+    reread: stored tokens are read once more, with the instruction but without the rest of the document, and their slots
+    are those of this reading: what is left out leaves no trace in them.
     revise: a document lowers the strength of stored segments that it states anew (keep gates, `keep.py`) or that its
     instruction takes back (`revoke.py`); to forget the document later does not bring them back.
     """
@@ -40,6 +42,7 @@ class GateSettings(StrictModel):
     share: float | None = Field(None, gt=0, le=1, description="of the tokens of document and instruction, at most")
     slots: int | None = Field(None, gt=0, description="of a document, at most")
     layer: int | None = Field(None, ge=0, description="whose input decides, None: two thirds of the way up")
+    reread: bool = False
     revise: bool = False
 
     @model_validator(mode="after")

@@ -137,11 +137,13 @@ class MemoryLM(nn.Module):
         mask: Tensor,
         segment: Tensor | None = None,
         told: tuple[Tensor, Tensor] | None = None,
+        framing: Tensor | None = None,
     ) -> Memory:
         """Write one text per row: ids [B, T] long, mask [B, T] bool (false: padding on the right).
 
         segment: with gates, the number of each token's segment, [B, T] long, -1 for padding.
         told: with keep gates, ids and mask [B, T'] of the instructions alone.
+        framing: with gates.reread, the tokens that are no document's, [B, T] bool: its instruction, and words around.
         Raises MemoryFileError if a text is longer than the pool.
         """
         check_fits(self.slots_of(int(mask.sum(-1).max())), self.pool)
@@ -159,7 +161,10 @@ class MemoryLM(nn.Module):
                 index, valid = pack(decisions.stored)
                 gated = {"strength": self.gating.read_strength(decisions), "segment": segment}
                 gated = {name: tensor.gather(1, index) for name, tensor in gated.items()}
-                slots = slots_at(slots, index)
+                if self.write_settings.gates.reread:
+                    slots = self._reread(memory, ids, decisions.stored, framing)
+                else:
+                    slots = slots_at(slots, index)
         if self.pool.fill:
             index, valid = repeated(memory.state, valid, self.pool)
             slots = slots_at(slots, index)
@@ -204,6 +209,12 @@ class MemoryLM(nn.Module):
         reading, positions = self.decoder.start(self._read_by_write(memory), mask[:, None])
         self.decoder.run(ids[:, None], positions, reading, tap)
         return tap.slots
+
+    def _reread(self, memory: Memory, ids: Tensor, stored: Tensor, framing: Tensor) -> Tensor:
+        """Layer inputs of the `stored` tokens of ids [B, T], read with `framing` alone: [B, L, S', E], packed."""
+        index, mask = pack(stored | framing)
+        slots = self._inputs(memory, ids.gather(1, index), mask)
+        return slots_at(slots, pack(stored.gather(1, index) & mask)[0])
 
     def _taken_back(self, memory: Memory, told: tuple[Tensor, Tensor]) -> Tensor:
         """How far instructions take each slot back, [B, S] float32 in [0, 1]."""
