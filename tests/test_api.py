@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from gnm import api, cli
 from gnm.api import load
 from gnm.backbones import load_backbone
-from gnm.errors import CheckpointError, DataError, MemoryFileError
+from gnm.checkpoints import read_about
+from gnm.errors import CheckpointError, ConfigError, DataError, MemoryFileError
 from gnm.learners import LearnerSettings, build_learner
 from gnm.memory.state import MIXED
 from gnm.models.lora import LoraSettings, add_lora
@@ -99,6 +100,23 @@ def test_what_gates_stored_is_shown_and_kept_with_the_memory(gated, tmp_path, mo
     for part in (part for part in first.segments if part.of_document):
         line = next(line for line in shown.splitlines() if part.text.strip() in line)
         assert f"{part.strength:.0%}" in line and ("stored" in line) == (part.stored == part.tokens)
+
+
+def test_gates_may_be_set_otherwise_when_a_model_is_loaded(gated, tmp_path):
+    on_cpu = {"dtype": "float32", "device": "cpu"}
+    half, quarter = (load(gated, **on_cpu, gates=gates) for gates in (None, {"share": 0.25, "reread": True}))
+    for conversation in (half, quarter):
+        conversation.write(LINES, INSTRUCTION)
+    tokens = sum(part.tokens for part in half.documents[0].segments)
+    assert (half.state.used(), quarter.state.used()) == (-(-tokens // 2), -(-tokens // 4))
+    quarter.save_pretrained(tmp_path / "quarter")
+    assert read_about(tmp_path / "quarter")["learner"]["write"]["gates"] == {
+        "threshold": 0.0, "share": 0.25, "reread": True,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="rereads"):
+        load(gated, **on_cpu, gates={"rereads": True})
+    with pytest.raises(ConfigError, match="tiny has no write gates"):
+        load(None, backbone="tiny", **on_cpu, gates={})
 
 
 def test_words_take_back_what_they_are_about(gated, tmp_path, monkeypatch, capsys):

@@ -16,7 +16,7 @@ from gnm.backbones import Backbone, load_backbone
 from gnm.checkpoints import read_about
 from gnm.config import validate
 from gnm.devices import pick_device
-from gnm.errors import CheckpointError, DataError, MemoryFileError
+from gnm.errors import CheckpointError, ConfigError, DataError, MemoryFileError
 from gnm.learners import LearnerSettings, Question, build_learner
 from gnm.learners.base import Segment
 from gnm.learners.memory import MemoryLearner
@@ -209,6 +209,7 @@ def load(
     device: str = "auto",
     capacity: int | None = None,
     eviction: str | None = None,
+    gates: Mapping[str, Any] | None = None,
 ) -> Conversation:
     """A Conversation with an empty memory, or with the one that was saved along.
 
@@ -217,6 +218,8 @@ def load(
     backbone: a name of gnm.backbones; None: the one that the adapter was trained on.
     capacity, eviction: size of the pool in slots and what goes when it is full; None: as the model has it, which is
     no limit and `random` if it does not say.
+    gates: settings of its write gates that are to be other than the model has them (`gnm.models.gates.GateSettings`),
+    such as {"threshold": 0.95, "reread": True}.
     Raises BackboneError or CheckpointError if model or adapter cannot be loaded, ConfigError for a setting that makes
     no sense, MemoryFileError if the memory that was saved along is damaged.
     """
@@ -230,7 +233,13 @@ def load(
         about, loaded = load_model(folder, loaded)
     pool = {key: value for key, value in (("capacity", capacity), ("eviction", eviction)) if value is not None}
     pool = {**about["learner"].get("memory", {}), **pool}
-    settings = validate({**about["learner"], "memory": pool}, LearnerSettings, f"the settings of {adapter or name}")
+    changed = {"memory": pool}
+    if gates is not None:
+        write = about["learner"].get("write", {})
+        if not write.get("gates"):
+            raise ConfigError(f"gates: {adapter or name} has no write gates; load a model that was trained with them")
+        changed["write"] = {**write, "gates": {**write["gates"], **gates}}
+    settings = validate({**about["learner"], **changed}, LearnerSettings, f"the settings of {adapter or name}")
     learner = build_learner(settings, loaded)
     if not isinstance(learner, MemoryLearner):
         raise CheckpointError(

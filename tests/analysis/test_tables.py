@@ -61,7 +61,7 @@ def test_one_experiment_is_selected_and_variants_stand_apart():
     with pytest.raises(DataError, match="no figures of 'three'"):
         select(frame, "three")
     lines = text_table(select(frame, "two"), ["score"]).splitlines()
-    assert [line.split("  ")[0] for line in lines[2:]] == ["GNM", "GNM, val_id", "No memory"]
+    assert [line.split("  ")[0] for line in lines[2:]] == ["GNM", "GNM, val id", "No memory"]
     with pytest.raises(DataError, match="two evaluations share one method name"):
         select(pd.concat([merit(), merit()]))
 

@@ -26,6 +26,7 @@ from gnm.analysis.figures import merit_bars
 from gnm.analysis.probe_facts import Case, Objects, draw_cases, others_of
 from gnm.analysis.probe_inputs import last_states, read_examples, write_alone
 from gnm.analysis.probes import ProbeTraining, draw_candidates, fit, picked
+from gnm.analysis.saved import split_method
 from gnm.analysis.style import BLACK, save_figure, with_variant
 from gnm.analysis.tables import save_tables, text_table
 from gnm.backbones import load_backbone
@@ -202,7 +203,9 @@ def _rows_of(
             own = tested_on[place]
             other = replace(own, slots=[own.slots[number] for number in others_of(to_test)])
             right, control = (picked(probe, each, named[:, place], *choice, at_once).numpy() for each in (own, other))
-            key = with_variant(method, f"layer {layer}" if len(layers) > 1 else "")
+            base, variant = split_method(method)
+            apart = [variant] * bool(variant) + [f"layer {layer}"] * (len(layers) > 1)
+            key = with_variant(base, ", ".join(apart))
             rows.append(facts.assign(method=key, right=right, control=control))
     return pd.concat(rows, ignore_index=True)
 

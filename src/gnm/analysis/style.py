@@ -91,7 +91,7 @@ def method_style(method: str) -> MethodStyle:
     """The method's style; a variant has its method's; an unlisted method is grey under its own name."""
     base, _, variant = method.removesuffix(")").partition(" (")
     shown = METHODS.get(base, MethodStyle(base, GREY, "."))
-    return replace(shown, name=f"{shown.name}, {variant}") if variant else shown
+    return replace(shown, name=f"{shown.name}, {variant.replace('_', ' ')}") if variant else shown
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
