@@ -23,7 +23,7 @@ from gnm.params import EvaluateParams
 from gnm.pretrained import load_model
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "small_gates"
-METHODS = ("gnm_gates_weakest", "gnm", "in_context_ft")
+METHODS = ("gnm_gates_strict_weakest", "gnm_gates_weakest", "gnm", "in_context_ft")
 
 
 def main() -> None:
@@ -51,14 +51,14 @@ def main() -> None:
             for name, learner in learners.items():
                 fresh = replace(question, phrase=f"({len(seconds[name])}) {question.phrase}")
                 seconds[name].append(timed(learner, states[name], fresh, params.loop.max_new_tokens))
-    print(f"{'':20s}{'kept':>8s}{'MB':>8s}{'GFLOP/query':>13s}{'ms/query':>10s}")
+    print(f"{'':26s}{'kept':>8s}{'MB':>8s}{'GFLOP/query':>13s}{'ms/query':>10s}")
     for name in METHODS:
         costs = kept[name]
         tokens, size, work = (
             statistics.mean(getattr(cost, part) for cost in costs) for part in ("kept", "bytes", "query_flops")
         )
         milliseconds = 1e3 * statistics.median(seconds[name])
-        print(f"{name:20s}{tokens:8.0f}{size / 1e6:8.1f}{work / 1e9:13.2f}{milliseconds:10.0f}")
+        print(f"{name:26s}{tokens:8.0f}{size / 1e6:8.1f}{work / 1e9:13.2f}{milliseconds:10.0f}")
 
 
 @torch.no_grad()
