@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from gnm.files import atomic_path
 
-BLACK, GREY = "#000000", "#7F7F7F"
+BLACK, GREY, BROWN = "#000000", "#7F7F7F", "#7A4B2A"
 ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 
 
@@ -44,7 +44,7 @@ METHODS: dict[str, MethodStyle] = {
     "in_context": MethodStyle("In-context (untrained)", ORANGE, "<", hollow=True),
     "retrieval": MethodStyle("Retrieval (untrained)", GREEN, "d", hollow=True),
     "retrieval_bm25": MethodStyle("Retrieval, BM25 (untrained)", GREEN, "p", hollow=True),
-    "latent_bank": MethodStyle("Latent bank (G-MemLLM)", SKY, "H"),
+    "latent_bank": MethodStyle("Latent bank (G-MemLLM)", BROWN, "H"),
     "text_notes": MethodStyle("Text notes", PURPLE, "P", hollow=True),
     "memoryllm": MethodStyle("Memory, untrained", BLUE, "h", hollow=True),
     "no_memory": MethodStyle("No memory", BLACK, "8", hollow=True),
