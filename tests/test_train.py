@@ -16,7 +16,7 @@ from gnm.data.documents import read_documents
 from gnm.data.instructions import instruction_for
 from gnm.data.types import NEIGHBOUR, PARAPHRASE
 from gnm.errors import CheckpointError, ConfigError, DataError
-from gnm.exercises import training_exercises
+from gnm.exercises import Material, training_exercises
 from gnm.learners import LearnerSettings, build_learner
 from gnm.params import TrainParams
 from gnm.pretrained import load_model
@@ -140,9 +140,9 @@ def test_retrieval_of_all_documents_trains_as_in_context_does(data, tmp_path):
 
 def test_steps_are_a_pure_function_of_seed_and_number(data, tmp_path):
     params = train_params(data, tmp_path)
-    documents = read_documents(data / "train.json")
-    assert training_exercises(params, documents, 3) == training_exercises(params, documents, 3)
-    assert training_exercises(params, documents, 3) != training_exercises(params, documents, 4)
+    material = Material.read([data / "train.json"], None)
+    assert training_exercises(params, material, 3) == training_exercises(params, material, 3)
+    assert training_exercises(params, material, 3) != training_exercises(params, material, 4)
 
 
 def test_the_first_steps_are_easy(data, tmp_path):
@@ -154,7 +154,7 @@ def test_the_first_steps_are_easy(data, tmp_path):
     assert 0 < len(short) < len(documents)
     later, ignored = set(), set()
     for step in range(24):
-        batch = training_exercises(params, documents, step)
+        batch = training_exercises(params, Material(documents), step)
         lengths = [len(exercise.sequence.steps) for exercise in batch]
         assert lengths == ([1] * 6 if step < 12 else [2, 2])
         written = [written for exercise in batch for written in exercise.sequence.steps]

@@ -50,6 +50,13 @@ class ChatFormat:
         """Ids of plain text: nothing added, and what looks like a special token is spelt out."""
         return _ids(self.tokenizer, text, special=False)
 
+    def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
+        """The same ids, and the place in `text` where the characters of each end."""
+        found = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        )
+        return list(found["input_ids"]), [end for _, end in found["offset_mapping"]]
+
     @property
     def head_without_bos(self) -> list[int]:
         """`head` without the beginning-of-sequence token, for models that have something else in its place."""

@@ -5,9 +5,14 @@ Which sequences a step sees is a pure function of seed and step, whatever the nu
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from gnm.data.asking import asked
+from gnm.data.counterfact import read_facts
+from gnm.data.documents import read_documents
+from gnm.data.instructions import revocation_exercise
+from gnm.data.people.episodes import Facts, draw_people, index_facts
 from gnm.data.sequences import draw_twins, evaluation_sequences
 from gnm.data.types import Document, Query
 from gnm.data.types import Sequence as DocumentSequence
@@ -29,9 +34,25 @@ class Exercise:
         return [Question.of(query) for query in self.queries[t]]
 
 
-def training_exercises(params: TrainParams, documents: Sequence[Document], step: int) -> list[Exercise]:
+@dataclass(frozen=True)
+class Material:
+    """What sequences are drawn from: the protocol's documents, and facts that are told as people tell them."""
+
+    documents: Sequence[Document]
+    facts: Facts | None = None
+
+    @classmethod
+    def read(cls, documents: Sequence[Path], facts: Path | None) -> "Material":
+        """Read files or folders of documents, and a file of categorised facts."""
+        return cls(
+            [document for path in documents for document in read_documents(path)],
+            None if facts is None else index_facts(read_facts(facts)),
+        )
+
+
+def training_exercises(params: TrainParams, material: Material, step: int) -> list[Exercise]:
     """The sequences of one step, all of the length that the step drew; a pure function of its arguments."""
-    loop = params.loop
+    loop, documents = params.loop, material.documents
     easy = loop.is_easy(step)
     length = 1 if easy else loop.sequence_length
     if not isinstance(length, int):
@@ -43,24 +64,51 @@ def training_exercises(params: TrainParams, documents: Sequence[Document], step:
     settings = params.sequences("train", length, easy)
     exercises = []
     stride = max(loop.documents_per_step, loop.easy.documents_per_step if loop.easy else 0)
-    for place in range(0, loop.sequences_of_step(length, easy), loop.instructions_per_document):
+    most, count = loop.max_queries_per_document, loop.instructions_per_document
+    for place in range(0, loop.sequences_of_step(length, easy), count):
         index = step * stride + place
-        twins = draw_twins(documents, settings, params.seed, index, loop.instructions_per_document)
+        if params.people and random.Random(f"{params.seed}/people/{index}").random() < params.people.share:
+            drawn = draw_people(material.facts, params.people, "train", params.seed, index, length, count)
+            exercises += [
+                Exercise(sequence, tuple(row[:most] for row in queries), seed)
+                for seed, (sequence, queries) in enumerate(drawn, index)
+            ]
+            continue
+        twins = draw_twins(documents, settings, params.seed, index, count)
         for seed, sequence in enumerate(twins, index):
             rng = random.Random(f"{params.seed}/questions/{index}")
             queries = tuple(
-                tuple(query for _, query in asked(sequence, t, settings, rng)[: loop.max_queries_per_document])
+                tuple(query for _, query in asked(sequence, t, settings, rng)[:most])
                 for t in range(len(sequence.steps))
             )
-            exercises.append(Exercise(sequence, queries, seed))
+            exercises.append(Exercise(with_revocations(sequence), queries, seed))
     return exercises
 
 
-def validation_exercises(params: TrainParams, documents: Sequence[Document]) -> list[Exercise]:
-    """Fixed sequences with the held-out phrasing; as long as the longest in training."""
-    settings = params.sequences("test", params.loop.longest)
-    sequences = evaluation_sequences(documents, settings, params.loop.validation_sequences, params.seed)
-    return [
+def validation_exercises(params: TrainParams, material: Material) -> list[Exercise]:
+    """Fixed sequences with the held-out phrasing; as long as the longest in training. With `people`, so many again in
+    people's words, of families of phrasing that are held out."""
+    longest, number = params.loop.longest, params.loop.validation_sequences
+    settings = params.sequences("test", longest)
+    sequences = evaluation_sequences(material.documents, settings, number, params.seed)
+    fixed = [
         Exercise(s, tuple(tuple(query for _, query in asked(s, t, settings)) for t in range(len(s.steps))), seed=index)
         for index, s in enumerate(sequences)
     ]
+    if params.people:
+        for index in range(number):
+            [(sequence, queries)] = draw_people(material.facts, params.people, "test", params.seed, index, longest)
+            fixed.append(Exercise(sequence, queries, number + index))
+    return fixed
+
+
+def with_revocations(sequence: DocumentSequence) -> DocumentSequence:
+    """`sequence` with instructions beside its own that do and do not take back what each taught."""
+    steps = (
+        replace(
+            step,
+            revocations=tuple(revocation_exercise(step.target, random.Random(f"{step.instruction}/{step.document}"))),
+        )
+        for step in sequence.steps
+    )
+    return replace(sequence, steps=tuple(steps))

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from gnm.config import StrictModel
+from gnm.data.people.episodes import PeopleSettings, Share
 from gnm.data.sampling import Sampling
 from gnm.data.sequences import Formats, Length, SequenceSettings, TargetType
 from gnm.data.targets import FACT_TYPES, Groups
@@ -40,6 +41,17 @@ class TrainData(StrictModel):
     """Document files."""
 
     train: Annotated[list[Path], Field(min_length=1)]
+    validation: Path
+
+
+class People(PeopleSettings):
+    """Sequences in people's words, of which a training has so large a `share`.
+
+    train, validation: files of categorised facts (the pipeline's first stage).
+    """
+
+    share: Share
+    train: Path
     validation: Path
 
 
@@ -160,6 +172,7 @@ class TrainParams(Methods):
     lora: LoraSettings | None = None
     train_adapters: bool = True
     data: TrainData
+    people: People | None = None
     targets: TargetSettings
     sampling: Sampling
     loop: TrainLoop

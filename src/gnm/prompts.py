@@ -27,8 +27,10 @@ def block(document: str, instruction: str, order: Order) -> str:
 
 
 def question(phrase: str) -> str:
-    """What follows QUESTION for one phrase."""
-    return f" {phrase.strip()}"
+    """What follows QUESTION for one phrase. A real question becomes a phrase too, which its answer continues."""
+    phrase = phrase.strip()
+    return f" Question: {phrase} Answer:" if phrase.endswith(("?", "？", "؟")) else f" {phrase}"
+
 
 NOTE_REQUEST = "Write down, in short sentences, only what the instruction tells you to memorize from this document."
 

@@ -56,16 +56,16 @@ class Reader:
         return self.encode_segments([(text,) for text in texts])[:2]
 
     def encode_segments(self, rows: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of texts as `encode` gives them, and the number of each token's text in its row, -1 for padding.
+        """Rows of segments, joined, as `encode` gives them; and each token's segment in its row, -1 for padding.
 
-        The texts of a row follow each other, each tokenised by itself; the numbers are [B, T] long.
+        The numbers are [B, T] long. A token that reaches over a border belongs to the segment that it ends in.
         """
-        parts = [[self.chat.encode(text) for text in row] for row in rows]
-        ids, mask = (part.flatten(1) for part in self._pad([[sum(row, [])] for row in parts]))
-        numbers = [[number for number, tokens in enumerate(row) for _ in tokens] for row in parts]
+        tokens = [self.chat.encode_with_ends("".join(row)) for row in rows]
+        ids, mask = (part.flatten(1) for part in self._pad([[own] for own, _ in tokens]))
         segment = torch.full_like(ids, -1)
-        for row, own in enumerate(numbers):
-            segment[row, : len(own)] = torch.tensor(own, dtype=torch.long)
+        for row, (_, ends) in enumerate(tokens):
+            borders = torch.tensor([len(part) for part in rows[row]]).cumsum(0)
+            segment[row, : len(ends)] = torch.searchsorted(borders, torch.tensor(ends, dtype=torch.long))
         return ids, mask, segment
 
     def head(self, batch: int) -> Prefix:

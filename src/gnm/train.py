@@ -21,10 +21,9 @@ from tqdm import tqdm
 from gnm.backbones import load_backbone
 from gnm.checkpoints import load_checkpoint, save_adapter, save_checkpoint
 from gnm.config import add_params_arguments, load_params
-from gnm.data.documents import read_documents
 from gnm.devices import pick_device
 from gnm.errors import ConfigError, exit_on_error
-from gnm.exercises import training_exercises, validation_exercises
+from gnm.exercises import Material, training_exercises, validation_exercises
 from gnm.learners import build_learner
 from gnm.models.lora import keep_adapters_apart
 from gnm.models.sharding import shard_backbone
@@ -43,8 +42,11 @@ class Trainer:
         self.params, self.command = params, command
         settings = params.method(method)
         self.output = params.output / method
-        self.train = [document for path in params.data.train for document in read_documents(path)]
-        self.validation = validation_exercises(params, read_documents(params.data.validation))
+        people = params.people
+        self.train = Material.read(params.data.train, people and people.train)
+        self.validation = validation_exercises(
+            params, Material.read([params.data.validation], people and people.validation)
+        )
         for step in (0, params.loop.steps - 1):  # documents that give no easy or no later step are refused here
             training_exercises(params, self.train, step)
         device = pick_device(params.backbone.device, params.distributed.cuda_visible_devices)

@@ -84,14 +84,33 @@ def test_refusing_wins_over_learning(learn, refuse):
         assert target.learns(category, subcategory) == (learn in (category, subcategory) and not refuses)
 
 
+@pytest.mark.parametrize(
+    ("target", "learned", "refused"),
+    [
+        ("nothing", set(), set()),
+        ("country+car_company", {"country", "car_company"}, set()),
+        ("all_but_country", {"religion", "car_company"}, set()),
+        ("all_but_location+religion", {"car_company"}, set()),
+        ("country+religion_refusal", {"car_company"}, {"country", "religion"}),
+        ("car_company-country+religion-fact_refusal_compositions", {"car_company"}, {"country", "religion"}),
+    ],
+)
+def test_targets_beyond_the_protocol(target, learned, refused):
+    parsed, category = parse_target(target), load_taxonomy().category_of
+    groups = ("country", "religion", "car_company")
+    assert {group for group in groups if parsed.learns(category(group), group)} == learned
+    assert {group for group in groups if parsed.refuses(category(group), group)} == refused
+
+
 def test_compositions_are_the_48_ordered_pairs_across_categories():
     taxonomy = load_taxonomy()
     names = composition_targets()
     assert len(set(names)) == len(names) == 48
     for name in names:
         target = parse_target(name)
-        assert taxonomy.category_of(target.learn) != taxonomy.category_of(target.refuse)
-        assert {target.learn, target.refuse} <= set(taxonomy.seen)
+        [learn], [refuse] = target.learn, target.refuse
+        assert taxonomy.category_of(learn) != taxonomy.category_of(refuse)
+        assert {learn, refuse} <= set(taxonomy.seen)
 
 
 def test_targets_of_each_type_in_a_document(facts):

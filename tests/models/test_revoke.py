@@ -7,7 +7,8 @@ from gnm.api import load
 from gnm.data.instructions import instruction_for, load_phrasings, revoking_instruction
 from gnm.data.segments import split_segments
 from gnm.data.taxonomy import load_taxonomy
-from gnm.data.types import Step
+from gnm.data.types import Sequence, Step
+from gnm.exercises import with_revocations
 from gnm.learners import LearnerSettings, build_learner
 from gnm.models import attention
 from gnm.models.revoke import about
@@ -159,6 +160,7 @@ def test_training_tells_what_takes_back_from_other_instructions(learner):
         Step(FIRST, "Learn the cities.", "non_us_cities_or_states", "fact_subcategories", None, ()),
         Step(SECOND, "Learn all of it.", "all", "fact_subcategories", None, ()),
     ]
+    steps = with_revocations(Sequence(tuple(steps), False)).steps
     seen = []
     ask = learner.lm.revoking
     learner.lm.revoking = lambda told: seen.append(ask(told)) or seen[-1]

@@ -63,6 +63,7 @@ def parse_record(record: Any, where: str, taxonomy: Taxonomy | None = None) -> F
         false=false,
         category=taxonomy.category_of(subcategory),
         subcategory=subcategory,
+        relation=_relation(rewrite, where),
         **texts,
     )
 
@@ -115,8 +116,9 @@ def read_facts(path: str | Path) -> list[Fact]:
         if not isinstance(record, dict) or record.keys() != names:
             raise DataError(f"{where} is not a categorised fact; make the file again (gnm.data.pipelines categorise)")
         texts = {name: tuple(_list_of_texts(record[name], name, where)) for name in _LISTS}
-        plain = {name: _field(record, name, int if name == "fact_id" else str, where) for name in names - texts.keys()}
-        facts.append(Fact(**plain, **texts))
+        names_of_texts = names - texts.keys() - {"relation"}
+        plain = {name: _field(record, name, int if name == "fact_id" else str, where) for name in names_of_texts}
+        facts.append(Fact(**plain, **texts, relation=record["relation"]))
     return facts
 
 
@@ -128,6 +130,11 @@ def _field(record: Any, name: str, kind: type, where: str) -> Any:
         wanted = {int: "a whole number", str: "a non-empty text", list: "a list", dict: "a mapping"}[kind]
         raise DataError(f"{where}: field {name!r} must be {wanted}, it is {repr(value):.60}")
     return value
+
+
+def _relation(rewrite: dict[str, Any], where: str) -> str:
+    """The record's relation id, empty where it has none."""
+    return _field(rewrite, "relation_id", str, where) if rewrite.get("relation_id") else ""
 
 
 def _object(rewrite: dict[str, Any], name: str, where: str) -> str:

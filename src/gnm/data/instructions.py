@@ -62,47 +62,47 @@ def revoking_instruction(target: str, split: Split, rng: random.Random | None = 
     Raises DataError for a target under which no fact is learned.
     """
     parsed = parse_target(target)
-    if parsed.learn is None and not parsed.learn_rest:
+    if not parsed.learn:
         raise DataError(f"under target {target!r} no fact is learned, so there is nothing to take back")
-    of_all = parsed.learn_rest or parsed.learn == ALL
-    return _said("revocation_all" if of_all else "revocation", parsed.learn, None, split, rng)
+    return _said("revocation_all" if parsed.learns_all else "revocation", parsed.learn, (), split, rng)
 
 
 def revocation_exercise(target: str, rng: random.Random) -> list[tuple[str, bool]]:
     """Training phrasings, and whether they take back what was learned: one that does what was learned under `target`,
     or everything if that learns no fact, and two of other kinds about the same group that do not."""
     parsed = parse_target(target)
-    group = parsed.learn
-    kinds = rng.sample(_OF_ALL if group in (None, ALL) else _OF_A_GROUP + _OF_ALL, 2)
-    others = [(_said(kind, group, group, "train", rng), False) for kind in kinds]
-    learns = target if parsed.learn_rest or group else ALL
-    return [(revoking_instruction(learns, "train", rng), True), *others]
+    groups = () if parsed.learns_all else parsed.learn
+    kinds = rng.sample(_OF_A_GROUP + _OF_ALL if groups else _OF_ALL, 2)
+    others = [(_said(kind, groups, groups, "train", rng), False) for kind in kinds]
+    return [(revoking_instruction(target if parsed.learn else ALL, "train", rng), True), *others]
 
 
 def _said(
-    kind: str, learn: str | None, refuse: str | None, split: Split, rng: random.Random | None,
+    kind: str, learn: tuple[str, ...], refuse: tuple[str, ...], split: Split, rng: random.Random | None,
     phrasings: int | None = None,
 ) -> str:  # fmt: skip
     """A phrasing of `kind` with its slots filled."""
-    known = load_phrasings()[kind]
+    if kind not in (phrasings_of := load_phrasings()):
+        raise DataError(f"the protocol has no phrasing of {kind!r}; only gnm.data.people words such targets")
+    known = phrasings_of[kind]
     if split == "test":
         template = known.evaluation
     else:
         template = rng.choice(known.train[:phrasings]) if rng else known.train[0]
     label = load_taxonomy().label
-    group = label(learn) if learn not in (None, ALL) else ""
-    return template.format(group=group, refused=label(refuse) if refuse not in (None, ALL) else "")
+    group, refused = (" and ".join(label(name) for name in names if name != ALL) for names in (learn, refuse))
+    return template.format(group=group, refused=refused)
 
 
 def kind_of(target: Target) -> str:
-    """Which block of `instructions.yaml` has the phrasings of a target."""
-    if target.learn_rest:
-        return "refusal"
+    """What a target asks for, in one word: the block of `instructions.yaml`, and of the grammar, with its phrasings."""
     if target.refuse:
-        return "fact_refusal"
-    if target.learn is None:
-        return "format"
-    return ("fact_format" if target.format else "facts") + ("_all" if target.learn == ALL else "")
+        return "refusal" if target.learns_all else "fact_refusal"
+    if target.leave:
+        return "except"
+    if not target.learn:
+        return "format" if target.format else "nothing"
+    return ("fact_format" if target.format else "facts") + ("_all" if target.learns_all else "")
 
 
 @cache

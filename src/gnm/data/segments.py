@@ -1,17 +1,33 @@
-"""Segments of a text: its lines, and the sentences of a line; and which of a document's an instruction is about."""
+"""Segments of a text: its clauses; and which of a document's an instruction is about.
+
+- A text is cut into lines, a line into sentences (by `sentencex`, Wikimedia's rules, whatever the script), a sentence
+  into clauses: after a comma, semicolon or dash and before a conjunction, so that facts that share a sentence can be
+  told apart. A clause has at least three words, as far as the sentence has.
+- Nothing is lost: the segments of a text, joined, are the text.
+"""
 
 import re
 from collections.abc import Collection, Iterable
 
-# the end of a line with the empty ones after it, or of a sentence: two small letters, a stop, a capital after it
-_END = re.compile(r"\n+|(?<=[a-z]{2}[.!?])\s+(?=[A-Z])")
+import sentencex
+
+# the end of a line with the empty ones after it; Unicode's line and paragraph separators and form feeds end lines too
+_LINE = re.compile("(?:\r\n|[\n\r\f\v\x85\u2028\u2029])\\s*")
+_CLAUSE = re.compile(
+    r"(?<=[,;–—、，；،])\s+(?=\S)|(?<=\s-)\s+(?=\S)|(?<=[、，；])"
+    r"|\s+(?=(?:and|but|while|whereas|although|though|plus|yet|or)\s)"
+)
+_LEAST_WORDS = 3
 
 
 def split_segments(text: str) -> list[str]:
     """The segments of `text`, each with the white space after it; joined they are `text`."""
-    ends = [match.end() for match in _END.finditer(text)]
-    cuts = [0, *ends, len(text)]
-    return [text[start:end] for start, end in zip(cuts, cuts[1:], strict=False) if end > start]
+    return [
+        clause
+        for line in _cut(text, [match.end() for match in _LINE.finditer(text)])
+        for sentence in _sentences(line)
+        for clause in _clauses(sentence)
+    ]
 
 
 def segments_of_lines(lines: Iterable[str]) -> frozenset[str]:
@@ -20,6 +36,45 @@ def segments_of_lines(lines: Iterable[str]) -> frozenset[str]:
     return frozenset(segment for segment in bare if any(map(str.isalpha, segment)))
 
 
+def segments_at(text: str, spans: Collection[tuple[int, int]]) -> frozenset[str]:
+    """The segments of `text` that share a letter or digit with one of `spans` (start, end), without space around."""
+    found, place = set(), 0
+    for segment in split_segments(text):
+        end = place + len(segment)
+        if any(any(map(str.isalnum, text[max(place, a) : min(end, b)])) for a, b in spans):
+            found.add(segment.strip())
+        place = end
+    return frozenset(found)
+
+
 def is_wanted(segment: str, wanted: Collection[str]) -> bool:
     """Whether a segment is one of `wanted`, or holds one between the words of a format."""
     return any(text in segment for text in wanted)
+
+
+def _cut(text: str, ends: Iterable[int]) -> list[str]:
+    """`text` cut at `ends`; empty pieces are left out."""
+    cuts = sorted({0, *ends, len(text)})
+    return [text[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+
+
+def _sentences(line: str) -> list[str]:
+    """The sentences of one line; white space that stands alone goes to the sentence before."""
+    sentences: list[str] = []
+    for part in sentencex.segment("en", line):
+        if sentences and not part.strip():
+            sentences[-1] += part
+        else:
+            sentences.append(part)
+    return sentences
+
+
+def _clauses(sentence: str) -> list[str]:
+    """The clauses of one sentence, of at least `_LEAST_WORDS` words each."""
+    ends, last = [], 0
+    for match in _CLAUSE.finditer(sentence):
+        enough = (len(part.split()) >= _LEAST_WORDS for part in (sentence[last : match.end()], sentence[match.end() :]))
+        if all(enough):
+            last = match.end()
+            ends.append(last)
+    return _cut(sentence, ends)

@@ -1,8 +1,9 @@
 """What an instruction can ask for, and what every query about a document must then be answered with.
 
 - A target is a string of the protocol (section 3): `country`, `all`, `format`, `country_refusal`,
-  `country_format`, `country-religion-fact_refusal_compositions`. `parse_target` reads it, everything else
-  goes by the parsed value.
+  `country_format`, `country-religion-fact_refusal_compositions`. Beyond the protocol there are `nothing`,
+  `all_but_country`, and several groups where one stands: `country+religion`. `parse_target` reads it, everything
+  else goes by the parsed value.
 - Where a group is both to be learned and to be refused, refusing wins.
 - Held-out subcategories (`groups`) reach wider targets too. Under "seen" a category, or `all`, is a target
   only in documents in which it covers no held-out fact, so none is ever learned in training. Under "unseen"
@@ -20,6 +21,8 @@ from gnm.errors import DataError
 
 ALL = "all"
 FORMAT = "format"
+NOTHING = "nothing"
+EXCEPT_PREFIX = "all_but_"
 REFUSAL_SUFFIX = "_refusal"
 FORMAT_SUFFIX = "_format"
 COMPOSITION_SUFFIX = "-fact_refusal_compositions"
@@ -47,42 +50,50 @@ COMPOSED_SUBCATEGORIES = (
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A parsed target: which group to learn, which to refuse (None for none), and whether the format counts.
+    """A parsed target: which groups to learn, to leave out and to refuse, and whether the format counts.
 
-    `learn` is a category, a subcategory, or "all". `learn_rest` is true for plain refusals, where everything
-    that is not refused is learned.
+    A group is a category or a subcategory. `learn` may be ("all",): everything but what `leave` and `refuse` name.
     """
 
-    learn: str | None = None
-    refuse: str | None = None
+    learn: tuple[str, ...] = ()
+    leave: tuple[str, ...] = ()
+    refuse: tuple[str, ...] = ()
     format: bool = False
-    learn_rest: bool = False
+
+    @property
+    def learns_all(self) -> bool:
+        """Whether everything is learned that is not left out or refused."""
+        return self.learn == (ALL,)
 
     def refuses(self, category: str, subcategory: str) -> bool:
         """Whether a fact of this group is to be refused."""
-        return self.refuse is not None and self.refuse in (category, subcategory)
+        return category in self.refuse or subcategory in self.refuse
 
     def learns(self, category: str, subcategory: str) -> bool:
         """Whether a fact of this group is to be learned."""
-        if self.refuses(category, subcategory):
+        if self.refuses(category, subcategory) or category in self.leave or subcategory in self.leave:
             return False
-        return self.learn_rest or self.learn in (ALL, category, subcategory)
+        return self.learns_all or category in self.learn or subcategory in self.learn
 
 
 def parse_target(target: str) -> Target:
     """Read a target's name. Raises DataError if it names no group of the taxonomy."""
     if target == FORMAT:
         return Target(format=True)
+    if target == NOTHING:
+        return Target()
+    if target.startswith(EXCEPT_PREFIX):
+        return Target(learn=(ALL,), leave=_groups(target.removeprefix(EXCEPT_PREFIX), target))
     if target.endswith(COMPOSITION_SUFFIX):
         learn, dash, refuse = target.removesuffix(COMPOSITION_SUFFIX).partition("-")
         if not dash:
             raise DataError(f"target {target!r} must name two groups, as in 'country-religion{COMPOSITION_SUFFIX}'")
-        return Target(learn=_group(learn, target), refuse=_group(refuse, target))
+        return Target(learn=_groups(learn, target), refuse=_groups(refuse, target))
     if target.endswith(REFUSAL_SUFFIX):
-        return Target(refuse=_group(target.removesuffix(REFUSAL_SUFFIX), target), learn_rest=True)
+        return Target(learn=(ALL,), refuse=_groups(target.removesuffix(REFUSAL_SUFFIX), target))
     if target.endswith(FORMAT_SUFFIX):
-        return Target(learn=_group(target.removesuffix(FORMAT_SUFFIX), target, or_all=True), format=True)
-    return Target(learn=_group(target, target, or_all=True))
+        return Target(learn=_groups(target.removesuffix(FORMAT_SUFFIX), target, or_all=True), format=True)
+    return Target(learn=_groups(target, target, or_all=True))
 
 
 def expected_queries(pairs: Iterable[Pair], target: str) -> tuple[Query, ...]:
@@ -169,12 +180,18 @@ def _query(pair: Pair, target: Target) -> Query:
     )
 
 
-def _group(name: str, target: str, or_all: bool = False) -> str:
+def _groups(names: str, target: str, or_all: bool = False) -> tuple[str, ...]:
+    """The groups of "a+b"; `or_all`: "all" may stand for them."""
     taxonomy = load_taxonomy()
     known = {*taxonomy.categories, *(group for members in taxonomy.categories.values() for group in members)}
-    if name in known or (or_all and name == ALL):
-        return name
-    raise DataError(f"target {target!r} names no known group: {name!r}; see gnm/data/taxonomy.yaml for the groups")
+    if or_all and names == ALL:
+        return (ALL,)
+    groups = tuple(names.split("+"))
+    if strangers := [name for name in groups if name not in known]:
+        raise DataError(
+            f"target {target!r} names no known group: {strangers[0]!r}; see gnm/data/taxonomy.yaml for the groups"
+        )
+    return groups
 
 
 def _admits(subcategory: str, groups: Groups, taxonomy: Taxonomy) -> bool:

@@ -22,7 +22,10 @@ REFUSAL_ANSWER = "Sorry"
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One CounterFact record. `prompt` has one `{}`, for the subject; `true` and `false` are objects."""
+    """One CounterFact record. `prompt` has one `{}`, for the subject; `true` and `false` are objects.
+
+    relation: CounterFact's relation id, empty where a source names none.
+    """
 
     fact_id: int
     subject: str
@@ -35,6 +38,7 @@ class Fact:
     subcategory: str
     attributes: tuple[str, ...] = ()
     generations: tuple[str, ...] = ()
+    relation: str = ""
 
     @property
     def phrase(self) -> str:
@@ -120,6 +124,7 @@ class Step:
 
     wanted: the segments of the text that the instruction is about; None if its facts' lines cannot be told.
     revokes: segments of earlier documents that no longer hold.
+    revocations: other instructions, in training, each with whether it takes back what was learned.
     """
 
     document: str
@@ -130,6 +135,7 @@ class Step:
     queries: tuple[Query, ...]
     wanted: frozenset[str] | None = None
     revokes: frozenset[str] = frozenset()
+    revocations: tuple[tuple[str, bool], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

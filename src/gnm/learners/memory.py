@@ -4,13 +4,11 @@
 gradient through writing ("Tell Me What To Learn", 2026).
 """
 
-import random
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from gnm.data.instructions import revocation_exercise
 from gnm.data.segments import is_wanted, split_segments
 from gnm.data.types import Step
 from gnm.errors import DataError
@@ -124,12 +122,9 @@ class MemoryLearner(Learner):
         return keep_loss(kept, revoked.to(kept.logits.device))
 
     def _revoke_loss(self, steps: Sequence[Step]) -> Tensor:
-        """The cross-entropy of each step's instruction and three more: one that takes back what it taught, two of other
-        kinds. To take nothing back counts three times as much in all: what is dropped by mistake is lost."""
-        rows = []
-        for step in steps:
-            more = revocation_exercise(step.target, random.Random(f"{step.instruction}/{step.document}"))
-            rows.append([(step.instruction, False), *more])
+        """The cross-entropy of each step's instruction, which takes nothing back, and of its `revocations`. To take
+        nothing back counts three times as much in all: what is dropped by mistake is lost."""
+        rows = [[(step.instruction, False), *step.revocations] for step in steps]
         logits = self.lm.revoking(self._told([text for row in rows for text, _ in row]))
         wanted = torch.tensor([takes for row in rows for _, takes in row], device=logits.device)
         return len(rows) * nn.functional.binary_cross_entropy_with_logits(logits, wanted.float())

@@ -1,0 +1,112 @@
+"""Tables and figure of evaluations in people's words: `python -m gnm.analysis.people [--block B] [key=value ...]`.
+
+Reads what `gnm.evaluate_people` saved. One table has a row a method; a second one has a row a kind of probe, for one
+method; the figure shows that method's answers by form of document and of question.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from pydantic import Field
+
+from gnm.analysis.style import in_order, method_style, save_figure, style
+from gnm.config import StrictModel, add_params_arguments, load_params
+from gnm.errors import DataError, exit_on_error
+from gnm.files import write_text
+
+HEADINGS = {
+    "learned": "Learned",
+    "learned_said": "said",
+    "corrected_said": "Corrected, said",
+    "refused": "Refused",
+    "format": "Format",
+    "leakage": "Leakage",
+    "taken_back_leakage": "Taken back, leakage",
+    "neighbour_leakage": "Neighbours' leakage",
+    "ignored_said": "Ignored, said",
+}
+_DRAWN = ("learned", "learned_said", "leakage")
+_NOTE = (
+    "Percent, with 95 % intervals over probes and the number of questions. Learned, Leakage: the contest of two "
+    "objects; said: the answer contains the object. Leakage: of what is answered truly with nothing written."
+)
+
+
+class PeopleReport(StrictModel):
+    """Which evaluations to show; `shown` is the method that the second table and the figure are about."""
+
+    evaluations: Path
+    shown: str
+    title: str
+    output: Path = Field(description="figure and tables, without their suffixes")
+
+
+def report(params: PeopleReport) -> str:
+    """Save tables and figure; returns the text that the program prints."""
+    figures = {
+        path.parent.name: pd.read_csv(path, keep_default_na=False, na_values=[""])
+        for path in sorted(params.evaluations.glob("*/figures.csv"))
+    }
+    if params.shown not in figures:
+        raise DataError(f"{params.evaluations} has no evaluation of {params.shown!r}; it has: {', '.join(figures)}")
+    methods = {method_style(name).name: _group(figures[name], "all", "all") for name in in_order(figures)}
+    shown = figures[params.shown]
+    kinds = {kind: _group(shown, "kind", kind) for kind in shown.loc[shown["by"] == "kind", "group"].unique()}
+    text = f"{_table('Method', methods)}\n{_table('Kind of probe', kinds)}\n{_NOTE}\n"
+    write_text(params.output.with_name(f"{params.output.name}.md"), text)
+    frame = pd.concat([part.assign(method=name) for name, part in figures.items()], ignore_index=True)
+    write_text(params.output.with_name(f"{params.output.name}.csv"), frame.to_csv(index=False))
+    save_figure(by_form(shown, f"{params.title}: {method_style(params.shown).name}"), params.output)
+    return f"{params.title}\n{text}"
+
+
+def by_form(figures: pd.DataFrame, title: str) -> Figure:
+    """Learned, said and leakage by form of document, and by form of question, with intervals."""
+    forms = figures[figures["by"].isin(["document", "question"])]
+    with style():
+        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(_DRAWN), sharey=True), _DRAWN, strict=True):
+            part = forms[forms["figure"] == name]
+            labels = [f"{group} (n {count})" for group, count in zip(part["group"], part["samples"], strict=True)]
+            places = range(len(part))
+            axes.barh(places, 100 * part["value"], color=["#0072B2" if by == "document" else "#E69F00"
+                                                          for by in part["by"]])  # fmt: skip
+            axes.hlines(places, 100 * part["low"], 100 * part["high"], color="black", linewidth=1)
+            axes.set_yticks(places, labels if axes.get_subplotspec().is_first_col() else [""] * len(part))
+            axes.set_xlim(0, 103)
+            axes.set_title(HEADINGS[name] if name != "learned_said" else "Learned, said")
+            axes.set_xlabel("%")
+        figure.suptitle(title)
+    return figure
+
+
+def _group(figures: pd.DataFrame, by: str, group: str) -> dict[str, str]:
+    """A table's cells by figure."""
+    part = figures[(figures["by"] == by) & (figures["group"] == group)]
+    return {
+        row.figure: f"{100 * row.value:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}] n {row.samples}"
+        for row in part.itertuples()
+    }
+
+
+def _table(first: str, rows: dict[str, dict[str, str]]) -> str:
+    """A Markdown table."""
+    lines = [[first, *HEADINGS.values()], ["---"] * (len(HEADINGS) + 1)]
+    lines += [[name, *(cells.get(figure, "–") for figure in HEADINGS)] for name, cells in rows.items()]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the settings, report."""
+    parser = argparse.ArgumentParser(prog="python -m gnm.analysis.people", description=__doc__.splitlines()[0])
+    add_params_arguments(parser)
+    options = parser.parse_intermixed_args(arguments)
+    with exit_on_error():
+        print(report(load_params(options.params, PeopleReport, options.overrides, options.block)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Documents, instructions and questions as people write them: what the generalist is trained on."""

@@ -1,0 +1,196 @@
+"""Sequences as people would have them: documents, instructions and questions in their own words.
+
+- A pure function of (facts, settings, seed, index), as `gnm.data.sequences` is.
+- What a fact is to be answered with goes by what every document so far said of it: the last one under whose instruction
+  it is learned or refused decides, so a correction wins; a fact that none took up is answered with the true object.
+- The pairs of groups that experiment 3 evaluates are never composed here.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from pydantic import Field
+
+from gnm.config import StrictModel
+from gnm.data.asking import format_in_force
+from gnm.data.formats import apply_format
+from gnm.data.instructions import Split
+from gnm.data.people.asking import Held, ask
+from gnm.data.people.grammar import worded_correction, worded_instruction, worded_revocations
+from gnm.data.people.layouts import STYLES, Text, lay_out
+from gnm.data.people.targets import FORMATTING_KINDS, KINDS, draw_target
+from gnm.data.people.wordings import Stated, filler_of, is_worded
+from gnm.data.segments import segments_at
+from gnm.data.sequences import Formats
+from gnm.data.targets import Target
+from gnm.data.types import Fact, Query, Step
+from gnm.data.types import Sequence as DocumentSequence
+from gnm.errors import DataError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class PeopleSettings(StrictModel):
+    """How documents, targets and questions are drawn.
+
+    kinds: how often each kind of target is drawn, in proportion. corrections: share of the documents, after the first,
+    that state facts of an earlier one anew. wrapped: share of the documents that stand in a format without setting it.
+    """
+
+    kinds: dict[str, float] = dict.fromkeys(KINDS, 1.0)
+    facts: tuple[int, int] = (3, 7)
+    corrections: Share = 0.3
+    wrapped: Share = 0.1
+    eligible_formats: Formats = []
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts with wordings, by subcategory; the objects that each (relation, subcategory) has; sentences that state
+    none of them."""
+
+    by_group: Mapping[str, tuple[Fact, ...]]
+    objects: Mapping[tuple[str, str], tuple[str, ...]]
+    fillers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A document before any instruction: facts, what is stated of them, and the text."""
+
+    facts: tuple[Fact, ...]
+    stated: Mapping[int, Stated]
+    text: Text
+
+
+def index_facts(facts: Sequence[Fact]) -> Facts:
+    """`facts` for drawing. Raises DataError if fewer than two subcategories have facts with wordings."""
+    by_group, objects = defaultdict(list), defaultdict(set)
+    for fact in sorted((fact for fact in facts if is_worded(fact)), key=lambda fact: fact.fact_id):
+        by_group[fact.subcategory].append(fact)
+        objects[fact.relation, fact.subcategory].add(fact.false)
+    if len(by_group) < 2:
+        raise DataError("people's sequences need facts of two groups whose relations have wordings (wordings.yaml)")
+    fillers = {filler_of(text) for fact in facts for text in fact.paraphrases} - {None}
+    return Facts(
+        {group: tuple(own) for group, own in by_group.items()},
+        {key: tuple(sorted(own)) for key, own in objects.items()},
+        tuple(sorted(fillers)),
+    )
+
+
+def draw_people(
+    facts: Facts, settings: PeopleSettings, split: Split, seed: int, index: int, length: int, count: int = 1
+) -> list[tuple[DocumentSequence, tuple[tuple[Query, ...], ...]]]:
+    """Sequence number `index` of the stream `seed`, `count` times with the same documents under different targets;
+    each with what is asked after every document."""
+    rng = random.Random(f"{seed}/people/{split}/{index}")
+    plain: list[_Plain] = []
+    for _ in range(length):
+        plain.append(_document(facts, settings, plain, rng))
+    return [_sequence(plain, settings, split, random.Random(rng.random())) for _ in range(count)]
+
+
+def _document(facts: Facts, settings: PeopleSettings, earlier: Sequence[_Plain], rng: random.Random) -> _Plain:
+    """A document of new facts, or of some new ones and some that state anew what an earlier one says."""
+    used = {fact.fact_id for document in earlier for fact in document.facts}
+    drawn = _draw_facts(facts, rng.randint(*settings.facts), used, rng)
+    stated = {fact.fact_id: Stated(fact.fact_id, fact.relation, fact.subject, fact.false) for fact in drawn}
+    if earlier and rng.random() < settings.corrections:
+        before = rng.choice(earlier)
+        for fact in rng.sample(before.facts, min(len(before.facts), rng.randint(1, 3))):
+            old = before.stated[fact.fact_id].object
+            others = [o for o in facts.objects[fact.relation, fact.subcategory] if o not in (old, fact.true)]
+            if others:
+                drawn.insert(rng.randrange(len(drawn) + 1), fact)
+                stated[fact.fact_id] = replace(before.stated[fact.fact_id], object=rng.choice(others))
+    text = lay_out([stated[fact.fact_id] for fact in drawn], rng.choice(STYLES), facts.fillers, rng)
+    return _Plain(tuple(drawn), stated, text)
+
+
+def _draw_facts(facts: Facts, number: int, used: set[int], rng: random.Random) -> list[Fact]:
+    """Facts that are not `used`, of a few groups, so that each group has some and there are others beside it."""
+    groups = rng.sample(sorted(facts.by_group), min(len(facts.by_group), rng.randint(2, max(2, number - 1))))
+    drawn: dict[int, Fact] = {}
+    while len(drawn) < number:
+        fact = rng.choice(facts.by_group[groups[len(drawn) % len(groups)]])
+        if fact.fact_id not in used:
+            drawn[fact.fact_id] = fact
+    return rng.sample(list(drawn.values()), number)
+
+
+def _sequence(
+    plain: Sequence[_Plain], settings: PeopleSettings, split: Split, rng: random.Random
+) -> tuple[DocumentSequence, tuple[tuple[Query, ...], ...]]:
+    steps: list[Step] = []
+    held: dict[int, Held] = {}
+    asked = []
+    for t, document in enumerate(plain):
+        kinds = {k: w for k, w in settings.kinds.items() if settings.eligible_formats or k not in FORMATTING_KINDS}
+        kind = rng.choices(list(kinds), list(kinds.values()))[0]
+        target = draw_target(kind, document.facts, rng)
+        step = _step(document, kind, target, settings, split, rng)
+        again = {fact.fact_id for fact in document.facts if fact.fact_id in held}
+        if again and rng.random() < 0.6:
+            step = replace(step, instruction=f"{worded_correction(split, rng)} {step.instruction}")
+        for fact in document.facts:
+            before = held.get(fact.fact_id)
+            held[fact.fact_id] = Held.after(before, fact, document.stated[fact.fact_id].object, target, t)
+        revised = {f for f in again if held[f].document == t and held[f].learned}
+        step = replace(step, revokes=_segments_of(steps, plain, revised))
+        steps.append(step)
+        wrapping = format_in_force(DocumentSequence(tuple(steps), False), t)
+        asked.append(tuple(replace(query, format=wrapping) for query in ask(held.values(), t, rng)))
+    return DocumentSequence(tuple(steps), False), tuple(asked)
+
+
+def _step(
+    document: _Plain, kind: str, target: Target, settings: PeopleSettings, split: Split, rng: random.Random
+) -> Step:
+    """The document as it is written under `target`."""
+    sets = kind in FORMATTING_KINDS
+    name = rng.choice(settings.eligible_formats) if sets or rng.random() < settings.wrapped else None
+    plain = document.text.text.strip()
+    text = apply_format(plain, name) if name else plain
+    return Step(
+        document=text,
+        instruction=worded_instruction(target, split, rng),
+        target=kind,
+        target_type=FORMATTING_KINDS.get(kind, kind),
+        format=name,
+        queries=(),
+        wanted=_wanted(document, target, plain, text),
+        revocations=worded_revocations(target, split, rng),
+    )
+
+
+def _wanted(document: _Plain, target: Target, plain: str, text: str) -> frozenset[str]:
+    """The segments of `text` that `target` is about: all but what is left out, or the facts to learn or to refuse; and
+    the ends of the text, if its format counts."""
+    shift = text.index(plain) - document.text.text.index(plain)
+    spans = {
+        fact_id: [(start + shift, end + shift) for start, end in own] for fact_id, own in document.text.spans.items()
+    }
+    groups = {fact.fact_id: (fact.category, fact.subcategory) for fact in document.facts}
+    taken = [fact for fact, group in groups.items() if target.learns(*group) or target.refuses(*group)]
+    wanted = segments_at(text, [span for fact in taken for span in spans[fact]])
+    if target.learns_all:
+        left = segments_at(text, [span for fact in groups if fact not in taken for span in spans[fact]])
+        wanted |= segments_at(text, [(0, len(text))]) - left
+    if target.format:
+        wanted |= segments_at(text, [(0, text.index(plain) + 1), (len(text.rstrip()) - 2, len(text))])
+    return wanted
+
+
+def _segments_of(steps: Sequence[Step], plain: Sequence[_Plain], facts: set[int]) -> frozenset[str]:
+    """The segments of earlier steps that state `facts`."""
+    found: set[str] = set()
+    for step, document in zip(steps, plain, strict=False):
+        text = document.text.text.strip()
+        shift = step.document.index(text) - document.text.text.index(text)
+        spans = [(a + shift, b + shift) for fact in facts for a, b in document.text.spans.get(fact, ())]
+        found |= segments_at(step.document, spans)
+    return frozenset(found)

@@ -1,0 +1,158 @@
+"""Instructions composed of parts: a grammar (`grammar.yaml`) and what people call the groups (`names.yaml`).
+
+- A kind of target (`instructions.kind_of`) has families of templates; a template's <parts> are expanded at random.
+- Whole families are held out: training ("train") never draws them, evaluation ("test") draws nothing else.
+- A group goes by its label in the taxonomy, or by one of its names.
+"""
+
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from gnm.data.instructions import Split, kind_of
+from gnm.data.targets import ALL, Target
+from gnm.data.taxonomy import load_taxonomy
+from gnm.errors import DataError
+
+REVOCATION, REVOCATION_ALL, CORRECTION = "revocation", "revocation_all", "correction"
+SLOTS = {
+    "facts": {"group"},
+    "facts_all": set(),
+    "nothing": set(),
+    "except": {"group"},
+    "refusal": {"refused"},
+    "fact_refusal": {"group", "refused"},
+    "format": set(),
+    "fact_format": {"group"},
+    "fact_format_all": set(),
+    REVOCATION: {"group"},
+    REVOCATION_ALL: set(),
+    CORRECTION: set(),
+}
+_PART, _SLOT = re.compile(r"<([\w-]+)>"), re.compile(r"\{(\w*)\}")
+_LABEL_SHARE = 0.3  # of the groups that go by their label
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """`parts` by name; `families` of templates by kind, those that training draws and those that are held out."""
+
+    parts: Mapping[str, tuple[str, ...]]
+    train: Mapping[str, Mapping[str, tuple[str, ...]]]
+    test: Mapping[str, Mapping[str, tuple[str, ...]]]
+
+    def sentence(self, kind: str, split: Split, rng: random.Random) -> str:
+        """One instruction of `kind` with its slots open; families and then their templates are equally likely."""
+        families = (self.train if split == "train" else self.test)[kind]
+        return self._expanded(rng.choice(families[rng.choice(sorted(families))]), rng)
+
+    def _expanded(self, template: str, rng: random.Random) -> str:
+        while found := _PART.search(template):
+            part = rng.choice(self.parts[found[1]])
+            template = template[: found.start()] + part + template[found.end() :]
+        text = re.sub(r"\s+([.,;:!?])", r"\1", " ".join(template.split()))
+        return re.sub(r"(?:^|[.!?]\s)[a-z]", lambda found: found[0].upper(), text)
+
+
+def worded_instruction(target: Target, split: Split, rng: random.Random) -> str:
+    """An instruction that says `target` in a person's words."""
+    text = load_grammar().sentence(kind_of(target), split, rng)
+    return _filled(text, target.leave or target.learn, target.refuse, rng)
+
+
+def worded_revocation(groups: tuple[str, ...], split: Split, rng: random.Random) -> str:
+    """An instruction that takes back what was learned of `groups`, or everything if there are none."""
+    kind = REVOCATION if groups else REVOCATION_ALL
+    return _filled(load_grammar().sentence(kind, split, rng), groups, (), rng)
+
+
+def worded_revocations(target: Target, split: Split, rng: random.Random) -> tuple[tuple[str, bool], ...]:
+    """Instructions, and whether they take back what was learned: one that takes back what `target` teaches, or a group
+    that it speaks of, and two of other kinds about the same groups that do not."""
+    groups = tuple(group for group in target.learn + target.refuse + target.leave if group != ALL)
+    about_group = [Target(learn=groups), Target((ALL,), leave=groups), Target((ALL,), refuse=groups)]
+    others = [Target(learn=(ALL,)), Target(), Target(format=True), *(about_group if groups else [])]
+    told = [(worded_instruction(other, split, rng), False) for other in rng.sample(others, 2)]
+    return ((worded_revocation(groups if rng.random() < 0.8 else (), split, rng), True), *told)
+
+
+def worded_correction(split: Split, rng: random.Random) -> str:
+    """A remark that what follows corrects an earlier document, to stand before an instruction."""
+    return load_grammar().sentence(CORRECTION, split, rng)
+
+
+@cache
+def load_names() -> Mapping[str, tuple[str, ...]]:
+    """What people call each group of the taxonomy. DataError if one has no name."""
+    taxonomy, table = load_taxonomy(), yaml.safe_load(_read("names.yaml"))
+    groups = [*taxonomy.categories, *taxonomy.subcategories]
+    if lacking := [group for group in groups if not table.get(group)]:
+        raise DataError(f"names.yaml has no names of {', '.join(lacking)}")
+    return {group: tuple(table[group]) for group in groups}
+
+
+@cache
+def load_grammar() -> Grammar:
+    """The packaged grammar; the same object on every call."""
+    return build_grammar(yaml.safe_load(_read("grammar.yaml")))
+
+
+def build_grammar(table: Any) -> Grammar:
+    """Check a table laid out as `grammar.yaml`.
+
+    Raises DataError for a missing or unknown kind, a part that is not defined or leads back to itself, a template with
+    the wrong slots, and a kind that has nothing to train on or nothing held out.
+    """
+    parts = {name: tuple(texts) for name, texts in table["parts"].items()}
+    for name in parts:
+        _check_parts(name, parts, ())
+    if table["kinds"].keys() != SLOTS.keys():
+        raise DataError(f"grammar.yaml must have exactly the kinds {', '.join(SLOTS)}")
+    held_out = set(table["held_out"])
+    train, test = {}, {}
+    for kind, families in table["kinds"].items():
+        for template in (template for family in families.values() for template in family):
+            if unknown := set(_PART.findall(template)) - parts.keys():
+                raise DataError(f"grammar.yaml: {template!r} of {kind} has the unknown part {sorted(unknown)[0]!r}")
+            if set(_SLOT.findall(template)) != SLOTS[kind]:
+                raise DataError(f"grammar.yaml: {template!r} of {kind} needs the slots {sorted(SLOTS[kind]) or 'none'}")
+        train[kind] = {name: tuple(family) for name, family in families.items() if name not in held_out}
+        test[kind] = {name: tuple(family) for name, family in families.items() if name in held_out}
+        if not train[kind] or not test[kind]:
+            raise DataError(f"grammar.yaml: {kind} needs families to train on and held-out ones")
+    return Grammar(parts, train, test)
+
+
+def _check_parts(name: str, parts: Mapping[str, tuple[str, ...]], above: tuple[str, ...]) -> None:
+    if name in above or name not in parts:
+        raise DataError(f"grammar.yaml: part {name!r} " + ("leads back to itself" if name in above else "is missing"))
+    for inner in (inner for text in parts[name] for inner in _PART.findall(text)):
+        _check_parts(inner, parts, (*above, name))
+
+
+def _filled(text: str, groups: tuple[str, ...], refused: tuple[str, ...], rng: random.Random) -> str:
+    text = text.replace("{group}", _called(groups, rng)).replace("{refused}", _called(refused, rng))
+    return text[:1].upper() + text[1:]
+
+
+def _called(groups: tuple[str, ...], rng: random.Random) -> str:
+    """What `groups` are called, one after another."""
+    taxonomy, names = load_taxonomy(), load_names()
+    called = [
+        taxonomy.label(group) if rng.random() < _LABEL_SHARE else rng.choice(names[group])
+        for group in groups
+        if group in names
+    ]
+    if len(called) < 2:
+        return "".join(called)
+    return f"{', '.join(called[:-1])}{rng.choice((' and ', ' or ', ', and ', ' as well as '))}{called[-1]}"
+
+
+def _read(name: str) -> str:
+    return files("gnm.data.people").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,64 @@
+"""Which targets a document in people's words is given."""
+
+import random
+from collections.abc import Sequence
+
+from gnm.data.targets import ALL, COMPOSED_SUBCATEGORIES, Target
+from gnm.data.taxonomy import load_taxonomy
+from gnm.data.types import Fact
+
+KINDS = (
+    "facts", "several", "facts_all", "nothing", "except", "refusal", "fact_refusal",
+    "format", "fact_format", "fact_format_all",
+)  # fmt: skip
+FORMATTING_KINDS = {
+    "format": "formats",
+    "fact_format": "fact_format_compositions",
+    "fact_format_all": "fact_format_compositions",
+}
+"""Kinds that set the format of later answers, with the protocol's type of such a target."""
+
+_CATEGORY_SHARE = 0.25  # of the groups that are categories
+
+
+def draw_target(kind: str, facts: Sequence[Fact], rng: random.Random) -> Target:
+    """A target of one of KINDS for a document that states `facts`; a document of one group may get a simpler one."""
+    groups = sorted({fact.subcategory for fact in facts})
+    rng.shuffle(groups)
+    first, others = _widened(groups[0], rng), groups[1:]
+    match kind:
+        case "facts_all" | "fact_format_all":
+            return Target(learn=(ALL,), format=kind == "fact_format_all")
+        case "nothing" | "format":
+            return Target(format=kind == "format")
+        case "except":
+            return Target(learn=(ALL,), leave=_some(groups, rng))
+        case "refusal":
+            return Target(learn=(ALL,), refuse=_some(groups, rng))
+        case "several":
+            return Target(learn=tuple(groups[: rng.randint(2, 3)]))
+        case "fact_refusal":
+            refused = [group for group in others if _may_compose(first, group)]
+            return Target(learn=(first,), refuse=(refused[0],)) if refused else Target(learn=(first,))
+        case _:
+            return Target(learn=(first,), format=kind == "fact_format")
+
+
+def _some(groups: Sequence[str], rng: random.Random) -> tuple[str, ...]:
+    """One group, or two."""
+    if len(groups) > 2 and rng.random() < 0.3:
+        return tuple(groups[:2])
+    return (_widened(groups[0], rng),)
+
+
+def _widened(group: str, rng: random.Random) -> str:
+    """The subcategory, or its category."""
+    return load_taxonomy().category_of(group) if rng.random() < _CATEGORY_SHARE else group
+
+
+def _may_compose(learn: str, refuse: str) -> bool:
+    """Whether a pair is none of those that experiment 3 evaluates, nor a wider one that covers such a pair."""
+    taxonomy = load_taxonomy()
+    composed = set(COMPOSED_SUBCATEGORIES)
+    learned = set(taxonomy.categories.get(learn, (learn,)))
+    return not (learned & composed and refuse in composed)
