@@ -4,7 +4,7 @@
 - A memory file belongs to the model that wrote it: backbone and adapter, by checksum.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from gnm.checkpoints import read_about
 from gnm.config import validate
 from gnm.devices import pick_device
 from gnm.errors import CheckpointError, ConfigError, DataError, MemoryFileError
+from gnm.generation import decode_stream, generate_tokens, generation_config
 from gnm.learners import LearnerSettings, Question, build_learner
 from gnm.learners.base import Segment
 from gnm.learners.memory import MemoryLearner
@@ -72,13 +73,37 @@ class Conversation:
         self._change(memory, {**self._notes, str(number): note})
         return number
 
+    def ask(self, phrase: str, max_new_tokens: int = 16) -> str:
+        """The answer to a question ("What is the capital of France?") or the continuation of a phrase ("The capital of
+        France is"), from memory and the model's own knowledge.
+
+        Raises DataError if there is nothing to answer.
+        """
+        return self.ask_all([phrase], max_new_tokens)[0]
+
     @torch.no_grad()
-    def ask(self, phrase: str, max_new_tokens: int = 8) -> str:
-        """Continue `phrase` ("The capital of France is") from memory and the model's own knowledge."""
-        if not phrase.strip():
-            raise DataError("the phrase is empty; ask for the continuation of some words")
-        question = Question(phrase, target=".", other=".")
-        return self._learner.answer(self._memory, [[question]], max_new_tokens)[0][0].text
+    def ask_all(self, phrases: Sequence[str], max_new_tokens: int = 16) -> list[str]:
+        """The answers to several questions or phrases, which are read side by side; none sees another."""
+        for phrase in phrases:
+            if not phrase.strip():
+                raise DataError("the phrase is empty; ask a question, or for the continuation of some words")
+        questions = [Question(phrase, target=".", other=".") for phrase in phrases]
+        return [answer.text for answer in self._learner.answer(self._memory, [questions], max_new_tokens)[0]]
+
+    def generate(self, request: str, seed: int = 0, **settings: Any) -> Iterator[str]:
+        """The answer to a free request, streamed as pieces of text.
+
+        settings: of transformers' GenerationConfig, such as max_new_tokens, do_sample, temperature, top_p
+        (`gnm.generation.SETTINGS` has all that count). Raises DataError for an empty request, ConfigError for a setting
+        that is unknown or makes no sense, both at once and not when the first piece is taken.
+        """
+        if not request.strip():
+            raise DataError("the request is empty; say what the model is to do")
+        config, reader = generation_config(**settings), self._learner.reader
+        prompt = reader.chat.encode(request.strip()) + reader.chat.tail
+        prefix = self._learner.lm.prefix(self._memory)
+        tokens = generate_tokens(reader.decoder, prefix, prompt, reader.chat.end_of_turn, config, seed)
+        return decode_stream(reader.tokenizer, tokens)
 
     def forget(self, document: int) -> None:
         """Drop every slot that `document` wrote, and what is known of it.

@@ -1,11 +1,12 @@
-"""`gnm`: write into, ask, prune and look at a memory file from the shell; plan, train, evaluate, report, results."""
+"""`gnm`: write into, ask, chat with, prune and look at a memory file; look at data; plan, train, evaluate, report."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gnm.errors import ConfigError, exit_on_error
+from gnm.errors import exit_on_error
+from gnm.shell import chat, described, documents_of
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,13 +29,15 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--backbone", default=None, help="backbone, untrained unless --adapter is given too")
 
     write = commands.add_parser("write", parents=[common], help="write a document into the memory; makes the file")
-    write.add_argument("document", help="the document's text, or @FILE")
-    write.add_argument("--instruction", required=True, help="what to take from it, in plain English")
+    write.add_argument("document", nargs="+", help="a text, @FILE, or @FOLDER with a text in each of its files")
+    write.add_argument("--instruction", required=True, help="what to take from each, in plain English")
     write.set_defaults(run=_write)
-    ask = commands.add_parser("ask", parents=[common], help="have a phrase continued")
-    ask.add_argument("phrase")
-    ask.add_argument("--max-new-tokens", type=int, default=8)
+    ask = commands.add_parser("ask", parents=[common], help="have questions answered, or phrases continued")
+    ask.add_argument("phrase", nargs="+")
+    ask.add_argument("--max-new-tokens", type=int, default=16)
     ask.set_defaults(run=_ask)
+    chat = commands.add_parser("chat", parents=[common], help="write, ask, forget, undo and inspect in one session")
+    chat.set_defaults(run=_chat)
     forget = commands.add_parser("forget", parents=[common], help="drop what a document wrote, or words take back")
     forget.add_argument("what", help="a document's number, as `gnm inspect` shows it, or an instruction in words")
     forget.set_defaults(run=_forget)
@@ -63,20 +66,22 @@ def _conversation(options: argparse.Namespace, must_exist: bool = True):
 
 
 def _write(options: argparse.Namespace) -> None:
-    text = options.document
-    if text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the document {text[1:]}: {error}; give a text file") from error
+    documents = [text for given in options.document for text in documents_of(given)]
     conversation = _conversation(options, must_exist=False)
-    number = conversation.write(text, options.instruction)
+    for text in documents:
+        conversation.write(text, options.instruction)
     conversation.save_memory(options.memory)
-    print(f"document {number}: {conversation.documents[-1].slots} slots written to {options.memory}")
+    for written in conversation.documents[-len(documents) :]:
+        print(f"document {written.number}: {written.slots} slots written to {options.memory}")
 
 
 def _ask(options: argparse.Namespace) -> None:
-    print(_conversation(options).ask(options.phrase, options.max_new_tokens))
+    for answer in _conversation(options).ask_all(options.phrase, options.max_new_tokens):
+        print(answer)
+
+
+def _chat(options: argparse.Namespace) -> None:
+    chat(_conversation(options, must_exist=False), options.memory)
 
 
 def _forget(options: argparse.Namespace) -> None:
@@ -99,27 +104,7 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    conversation = _conversation(options)
-    documents, used = conversation.documents, int(conversation.state.used().sum())
-    print(f"{options.memory}: {used} slots of {len(documents)} documents")
-    for document in documents:
-        share = "#" * round(40 * document.slots / max(used, 1))
-        print(f"\n{document.number:4d}  {document.slots:5d} slots  {share}\n      {document.instruction}")
-        print(_shaded(document.segments) if document.segments else f"      {document.beginning}")
-
-
-def _shaded(segments) -> str:
-    """The document's segments under their gates: percent, and in a terminal a shade of green, none for what is weak."""
-    lines = []
-    for segment in segments:
-        if not segment.of_document:
-            continue
-        text, level = segment.text.strip(), round(segment.strength * 5)
-        if sys.stdout.isatty():
-            text = f"\x1b[97;48;5;{16 + 6 * level}m{text}\x1b[0m" if level else text
-        mark = "stored" if segment.stored == segment.tokens else f"{segment.stored}/{segment.tokens}"
-        lines.append(f"      {segment.strength:4.0%} {mark if segment.stored else '-':>7s}  {text}")
-    return "\n".join(lines)
+    print(described(_conversation(options), options.memory))
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -158,7 +143,20 @@ def _plan():
     return main
 
 
-_PROGRAMS = {"train": _train, "evaluate": _evaluate, "report": _report, "results": _results, "plan": _plan}
+def _data():
+    from gnm.data.people.show import main
+
+    return main
+
+
+_PROGRAMS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "report": _report,
+    "results": _results,
+    "plan": _plan,
+    "data": _data,
+}
 
 if __name__ == "__main__":
     main()

@@ -32,7 +32,16 @@ def test_a_record_becomes_a_fact_with_the_group_of_its_false_object(record):
         subcategory="northern_central_european_languages",
         attributes=(),
         generations=("Harbour Song is",),
+        relation="P1",
     )
+
+
+@pytest.mark.parametrize("absent", [None, "", 0])
+def test_a_relation_id_may_be_absent(record, absent):
+    record["requested_rewrite"]["relation_id"] = absent
+    assert parse_record(record, "here").relation == ""
+    del record["requested_rewrite"]["relation_id"]
+    assert parse_record(record, "here").relation == ""
 
 
 def test_the_subject_takes_the_place_in_the_prompt_whatever_it_holds(record):
@@ -52,6 +61,7 @@ def test_an_object_in_no_group_gives_no_fact():
         (("requested_rewrite",), None, "'requested_rewrite'"),
         (("requested_rewrite", "prompt"), "was written in", "exactly once"),
         (("requested_rewrite", "subject"), " ", "'subject' must be a non-empty text"),
+        (("requested_rewrite", "relation_id"), 36, "'relation_id' must be a non-empty text"),
         (("requested_rewrite", "target_new"), {"id": "Q1"}, "target_new has no field 'str'"),
         (("requested_rewrite", "target_true"), {"str": 5}, "target_true: field 'str'"),
         (("paraphrase_prompts",), [], "'paraphrase_prompts' is empty"),

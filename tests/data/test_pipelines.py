@@ -6,7 +6,9 @@ import yaml
 from made_up_facts import make_facts, make_record
 
 from gnm.config import load_params
+from gnm.data.counterfact import read_facts
 from gnm.data.documents import read_documents
+from gnm.data.people.wordings import is_worded
 from gnm.data.pipelines import CategoriseParams, DocumentsParams, main
 from gnm.data.taxonomy import load_taxonomy
 
@@ -69,7 +71,8 @@ def test_both_stages_write_the_data_sets_layout(project, place, capsys):
     assert {group for document in val for group in document.subcategories} == set(TAXONOMY.seen)
     trained = {fact_id for document in train for fact_id in document.fact_ids}
     assert not trained & {fact_id for document in val for fact_id in document.fact_ids}
-    assert "72 moved to test" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "72 moved to test" in said and (report["paraphrases"]["share"] < 0.8) == ("warning: only" in said)
 
 
 def test_a_file_does_not_change_with_the_number_of_others(project, place):
@@ -92,11 +95,30 @@ def test_counts_are_kept(project, place):
     assert [len(read_documents(folder / name)) for name in ("train", "val", "test")] == [20, 2, 9]
 
 
+def test_the_shipped_table_asks_for_its_objects(project, place, capsys):
+    source = Path(__file__).parents[2] / "data" / "counterfact"
+    run(project, "categorise", f"source={source}")
+    report = json.loads((place / "data/counterfact_categorized/report.json").read_text())
+    assert sum(report["facts"].values()) + report["dropped"] == 21919
+    assert report["paraphrases"]["share"] > 0.99 and "warning" not in capsys.readouterr().out
+    facts = read_facts(place / "data/counterfact_categorized/train.json")
+    assert all(is_worded(fact) for fact in facts)
+
+
+def test_a_source_without_any_fact_replaces_nothing(project, place):
+    make_facts_files(project)
+    before = (place / "data/counterfact_categorized/train.json").read_text()
+    (place / "empty.jsonl").write_text("\n \n")
+    with pytest.raises(SystemExit, match="no fact"):
+        run(project, "categorise", "source=../../empty.jsonl")
+    assert (place / "data/counterfact_categorized/train.json").read_text() == before
+
+
 def test_the_embedded_facts_are_a_source(project, place):
     run(project, "categorise", "source=embedded")
     run(project, "documents")
     report = json.loads((place / "data/counterfact_categorized/report.json").read_text())
-    assert report["dropped"] == 0 and report["revision"] is None
+    assert report["dropped"] == 0 and report["revision"] is None and "paraphrases" not in report
     assert len(read_documents(place / "data/counterfact_gnm/data/train/train_0.json")) > 20
 
 

@@ -71,7 +71,7 @@ def parse_record(record: Any, where: str, taxonomy: Taxonomy | None = None) -> F
 def categorise(splits: Mapping[str, Iterable[Placed]]) -> Categorised:
     """Facts of raw records (as `read_records` gives them) by split, held-out subcategories moved to test.
 
-    Raises DataError for a bad record or a `case_id` that occurs twice.
+    Raises DataError for a bad record, a `case_id` that occurs twice, and where no fact is left.
     """
     taxonomy = load_taxonomy()
     facts: dict[str, list[Fact]] = {split: [] for split in SPLITS}
@@ -90,6 +90,8 @@ def categorise(splits: Mapping[str, Iterable[Placed]]) -> Categorised:
             move = split == "train" and fact.subcategory in taxonomy.unseen
             moved += move
             facts["test" if move else split].append(fact)
+    if not any(facts.values()):
+        raise DataError("the source holds no fact whose object is in a subcategory; is it the file you meant?")
     report = {
         "facts": {split: len(facts[split]) for split in SPLITS},
         "facts_by_subcategory": {

@@ -10,6 +10,7 @@
 import argparse
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import Field
@@ -17,6 +18,7 @@ from pydantic import Field
 from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.data.counterfact import categorise, read_facts, write_facts
 from gnm.data.documents import make_documents, write_documents
+from gnm.data.paraphrases import check_paraphrases
 from gnm.data.sources import EMBEDDED, SPLITS, read_records
 from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import Fact
@@ -54,6 +56,11 @@ def run_categorise(params: CategoriseParams) -> None:
     categorised = categorise(read_records(params.source, params.revision))
     local = params.source == EMBEDDED or Path(params.source).exists()
     report = {"source": params.source, "revision": None if local else params.revision, **categorised.report}
+    # the embedded table words a relation's paraphrases beside its prompt: no fact has one of them as its prompt
+    wordings = None
+    if params.source != EMBEDDED:
+        wordings = check_paraphrases(categorised.train + categorised.test)
+        report["paraphrases"] = {**asdict(wordings), "share": wordings.share}
     with atomic_folder(params.output) as folder:
         write_facts(folder / "train.json", categorised.train)
         write_facts(folder / "test.json", categorised.test)
@@ -63,6 +70,10 @@ def run_categorise(params: CategoriseParams) -> None:
         f"{report['dropped']} dropped for an object in no subcategory, "
         f"{report['moved_from_train_to_test']} moved to test as held out"
     )
+    if wordings:
+        print(f"{wordings.share:.1%} of the paraphrases are wordings of their relation")
+    if wordings and wordings.warning:
+        print(f"warning: {wordings.warning}")
 
 
 def run_documents(params: DocumentsParams) -> None:

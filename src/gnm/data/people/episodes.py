@@ -19,7 +19,7 @@ from gnm.data.asking import format_in_force
 from gnm.data.formats import apply_format
 from gnm.data.instructions import Split
 from gnm.data.people.asking import Held, ask
-from gnm.data.people.grammar import worded_correction, worded_instruction, worded_revocations
+from gnm.data.people.grammar import CORRECTION, worded, worded_instruction, worded_revocations
 from gnm.data.people.layouts import STYLES, Text, lay_out
 from gnm.data.people.targets import FORMATTING_KINDS, KINDS, draw_target
 from gnm.data.people.wordings import Stated, filler_of, is_worded
@@ -135,7 +135,7 @@ def _sequence(
         step = _step(document, kind, target, settings, split, rng)
         again = {fact.fact_id for fact in document.facts if fact.fact_id in held}
         if again and rng.random() < 0.6:
-            step = replace(step, instruction=f"{worded_correction(split, rng)} {step.instruction}")
+            step = replace(step, instruction=f"{worded(CORRECTION, (), (), split, rng)} {step.instruction}")
         for fact in document.facts:
             before = held.get(fact.fact_id)
             held[fact.fact_id] = Held.after(before, fact, document.stated[fact.fact_id].object, target, t)

@@ -60,16 +60,18 @@ class Grammar:
         return re.sub(r"(?:^|[.!?]\s)[a-z]", lambda found: found[0].upper(), text)
 
 
+def worded(
+    kind: str, groups: tuple[str, ...], refused: tuple[str, ...], split: Split, rng: random.Random
+) -> str:
+    """An instruction of a kind (SLOTS) about groups and about what is to be refused, as it has slots for them."""
+    text = load_grammar().sentence(kind, split, rng)
+    text = text.replace("{group}", _called(groups, rng)).replace("{refused}", _called(refused, rng))
+    return text[:1].upper() + text[1:]
+
+
 def worded_instruction(target: Target, split: Split, rng: random.Random) -> str:
     """An instruction that says `target` in a person's words."""
-    text = load_grammar().sentence(kind_of(target), split, rng)
-    return _filled(text, target.leave or target.learn, target.refuse, rng)
-
-
-def worded_revocation(groups: tuple[str, ...], split: Split, rng: random.Random) -> str:
-    """An instruction that takes back what was learned of `groups`, or everything if there are none."""
-    kind = REVOCATION if groups else REVOCATION_ALL
-    return _filled(load_grammar().sentence(kind, split, rng), groups, (), rng)
+    return worded(kind_of(target), target.leave or target.learn, target.refuse, split, rng)
 
 
 def worded_revocations(target: Target, split: Split, rng: random.Random) -> tuple[tuple[str, bool], ...]:
@@ -79,12 +81,8 @@ def worded_revocations(target: Target, split: Split, rng: random.Random) -> tupl
     about_group = [Target(learn=groups), Target((ALL,), leave=groups), Target((ALL,), refuse=groups)]
     others = [Target(learn=(ALL,)), Target(), Target(format=True), *(about_group if groups else [])]
     told = [(worded_instruction(other, split, rng), False) for other in rng.sample(others, 2)]
-    return ((worded_revocation(groups if rng.random() < 0.8 else (), split, rng), True), *told)
-
-
-def worded_correction(split: Split, rng: random.Random) -> str:
-    """A remark that what follows corrects an earlier document, to stand before an instruction."""
-    return load_grammar().sentence(CORRECTION, split, rng)
+    taken = groups if rng.random() < 0.8 else ()
+    return ((worded(REVOCATION if taken else REVOCATION_ALL, taken, (), split, rng), True), *told)
 
 
 @cache
@@ -134,11 +132,6 @@ def _check_parts(name: str, parts: Mapping[str, tuple[str, ...]], above: tuple[s
         raise DataError(f"grammar.yaml: part {name!r} " + ("leads back to itself" if name in above else "is missing"))
     for inner in (inner for text in parts[name] for inner in _PART.findall(text)):
         _check_parts(inner, parts, (*above, name))
-
-
-def _filled(text: str, groups: tuple[str, ...], refused: tuple[str, ...], rng: random.Random) -> str:
-    text = text.replace("{group}", _called(groups, rng)).replace("{refused}", _called(refused, rng))
-    return text[:1].upper() + text[1:]
 
 
 def _called(groups: tuple[str, ...], rng: random.Random) -> str:

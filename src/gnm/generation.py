@@ -1,0 +1,128 @@
+"""Free answers from a prefix, token by token, with the sampling settings of transformers' GenerationConfig.
+
+One state, one request: what is said is streamed as text. The processors of the scores are transformers' own.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from gnm.errors import ConfigError
+from gnm.models.decoder import Decoder
+from gnm.models.prefix import Prefix
+
+SETTINGS = {
+    "max_new_tokens": 128,
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "min_p": None,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+}
+"""The settings of GenerationConfig that count here, with what they are if nothing is said."""
+
+_UNFINISHED = "\ufffd"  # what a tokenizer decodes half a character to
+
+
+def generation_config(**settings) -> GenerationConfig:
+    """A GenerationConfig of SETTINGS. Raises ConfigError for a setting that does not count here, or makes no sense."""
+    for name in settings:
+        if name not in SETTINGS:
+            near = difflib.get_close_matches(name, SETTINGS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(SETTINGS)}"
+            raise ConfigError(f"unknown generation setting {name!r} ({hint})")
+    try:
+        config = GenerationConfig(**{**SETTINGS, **settings})
+        config.validate(strict=False)
+        _processors(config)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"generation settings: {error}") from error
+    if config.max_new_tokens < 1:
+        raise ConfigError(f"generation settings: max_new_tokens must be positive, it is {config.max_new_tokens}")
+    return config
+
+
+@torch.no_grad()
+def generate_tokens(
+    decoder: Decoder,
+    prefix: Prefix,
+    prompt: Sequence[int],
+    ends: Sequence[int],
+    config: GenerationConfig,
+    seed: int = 0,
+) -> Iterator[int]:
+    """The tokens that follow `prefix` and `prompt`, up to one of `ends` or `config.max_new_tokens`.
+
+    prefix: of one state. seed: of the draws, with do_sample.
+    """
+    processors = _processors(config)
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    seen = torch.tensor([list(prompt)], device=decoder.device)
+    ids = seen
+    for _ in range(config.max_new_tokens):
+        scores, prefix = _read_on(decoder, prefix, ids)
+        scores = processors(seen, scores)
+        if config.do_sample:
+            chosen = int(torch.multinomial(scores.softmax(-1).cpu(), 1, generator=generator))
+        else:
+            chosen = int(scores.argmax())
+        if chosen in ends:
+            return
+        yield chosen
+        ids = torch.tensor([[chosen]], device=decoder.device)
+        seen = torch.cat((seen, ids), dim=1)
+
+
+def decode_stream(tokenizer, tokens: Iterator[int]) -> Iterator[str]:
+    """The text of `tokens`, piece by piece; a piece never ends in half a character."""
+    held: list[int] = []
+    said = ""
+    for token in tokens:
+        held.append(token)
+        text = tokenizer.decode(held, skip_special_tokens=True)
+        if len(text) > len(said) and not text.endswith(_UNFINISHED):
+            yield text[len(said) :]
+            said = text
+    if held and len(text := tokenizer.decode(held, skip_special_tokens=True)) > len(said):
+        yield text[len(said) :]
+
+
+def _read_on(decoder: Decoder, prefix: Prefix, ids: Tensor) -> tuple[Tensor, Prefix]:
+    """Scores [1, V] of what follows ids [1, T], and the prefix that holds them too."""
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    reading, positions = decoder.start(prefix, mask[:, None], keep=True)
+    hidden = decoder.run(ids[:, None], positions, reading)
+    keys, values = zip(*((key[:, :, 0], value[:, :, 0]) for key, value in reading.own.values()), strict=True)
+    return decoder.logits(hidden[0, 0, -1:]), prefix.extend(keys, values, mask)
+
+
+def _processors(config: GenerationConfig) -> LogitsProcessorList:
+    """What changes the scores before a token is chosen, in transformers' order."""
+    found = LogitsProcessorList()
+    if config.repetition_penalty != 1.0:
+        found.append(RepetitionPenaltyLogitsProcessor(penalty=config.repetition_penalty))
+    if config.no_repeat_ngram_size:
+        found.append(NoRepeatNGramLogitsProcessor(config.no_repeat_ngram_size))
+    if config.do_sample:
+        found.append(TemperatureLogitsWarper(float(config.temperature)))
+        if config.top_k:
+            found.append(TopKLogitsWarper(top_k=config.top_k))
+        if config.top_p < 1.0:
+            found.append(TopPLogitsWarper(top_p=config.top_p))
+        if config.min_p is not None:
+            found.append(MinPLogitsWarper(min_p=config.min_p))
+    return found

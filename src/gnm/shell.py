@@ -1,0 +1,151 @@
+"""What the shell commands of a memory share, and `gnm chat`: one session with the model loaded once."""
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from gnm.errors import ConfigError, DataError, GNMError
+
+HELP = """\
+  write DOCUMENT | INSTRUCTION   take from a text, @FILE or @FOLDER what the instruction says
+  ask QUESTION                   or a phrase to be continued; a line that is no command is one too
+  say REQUEST                    a free request, answered at length
+  forget NUMBER | forget WORDS   drop what a document wrote, or what the words take back
+  undo · inspect · save · help · quit (saves)"""
+
+
+def documents_of(given: str) -> list[str]:
+    """The texts that an argument names: itself, or the contents of @FILE, or of every file in @FOLDER by name.
+
+    Raises ConfigError if a file cannot be read as UTF-8 text, or a folder has no file.
+    """
+    if not given.startswith("@"):
+        return [given]
+    path = Path(given[1:])
+    files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError(f"the folder {path} has no file to write; give one with text files")
+    try:
+        return [each.read_text(encoding="utf-8-sig") for each in files]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the document {given[1:]}: {error}; give text files in UTF-8") from error
+
+
+def described(conversation, name: Path | str) -> str:
+    """What is in a memory, document by document; with gates, each line shaded by what they decided on its clauses."""
+    documents, used = conversation.documents, int(conversation.state.used().sum())
+    parts = [f"{name}: {used} slots of {len(documents)} documents"]
+    for document in documents:
+        share = "#" * round(40 * document.slots / max(used, 1))
+        parts.append(f"\n{document.number:4d}  {document.slots:5d} slots  {share}\n      {document.instruction}")
+        parts.append(shaded(document.segments) if document.segments else f"      {document.beginning}")
+    return "\n".join(parts)
+
+
+def shaded(segments: Iterable) -> str:
+    """The lines of a document: the strongest gate of each in percent, how much is stored, and the text; in a terminal a
+    clause has a shade of green, none where it is weak, elsewhere what is not stored stands in brackets."""
+    lines, line = [], []
+    for segment in segments:
+        if segment.of_document and segment.text.strip():
+            line.append(segment)
+            if "\n" in segment.text:
+                lines, line = [*lines, line], []
+    return "\n".join(_shaded_line(each) for each in [*lines, line] if each)
+
+
+def _shaded_line(segments: list) -> str:
+    text = "".join(_clause(segment) for segment in segments).rstrip()
+    stored, tokens = (sum(getattr(segment, name) for segment in segments) for name in ("stored", "tokens"))
+    mark = "stored" if stored == tokens else f"{stored}/{tokens}" if stored else "-"
+    return f"      {max(segment.strength for segment in segments):4.0%} {mark:>7s}  {text}"
+
+
+def _clause(segment) -> str:
+    text = segment.text.strip("\n")
+    bare = text.rstrip()
+    space = text[len(bare) :]
+    if sys.stdout.isatty():
+        level = round(segment.strength * 5)
+        return (f"\x1b[97;48;5;{16 + 6 * level}m{bare}\x1b[0m" if level else bare) + space
+    return (bare if segment.stored else f"[{bare}]") + space
+
+
+def chat(conversation, path: Path, read: Callable[[str], str] = input) -> None:
+    """Read commands until "quit" or the end of input; errors are told and the session goes on. Saves at the end."""
+    print(HELP)
+    while True:
+        try:
+            line = read("> ").strip()
+        except EOFError:
+            break
+        except KeyboardInterrupt:
+            print()
+            continue
+        command, _, rest = line.partition(" ")
+        if command == "quit" and not rest:
+            break
+        if not line:
+            continue
+        try:
+            run = _COMMANDS.get(command)
+            if run is None or (rest == "") != (command in _ALONE):
+                _ask(conversation, line, path)
+            else:
+                run(conversation, rest.strip(), path)
+        except GNMError as error:
+            print(f"error: {error}")
+    conversation.save_memory(path)
+    print(f"saved to {path}")
+
+
+def _write(conversation, rest: str, path: Path) -> None:
+    document, bar, instruction = rest.rpartition("|")
+    if not bar or not document.strip():
+        raise DataError("write needs a document and an instruction: write Bern is in Asia. | Learn it all.")
+    for text in documents_of(document.strip()):
+        number = conversation.write(text, instruction.strip())
+        print(f"document {number}: {conversation.documents[-1].slots} slots")
+        if conversation.documents[-1].segments:
+            print(shaded(conversation.documents[-1].segments))
+
+
+def _ask(conversation, rest: str, path: Path) -> None:
+    print(conversation.ask(rest))
+
+
+def _say(conversation, rest: str, path: Path) -> None:
+    for piece in conversation.generate(rest):
+        print(piece, end="", flush=True)
+    print()
+
+
+def _forget(conversation, rest: str, path: Path) -> None:
+    if rest.isdecimal():
+        conversation.forget(int(rest))
+        print(f"document {rest} is forgotten")
+    else:
+        print(f"{conversation.revoke(rest)} slots are dropped")
+
+
+def _undo(conversation, rest: str, path: Path) -> None:
+    conversation.undo()
+    print(f"{len(conversation.documents)} documents")
+
+
+def _inspect(conversation, rest: str, path: Path) -> None:
+    print(described(conversation, path))
+
+
+def _save(conversation, rest: str, path: Path) -> None:
+    conversation.save_memory(path)
+    print(f"saved to {path}")
+
+
+def _help(conversation, rest: str, path: Path) -> None:
+    print(HELP)
+
+
+_COMMANDS = {"write": _write, "ask": _ask, "say": _say, "forget": _forget, "undo": _undo, "inspect": _inspect,
+             "save": _save, "help": _help}  # fmt: skip
+_ALONE = ("undo", "inspect", "save", "help")
