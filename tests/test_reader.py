@@ -320,3 +320,43 @@ def test_nothing_to_say_is_the_end_of_the_turn(tiny):
     answer = ours.answer(ours.head(1), [[refused]], 1)[0][0]
     scores = stock_logits(another(tiny), prompt_ids(ours.chat, [], refused))[-1]
     assert answer.other_score == pytest.approx(float(scores[ours.chat.end_of_turn[0]]), abs=1e-4)
+
+
+ALIKE = [
+    Question("She treats patients, she is a", "physician", "physicist"),
+    Question("The city is", "Iraq", "Iraqi towns"),  # one object goes on where the other ends
+    Question("A doctor is no", "physicist", "physician"),
+    Question("Oslo is a city of", "Norway", "Peru"),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("offset", [0, 2])
+def test_objects_that_begin_alike_are_told_apart_where_they_differ(tiny, monkeypatch, offset):
+    """The common tokens are given, after what was said up to the content; batched as one by one."""
+    ours, stock = reader_of(tiny), another(tiny)
+    monkeypatch.setattr(reader, "recognise", lambda text: Recognised("json_text", min(offset, len(text))))
+    ours.tokenizer = Letters()
+    answers = ours.answer(context_prefix(ours, TEXTS[:2]), [ALIKE, ALIKE[:1]], 3)
+    common = ["physici", "Iraq", "physici", ""]
+    after = [("a", "s"), ("", "i"), ("s", "a"), ("N", "P")]
+    for row, (texts, asked) in enumerate(zip(TEXTS, (ALIKE, ALIKE[:1]), strict=False)):
+        for column, question in enumerate(asked):
+            prompt = prompt_ids(ours.chat, texts, question)
+            read = stock_greedy(stock, ours.chat, prompt, 3)[:offset] + ours.chat.encode(common[column])
+            scores = stock_logits(stock, prompt + read)[-1]
+            pair = [(ours.chat.encode(text) or ours.chat.end_of_turn)[0] for text in after[column]]
+            found = answers[row][column]
+            assert [found.target_score, found.other_score] == pytest.approx(scores[pair].tolist(), abs=1e-4)
+
+
+@torch.no_grad()
+def test_of_two_objects_that_begin_alike_one_wins(tiny):
+    """At their first token both score the same, so neither could."""
+    ours = reader_of(tiny)
+    first, _, second, _ = ALIKE
+    second = Question(first.phrase, second.target, second.other)
+    answers = ours.answer(context_prefix(ours, TEXTS[:1]), [[first, second]], 1)[0]
+    assert (answers[0].target_score > answers[0].other_score) != (answers[1].target_score > answers[1].other_score)
+    loss = ours.loss(context_prefix(ours, TEXTS[:1]), [[first, second]])
+    assert loss.right == [[answer.target_score > answer.other_score for answer in answers]]

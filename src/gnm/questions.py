@@ -29,10 +29,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a learner says: its greedy answer; scores of the first token of target and other; the loss.
+    """What a learner says: its greedy answer; scores of target and other where they first differ; the loss.
 
     The scores are those at the first token of the answer's content, which is its first token of all unless it begins
-    with the opening of a format. nll: sum of -log p (nats) over the `tokens` tokens of what is to be said and its end
+    with the opening of a format; where both objects begin alike, at their first differing token, the common ones given.
+    nll: sum of -log p (nats) over the `tokens` tokens of what is to be said and its end
     of turn.
     """
 

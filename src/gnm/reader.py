@@ -106,13 +106,13 @@ class Reader:
         ids, mask = self._pad(rows)
         reading, positions = self.decoder.start(self.shared(prefix), mask)
         hidden = self._read(ids, positions, reading)
-        spots, targets, contests = [], [], []  # a contest: where an answer begins, its first token, the other's
+        spots, targets, contests = [], [], []  # a contest: where two objects differ, and their tokens there
         width, length = ids.shape[1:]
         for row, (ps, as_) in enumerate(zip(prompts, answers, strict=True)):
             for column, (p, a) in enumerate(zip(ps, as_, strict=True)):
-                asked = questions[row][column]
-                at = len(spots) + self._content_step(a)
-                contests.append((at, self._first(asked.target), self._first(asked.other)))
+                common, *pair = self._contest(questions[row][column])
+                step = min(self._content_step(a) + len(common), len(a) - 1)
+                contests.append((len(spots) + step, *pair))
                 first = (row * width + column) * length + len(p) - 1
                 spots += range(first, first + len(a))
                 targets += a
@@ -148,16 +148,36 @@ class Reader:
         watched = torch.zeros(*begun.mask.shape[:2], 2, dtype=torch.long, device=begun.mask.device)
         for row, asked in enumerate(questions):
             for column, q in enumerate(asked):
-                watched[row, column] = torch.tensor((self._first(q.target), self._first(q.other)))
+                watched[row, column] = torch.tensor(self._contest(q)[1:])
         said, scores = self._greedy(prefix, begun, [len(row) for row in questions], max_new_tokens, watched)
+        late = self._late_contests(prefix, questions, said)
         answers: list[list[Answer]] = [[] for _ in questions]
         for row, asked in enumerate(questions):
             for column, q in enumerate(asked):
                 tokens = said[row][column]
                 step = min(self._content_step(tokens), len(scores) - 1)
-                pair = scores[step][row, column].tolist()
+                pair = late.get((row, column)) or scores[step][row, column].tolist()
                 answers[row].append(Answer(self._text(tokens), *pair, nll[row][column], len(self._answer(q))))
         return answers
+
+    def _late_contests(self, prefix, questions, said) -> dict[tuple[int, int], list[float]]:
+        """The scores of both objects' tokens where they first differ, of the questions whose objects begin alike.
+
+        What they have in common is read after what was `said` up to the content.
+        """
+        prompts: list[list[list[int]]] = [[] for _ in questions]
+        places: dict[tuple[int, int], tuple[int, list[int]]] = {}
+        for row, asked in enumerate(questions):
+            for column, q in enumerate(asked):
+                common, *pair = self._contest(q)
+                if common:
+                    opening = said[row][column][: self._content_step(said[row][column])]
+                    places[row, column] = len(prompts[row]), pair
+                    prompts[row].append(self._prompt(q) + opening + common)
+        if not places:
+            return {}
+        scores = self._begin(prefix, prompts).scores
+        return {(row, column): scores[row, place, pair].tolist() for (row, column), (place, pair) in places.items()}
 
     @torch.no_grad()
     def complete(self, prefix: Prefix, requests: Sequence[str], max_new_tokens: int) -> list[str]:
@@ -244,9 +264,14 @@ class Reader:
         said = asked.target if asked.said is None else asked.said
         return self.chat.encode(said.strip()) + self.chat.end_of_turn[:1]
 
-    def _first(self, text: str) -> int:
-        """The token that an answer of `text` begins with; the end of turn where there is nothing to say."""
-        return (self.chat.encode(text.strip()) + self.chat.end_of_turn)[0]
+    def _contest(self, asked: Question) -> tuple[list[int], int, int]:
+        """The tokens that target and other object begin with alike, and the next one of each; the end of turn is the
+        last token of an object. Objects that are the same have nothing in common here."""
+        target, other = (
+            self.chat.encode(text.strip()) + self.chat.end_of_turn[:1] for text in (asked.target, asked.other)
+        )
+        alike = next((n for n, (a, b) in enumerate(zip(target, other, strict=False)) if a != b), 0)
+        return target[:alike], target[alike], other[alike]
 
     def _text(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True).strip()

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from made_up_facts import make_record
@@ -118,7 +119,16 @@ def test_reading_facts_gives_back_what_was_written(facts, tmp_path):
     assert read_facts(tmp_path / "facts.json") == facts
 
 
-@pytest.mark.parametrize("change", [{"subject": ""}, {"fact_id": "1"}, {"paraphrases": [None]}, {"more": 1}])
+def test_written_facts_keep_their_relation_or_none(facts, tmp_path):
+    related = [replace(facts[0], relation="P37"), facts[1]]
+    write_facts(tmp_path / "facts.json", related)
+    assert [fact.relation for fact in read_facts(tmp_path / "facts.json")] == ["P37", ""]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"subject": ""}, {"fact_id": "1"}, {"paraphrases": [None]}, {"more": 1}, {"relation": None}, {"relation": 7}],
+)
 def test_a_foreign_fact_file_is_an_error(facts, tmp_path, change):
     path = tmp_path / "train.json"
     write_facts(path, facts[:2])
@@ -129,8 +139,18 @@ def test_a_foreign_fact_file_is_an_error(facts, tmp_path, change):
         read_facts(path)
 
 
-def test_all_of_counterfact(shared):
-    result = categorise(read_records(str(shared / "data/counterfact")))
+def test_facts_without_a_relation_are_an_earlier_version_s(facts, tmp_path):
+    path = tmp_path / "train.json"
+    write_facts(path, facts[:1])
+    records = json.loads(path.read_text())
+    del records[0]["relation"]
+    path.write_text(json.dumps(records))
+    with pytest.raises(DataError, match="train.json, record 0 .*make the file again"):
+        read_facts(path)
+
+
+def test_all_of_counterfact(project):
+    result = categorise(read_records(str(project / "data/counterfact")))
     taxonomy = load_taxonomy()
     assert len(result.train) + len(result.test) + result.report["dropped"] == 21_919
     assert {fact.subcategory for fact in result.train} == set(taxonomy.seen)

@@ -1,11 +1,13 @@
 import gzip
 import json
 import sys
+import tracemalloc
 import types
 
 import pytest
 from made_up_facts import make_record
 
+from gnm.data import sources
 from gnm.data.sources import read_file, read_json, read_records
 from gnm.errors import DataError
 
@@ -110,6 +112,95 @@ def test_a_folder_without_a_split_is_an_error(tmp_path):
     write(tmp_path / "test.json", [])
     with pytest.raises(DataError, match="no test records"):
         read_records(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("e.jsonl", b""),
+        ("e.jsonl", b" \n\n  \r\n"),
+        ("e.jsonl", b"\xef\xbb\xbf"),
+        ("e.jsonl.gz", b""),
+        ("e.jsonl.gz", gzip.compress(b"")),
+        ("e.json", b"[]"),
+    ],
+)
+def test_a_file_without_records_is_an_error_that_names_it(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=f"{name} holds no records"):
+        read_records(name, base=tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b" \n"])
+@pytest.mark.parametrize("name", ["e.json", "e.json.gz"])
+def test_an_empty_json_file_is_an_error_that_names_it(tmp_path, name, data):
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(DataError, match=f"{name} is not whole JSON"):
+        read_records(name, base=tmp_path)
+
+
+def test_an_empty_split_of_a_data_set_is_an_error(monkeypatch):
+    hub = types.ModuleType("datasets")
+    hub.load_dataset = lambda name, revision: {"train": TRAIN, "test": []}
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    with pytest.raises(DataError, match="azhx/counterfact@abc holds no test records"):
+        read_records("azhx/counterfact", "abc")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".json.gz", ".jsonl.gz"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, suffix):
+    plain = tmp_path / "plain"
+    lines = "".join(json.dumps(record) + "\n" for record in TRAIN) if ".jsonl" in suffix else json.dumps(TRAIN)
+    plain.write_text(lines, encoding="utf-8-sig")
+    path = tmp_path / f"train{suffix}"
+    path.write_bytes(gzip.compress(plain.read_bytes()) if suffix.endswith(".gz") else plain.read_bytes())
+    assert [record for _, record in read_file(path)] == TRAIN
+
+
+def test_a_gzip_file_is_unpacked_up_to_the_limit(tmp_path, monkeypatch):
+    path = tmp_path / "train.jsonl.gz"
+    line = b'{"case_id": 1}\n'
+    monkeypatch.setattr(sources, "UNPACKED_LIMIT", 100 * len(line))
+    path.write_bytes(gzip.compress(line * 100))
+    assert len(list(read_file(path))) == 100
+    path.write_bytes(gzip.compress(line * 60) + gzip.compress(line * 41))
+    with pytest.raises(DataError, match="train.jsonl.gz unpacks to more than 1,500 bytes"):
+        list(read_file(path))
+
+
+def test_unpacking_stops_at_the_limit(tmp_path, monkeypatch):
+    path = tmp_path / "train.json.gz"
+    path.write_bytes(gzip.compress(bytes(10**8)))
+    monkeypatch.setattr(sources, "UNPACKED_LIMIT", 10**6)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="train.json.gz unpacks to more"):
+        read_json(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * 10**7
+
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+LONG = b"1" * 5000
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".json.gz", ".jsonl.gz"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(rb'"half \ud83d"', "surrogate"), (rb'{"\uDE00": 1}', "surrogate"), (DEEP, "too deeply"), (LONG, "digits")],
+)
+def test_what_json_allows_and_nobody_can_use_is_an_error_that_names_the_place(tmp_path, suffix, value, message):
+    path = tmp_path / f"train{suffix}"
+    data = b'{"a": 1}\n{"a": ' + value + b"}\n" if ".jsonl" in suffix else b'[{"a": ' + value + b"}]"
+    path.write_bytes(gzip.compress(data) if suffix.endswith(".gz") else data)
+    place = f"train{suffix}, line 2" if ".jsonl" in suffix else f"train{suffix}"
+    with pytest.raises(DataError, match=f"{place} (holds|nests).*{message}"):
+        list(read_file(path))
+
+
+def test_a_whole_surrogate_pair_is_text(tmp_path):
+    (tmp_path / "train.json").write_text(r'[{"a": "\ud83d\ude00"}]')
+    assert read_json(tmp_path / "train.json") == [{"a": "\U0001f600"}]
 
 
 @pytest.mark.parametrize(

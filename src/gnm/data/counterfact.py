@@ -120,7 +120,8 @@ def read_facts(path: str | Path) -> list[Fact]:
         texts = {name: tuple(_list_of_texts(record[name], name, where)) for name in _LISTS}
         names_of_texts = names - texts.keys() - {"relation"}
         plain = {name: _field(record, name, int if name == "fact_id" else str, where) for name in names_of_texts}
-        facts.append(Fact(**plain, **texts, relation=record["relation"]))
+        relation = "" if record["relation"] == "" else _field(record, "relation", str, where)
+        facts.append(Fact(**plain, **texts, relation=relation))
     return facts
 
 

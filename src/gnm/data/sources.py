@@ -10,6 +10,7 @@
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,10 @@ EMBEDDED = "embedded"
 SPLITS = ("train", "test")
 JSON_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 SUFFIXES = (*JSON_SUFFIXES, ".parquet")
+UNPACKED_LIMIT = 2 * 10**9
+"""Bytes of text that a gzip file may hold, a hundred times CounterFact: a small file can unpack to all of memory."""
+_CHUNK = 2**20
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 Placed = tuple[str, Any]
 """A raw record behind its place, such as "train.json, record 3"."""
@@ -35,10 +40,10 @@ def read_records(source: str, revision: str | None = None, base: Path = Path()) 
     if source == EMBEDDED:
         from gnm.data.facts import embedded_records
 
-        return _split_by_id(_placed(embedded_records(), "embedded facts"))
+        return _split_by_id(_placed(embedded_records(), "embedded facts"), "the embedded table")
     path = base / source
     if path.is_file():
-        return _split_by_id(read_file(path))
+        return _split_by_id(read_file(path), str(path))
     if path.is_dir():
         arrow = any((path / name).exists() for name in ("dataset_dict.json", "state.json"))
         return _read_arrow(path) if arrow else _read_folder(path)
@@ -67,8 +72,9 @@ def read_file(path: Path) -> Iterator[Placed]:
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file (gzipped if it ends in .gz). Raises DataError naming the file and what is wrong."""
+    text = _text(path)
     try:
-        return json.loads(_text(path))
+        return _parse(text, str(path))
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} is not whole JSON (line {error.lineno}: {error.msg}); fetch or make it again"
@@ -93,24 +99,50 @@ def _read_folder(path: Path) -> dict[str, list[Placed]]:
 def _read_lines(path: Path) -> Iterator[Placed]:
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
+            where = f"{path}, line {number}"
             try:
-                yield f"{path}, line {number}", json.loads(line)
+                yield where, _parse(line, where)
             except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}, line {number} is not whole JSON ({error.msg}); fetch the file again"
-                ) from error
+                raise DataError(f"{where} is not whole JSON ({error.msg}); fetch the file again") from error
+
+
+def _parse(text: str, where: str) -> Any:
+    """A JSON text's value. DataError for what Python parses but cannot handle, JSONDecodeError for what is no JSON."""
+    try:
+        value = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except json.JSONDecodeError:
+        raise
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text") from error
+    except RecursionError as error:
+        raise DataError(f"{where} nests lists or mappings too deeply; is this a file of records?") from error
+    except ValueError as error:
+        raise DataError(f"{where} holds a number of too many digits; is this a file of records?") from error
 
 
 def _text(path: Path) -> str:
+    """A file's text, unpacked, without a byte-order mark."""
     try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+        return (_unpack(path) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}); fetch it again") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); give a JSON file") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; make or fetch it first") from error
+
+
+def _unpack(path: Path) -> bytearray:
+    data = bytearray()
+    with gzip.open(path) as file:
+        while chunk := file.read(_CHUNK):
+            data += chunk
+            if len(data) > UNPACKED_LIMIT:
+                raise DataError(f"{path} unpacks to more than {UNPACKED_LIMIT:,} bytes; is this a file of records?")
+    return data
 
 
 def _read_parquet(path: Path) -> Iterator[Placed]:
@@ -133,7 +165,7 @@ def _read_arrow(path: Path) -> dict[str, list[Placed]]:
         raise DataError(f"{path} is not a whole saved data set ({error}); save it again with save_to_disk") from error
     if isinstance(data, Mapping):
         return _splits_of(data, str(path))
-    return _split_by_id(_placed(data, str(path)))
+    return _split_by_id(_placed(data, str(path)), str(path))
 
 
 def _read_hub(source: str, revision: str | None) -> dict[str, list[Placed]]:
@@ -154,10 +186,13 @@ def _read_hub(source: str, revision: str | None) -> dict[str, list[Placed]]:
 def _splits_of(data: Mapping[str, Iterable[Any]], where: str) -> dict[str, list[Placed]]:
     if missing := [split for split in SPLITS if split not in data]:
         raise DataError(f"{where} has no {' and no '.join(missing)} split; it has {', '.join(data)}")
-    return {split: list(_placed(data[split], f"{where}, {split}")) for split in SPLITS}
+    splits = {split: list(_placed(data[split], f"{where}, {split}")) for split in SPLITS}
+    if empty := [split for split in SPLITS if not splits[split]]:
+        raise DataError(f"{where} holds no {' and no '.join(empty)} records; fetch or make it again")
+    return splits
 
 
-def _split_by_id(records: Iterable[Placed]) -> dict[str, list[Placed]]:
+def _split_by_id(records: Iterable[Placed], source: str) -> dict[str, list[Placed]]:
     """Records that come without a split: every tenth by `case_id` is a test record."""
     splits: dict[str, list[Placed]] = {split: [] for split in SPLITS}
     for where, record in records:
@@ -165,6 +200,8 @@ def _split_by_id(records: Iterable[Placed]) -> dict[str, list[Placed]]:
         if not isinstance(case_id, int):
             raise DataError(f"{where} has no whole number 'case_id'; is this a CounterFact record?")
         splits["train" if case_id % 10 else "test"].append((where, record))
+    if not any(splits.values()):
+        raise DataError(f"{source} holds no records and so no facts; fetch or make it again")
     return splits
 
 
