@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -44,6 +45,22 @@ def place(tmp_path, monkeypatch) -> Path:
 
 def run(project: Path, stage: str, *overrides: str) -> None:
     main([stage, "--params", str(project / "data_pipelines" / STAGES[stage][0] / "params.yaml"), *overrides])
+
+
+def sold_in(false: str, case_id: int) -> dict:
+    """A record of a relation with two wordings; its paraphrase is the one that is not its prompt."""
+    prompts = ["{} is sold in", "You can buy {} in"]
+    return make_record(
+        case_id=case_id,
+        requested_rewrite={
+            "prompt": prompts[case_id % 2],
+            "relation_id": "P1",
+            "subject": f"Thing {case_id}",
+            "target_new": {"str": false},
+            "target_true": {"str": "Chile"},
+        },
+        paraphrase_prompts=["It rained. " + prompts[1 - case_id % 2].replace("{}", f"Thing {case_id}")],
+    )
 
 
 def make_facts_files(project: Path) -> None:
@@ -96,8 +113,7 @@ def test_counts_are_kept(project, place):
 
 
 def test_the_shipped_table_asks_for_its_objects(project, place, capsys):
-    source = Path(__file__).parents[2] / "data" / "counterfact"
-    run(project, "categorise", f"source={source}")
+    run(project, "categorise", f"source={project / 'data/counterfact'}")
     report = json.loads((place / "data/counterfact_categorized/report.json").read_text())
     assert sum(report["facts"].values()) + report["dropped"] == 21919
     assert report["paraphrases"]["share"] > 0.99 and "warning" not in capsys.readouterr().out
@@ -105,13 +121,35 @@ def test_the_shipped_table_asks_for_its_objects(project, place, capsys):
     assert all(is_worded(fact) for fact in facts)
 
 
-def test_a_source_without_any_fact_replaces_nothing(project, place):
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("empty.jsonl", b"", "empty.jsonl holds no records"),
+        ("empty.jsonl", b"\n \n", "empty.jsonl holds no records"),
+        ("empty.jsonl.gz", gzip.compress(b""), "empty.jsonl.gz holds no records"),
+        ("other.jsonl", json.dumps(sold_in("Zzyzx Nowhere", 1)).encode(), "no fact whose object"),
+    ],
+)
+def test_a_source_without_any_fact_replaces_nothing(project, place, name, data, message):
     make_facts_files(project)
     before = (place / "data/counterfact_categorized/train.json").read_text()
-    (place / "empty.jsonl").write_text("\n \n")
-    with pytest.raises(SystemExit, match="no fact"):
-        run(project, "categorise", "source=../../empty.jsonl")
+    (place / name).write_bytes(data)
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        run(project, "categorise", f"source=../../{name}")
     assert (place / "data/counterfact_categorized/train.json").read_text() == before
+
+
+@pytest.mark.parametrize(("wrong", "warned"), [(2, False), (3, True)])
+def test_a_source_is_warned_of_below_four_fifths_of_known_wordings(project, place, capsys, wrong, warned):
+    records = [sold_in("Japan", number) for number in range(10)]
+    for record in records[:wrong]:
+        record["paraphrase_prompts"] = ["People like " + record["requested_rewrite"]["subject"] + " for"]
+    (place / "sold.json").write_text(json.dumps(records))
+    run(project, "categorise", "source=../../sold.json")
+    report = json.loads((place / "data/counterfact_categorized/report.json").read_text())["paraphrases"]
+    assert report["count"] == 10 and report["share"] == (10 - wrong) / 10
+    assert sorted(report["others"]) == [f"People like Thing {number} for" for number in range(wrong)]
+    assert ("warning: " in capsys.readouterr().out) == warned
 
 
 def test_the_embedded_facts_are_a_source(project, place):
@@ -168,7 +206,7 @@ def test_shipped_settings_and_stages_fit_together(project, stage):
     assert described["outs"] == [str(params.output)]
     missing = [dep for dep in described["deps"] if "../src/" in dep and not (folder / dep).exists()]
     assert not missing
-    assert stage == "categorise" or str(params.facts) in described["deps"]
+    assert str(params.source if stage == "categorise" else params.facts) in described["deps"]
     text = (folder / "params.yaml").read_text().splitlines()
     for key in schema.model_fields:
         (line,) = [number for number, line in enumerate(text) if line.startswith(f"{key}:")]
