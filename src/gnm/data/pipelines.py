@@ -10,7 +10,6 @@
 import argparse
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import Field
@@ -60,7 +59,12 @@ def run_categorise(params: CategoriseParams) -> None:
     wordings = None
     if params.source != EMBEDDED:
         wordings = check_paraphrases(categorised.train + categorised.test)
-        report["paraphrases"] = {**asdict(wordings), "share": wordings.share}
+        report["paraphrases"] = {
+            "count": wordings.count,
+            "known_wordings": wordings.known,
+            "share": wordings.share,
+            "others": wordings.others,
+        }
     with atomic_folder(params.output) as folder:
         write_facts(folder / "train.json", categorised.train)
         write_facts(folder / "test.json", categorised.test)
