@@ -72,6 +72,20 @@ def test_results_do_not_depend_on_the_batch(data, tmp_path, method):
     pd.testing.assert_frame_equal(frames[0][scores], frames[1][scores], atol=1e-4, rtol=1e-4)
 
 
+def test_every_question_is_also_answered_with_nothing_written(data, tmp_path):
+    """A method without memory answers the same either way; the true object is the one that must win."""
+    params = evaluate_params(data, tmp_path)
+    for method in ("no_memory", "memoryllm"):
+        settings = params.model_dump() | {"methods": {method: {"method": method}}}
+        records = read_records(evaluate(program.EvaluateParams(**settings), method, "a test") / "records.parquet")
+        true_wins = records["logit_target"] > records["logit_non_target"]
+        true_wins = true_wins.where(~records["learn"] | (records["type"] != "paraphrase"), ~true_wins)
+        plain = records["format_expected"].isna() & ~records["should_refuse"]
+        assert records["known_correct"].notna().all()
+        same = (records["known_generated"] == records["generated"]) & (records["known_correct"] == true_wins)
+        assert plain.any() and same[plain].all() == (method == "no_memory")
+
+
 def test_the_report_shows_table_figure_and_samples(data, tmp_path):
     for method in ("dummy", "memoryllm"):
         evaluate(evaluate_params(data, tmp_path / "evals"), method, "a test")

@@ -23,8 +23,8 @@ from gnm.metrics import (
 )
 from gnm.records import COLUMNS
 
-VERDICTS = {"fact_correct", "generated_correct", "format_correct", "refused", "flops_per_token", "composition",
-            "format_age", "num_answer_tokens", "logit_target", "logit_non_target", "nll"}
+VERDICTS = {"fact_correct", "generated_correct", "known_correct", "known_generated", "format_correct", "refused",
+            "flops_per_token", "composition", "format_age", "num_answer_tokens", "logit_target", "logit_non_target", "nll"}
 DTYPES = {name: {"bool": "boolean", "int64": "Int64"}.get(column.dtype, column.dtype) if name in VERDICTS
           else column.dtype for name, column in COLUMNS.items()}
 BLANK = {name: None if name in VERDICTS | {"format_expected"} else {"str": "", "bool": False}.get(dtype, 0)
@@ -324,3 +324,43 @@ def test_single_documents_may_be_bare_numbers_and_facts_are_required():
     assert found["refusal_f1", None] == 0.0
     with pytest.raises(DataError, match="fact_specificity_matrix"):
         merit_of_summary({"fact_accuracy_matrix": [1.0], "fact_selectivity_matrix": [1.0]})
+
+
+def ignored(correct, known, generated="Rome", known_generated="Oslo", **more):
+    """A fact to ignore: in truth Oslo, the document says Rome."""
+    return {"type": "paraphrase", "fact_correct": correct, "known_correct": known, "generated": generated,
+            "known_generated": known_generated, "target_output": "Oslo", "non_target_output": "Rome"} | more
+
+
+LEAKS = [
+    *[ignored(False, True)] * 3,  # leaked: answered as the document states, the truth was known
+    ignored(True, True, generated="Oslo"),
+    *[ignored(False, False, known_generated="Bern")] * 10,  # the truth was not known: tells nothing
+    ignored(False, True, learn=True), ignored(False, True, refuse=True), ignored(False, True, unlearning=True),
+    ignored(False, True, type="true_output_neighbor"),  # a neighbour of what is not learned
+]  # fmt: skip
+
+
+def test_leakage_is_what_was_known_and_is_answered_as_the_document_states():
+    records = frame(LEAKS)
+    merit = figures_of_merit(records).set_index("metric")
+    assert merit.loc["leakage", "value"] == 0.75 and merit.loc["leakage", "samples"] == 4
+    assert merit.loc["leakage_generated", "value"] == 0.75
+    values, counts = summarise(records)
+    assert values["leakage"] == [0.75] and counts["leakage"] == [4] and values["leakage_matrix"] == [[[0.75]]]
+    assert "neighbour_leakage" not in values and "neighbour_leakage" not in merit.index
+
+
+def test_leakage_of_neighbours_and_by_age():
+    kind = {"type": "true_output_neighbor", "learn": True}
+    rows = [ignored(True, True, **kind), ignored(False, True, t=2, **kind), ignored(True, True, t=2, **kind)]
+    merit = figures_of_merit(frame(rows))
+    assert merit.set_index("metric").loc["neighbour_leakage", "value"] == pytest.approx(1 / 3)
+    by_age = merit[merit["metric"] == "neighbour_leakage_by_age"].set_index("age")["value"]
+    assert by_age.to_dict() == {0: 0.0, 2: 0.5}
+
+
+def test_records_made_before_leakage_was_measured_have_none_of_it():
+    records = frame([ignored(False, None, known_generated=None)])
+    assert not any("leakage" in metric for metric in figures_of_merit(records)["metric"])
+    assert not any("leakage" in key for key in summarise(records).values)

@@ -112,7 +112,7 @@ def test_it_is_evaluated_beside_methods_on_another_backbone(checkpoint, tmp_path
     def watched(learner, batch, params):
         write = learner.write
         learner.write = lambda *arguments: states.append(write(*arguments)) or states[-1]
-        return run_sequences(learner, batch, params)
+        return run_sequences(learner, batch, params, {})
 
     monkeypatch.setattr("gnm.evaluate.run_sequences", watched)
     folder = evaluate(params, "gnm", "test")

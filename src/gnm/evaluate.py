@@ -1,7 +1,7 @@
 """Evaluate methods: `torchrun --nproc_per_node N -m gnm.evaluate --method NAME [--block B] [key=value ...]`.
 
 - After each document of a sequence (or every `loop.ask_every`-th) every query of it and of the earlier ones is
-  answered (protocol, section 6).
+  answered (protocol, section 6); and once by the same method with nothing written, to tell memory from knowledge.
 - Sequences are shared out among processes and gathered again; each one's result depends on nothing but itself.
 - Written per method: records.parquet (a row a query), summary.json, counts.json, cost.json, run_config.json; with
   write gates also segments.parquet (a row a segment of a written text).
@@ -71,10 +71,11 @@ def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
 
     own = list(enumerate(sequences))[processes.process_index :: processes.num_processes]
     rows, costs, segments = [], [], []
+    known: dict[Question, Answer] = {}
     bar = tqdm(total=len(own), desc=method, disable=not processes.is_main_process, mininterval=5)
     for start in range(0, len(own), params.loop.sequences_at_once):
         batch = own[start : start + params.loop.sequences_at_once]
-        found = run_sequences(learner, batch, params)
+        found = run_sequences(learner, batch, params, known)
         rows, costs, segments = rows + found[0], costs + found[1], segments + found[2]
         bar.update(len(batch))
     bar.close()
@@ -108,13 +109,16 @@ def read_documents_of(paths: Sequence[Path]) -> list:
 
 @torch.no_grad()
 def run_sequences(
-    learner: Learner, batch: Sequence[tuple[int, DocumentSequence]], params: EvaluateParams
+    learner: Learner,
+    batch: Sequence[tuple[int, DocumentSequence]],
+    params: EvaluateParams,
+    known: dict[Question, Answer],
 ) -> tuple[list[dict], list[dict], list[dict]]:
     """Write and ask through a batch of (index, sequence); returns rows of records, of cost after each document, and of
-    what was decided on each segment."""
+    what was decided on each segment. known: answers with nothing written, by question; those of the batch are added."""
     settings, loop = params.sequences(), params.loop
     state = learner.reset([index for index, _ in batch])
-    rows, costs, segments = [], [], []
+    rows, costs, segments, plain = [], [], [], []
     length = len(batch[0][1].steps)
     for t in range(length):
         steps = [sequence.steps[t] for _, sequence in batch]
@@ -135,6 +139,7 @@ def run_sequences(
             ]
             for (q, query), answer in zip(queries[row] if asks else [], answers[row], strict=True):
                 rows.append(record((index, sequence), q, t, query, answer, cost.query_flops, settings))
+                plain.append(Question(query.input, query.true_output, query.false_output))
     if loop.forget:
         state = _forget(learner, state, batch, params)
         answers = learner.answer(state, questions, loop.max_new_tokens)
@@ -145,9 +150,25 @@ def run_sequences(
                 told = loop.forget == "instruction" and query.learn and taught.learns(query.category, query.subcategory)
                 gone = "forgotten" if q == 0 or told else "remaining"
                 rows.append(record(named, q, length, query, answer, flops, settings) | {gone: True})
+                plain.append(Question(query.input, query.true_output, query.false_output))
+    _answer_unwritten(learner, rows, plain, known, loop.max_new_tokens)
     for seconds in _query_seconds(learner, state, questions, loop.max_new_tokens):
         costs.append({"t": length - 1, "query_seconds": seconds})
     return rows, costs, segments
+
+
+def _answer_unwritten(
+    learner: Learner, rows: list[dict], asked: list[Question], known: dict[Question, Answer], max_new_tokens: int
+) -> None:
+    """Add to each of `rows` what the learner answers with nothing written; asked: its question, for the true object
+    beside the document's."""
+    fresh = list(dict.fromkeys(question for question in asked if question not in known))
+    answers = learner.answer(learner.reset([0]), [fresh], max_new_tokens)[0]
+    known.update(zip(fresh, answers, strict=True))
+    for row, question in zip(rows, asked, strict=True):
+        answer = known[question]
+        row["known_correct"] = answer.target_score > answer.other_score
+        row["known_generated"] = answer.text
 
 
 def _forget(learner: Learner, state, batch: Sequence[tuple[int, DocumentSequence]], params: EvaluateParams):

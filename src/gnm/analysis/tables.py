@@ -15,7 +15,8 @@ from gnm.errors import DataError
 from gnm.files import write_text
 
 DEFAULT_FIGURES = ("score", "accuracy", "specificity", "selectivity")
-_USUAL = (*DEFAULT_FIGURES, "accuracy_age_0", "unlearning_accuracy", "unlearning_specificity", "unlearning_selectivity",
+_USUAL = (*DEFAULT_FIGURES, "leakage", "neighbour_leakage", "accuracy_generated", "selectivity_generated",
+          "accuracy_age_0", "unlearning_accuracy", "unlearning_specificity", "unlearning_selectivity",
           "format_accuracy", "refusal_f1")
 _ABSENT = "–"
 

@@ -26,6 +26,8 @@ def figures_of_merit(records: pd.DataFrame, generator: np.random.Generator | Non
     - `accuracy`, `specificity`, `selectivity`: mean of the matrix cells with t >= q that have samples; `score`: their
       harmonic mean (protocol, section 6). `*_age_0`: plain means right after writing, q = t.
     - `retention` at each `age`: accuracy of queries asked `age` documents after their own.
+    - `leakage`, `neighbour_leakage`: of facts to ignore, and of neighbours, that the same method answers truly with
+      nothing written, the share answered as the document states; `*_by_age` at each `age`.
     - the same with `_generated`: judged by the generated text instead of the logits.
     - `unlearning_*` · `forgotten_*` · `remaining_*` · `refusal_precision`, `_recall`, `_f1`, `_specificity` ·
       `format_accuracy`, `_selectivity`.
@@ -67,6 +69,13 @@ def figures_of_merit(records: pd.DataFrame, generator: np.random.Generator | Non
         for age in np.unique(accuracy.age):
             part = accuracy.where(accuracy.age == age)
             add(f"retention{suffix}", ratio(part), [part], int(age))
+        for name in ("leakage", "neighbour_leakage"):
+            part = samples[name + suffix].where(samples[name + suffix].age >= 0)
+            if len(part.value):
+                add(f"{name}{suffix}", ratio(part), [part])
+            for age in np.unique(part.age):
+                old = part.where(part.age == age)
+                add(f"{name}_by_age{suffix}", ratio(old), [old], int(age))
         for name in (f"{group}_{name}{suffix}" for group in GROUPS[2:] for name in FACTS):
             if len(samples[name].value):
                 add(name, ratio(samples[name]), [samples[name]])

@@ -3,6 +3,8 @@
 A row whose verdict is null is no sample. Rows after the appended document of an unlearning sequence count in the
 `unlearning_*` measures only, rows after something was forgotten in the `forgotten_*` measures if they are about that,
 else in the `remaining_*` ones.
+`leakage`: of facts to ignore that the same method answers truly with nothing written, whether it answers as the
+document states; `neighbour_leakage` is the same of neighbours.
 """
 
 import math
@@ -55,6 +57,12 @@ def collect(records: pd.DataFrame) -> dict[str, Samples]:
     facts = {"accuracy": paraphrase & learn, "specificity": neighbour & learn,
              "selectivity": paraphrase & ~learn & ~refuse}
     samples = {}
+    known = column("known_correct") == 1
+    for name, rows in (("leakage", facts["selectivity"]), ("neighbour_leakage", facts["specificity"])):
+        samples[name] = take(1 - column("fact_correct"), rows & stream & known)
+        true_said = rows & stream & _contains(records["known_generated"], records["target_output"])
+        stated = _contains(records["generated"], records["non_target_output"])
+        samples[f"{name}_generated"] = take(stated.astype(float), true_said)
     for suffix, verdict in (("", column("fact_correct")), ("_generated", column("generated_correct"))):
         for name, rows in facts.items():
             samples[name + suffix] = take(verdict, rows & stream)
@@ -73,6 +81,12 @@ def collect(records: pd.DataFrame) -> dict[str, Samples]:
     samples["refusal_specificity"] = take(1 - refused, neighbour & stream & spared)
     samples["flops"] = take(column("flops_per_token"), stream)
     return samples
+
+
+def _contains(text: pd.Series, part: pd.Series) -> np.ndarray:
+    """Whether each text holds its part, [N] bool, capitals or not; a null holds nothing."""
+    pairs = zip(text, part, strict=True)
+    return np.array([not pd.isna(a) and b.casefold() in a.casefold() for a, b in pairs], dtype=bool)
 
 
 def flag(records: pd.DataFrame, name: str) -> np.ndarray:

@@ -54,6 +54,10 @@ def summarise(records: pd.DataFrame, sequence_length: int | None = None,
     entries["fact_retention"] = _by_age(samples["accuracy"], n)
     fresh = samples["accuracy"].fresh()
     entries["fact_accuracy_over_time"] = _line(fresh, fresh.t, n)
+    for name in ("leakage", "neighbour_leakage"):
+        if len(samples[name].value):
+            entries[name] = _mean(samples[name].fresh())
+            entries[f"{name}_matrix"] = _matrix(samples[name], n)
     if "formats" in groups:
         by_age = _line(samples["format"], samples["format_age"].value.astype(int), n)
         entries["format_accuracy"] = _mean(samples["format"].where(samples["format_age"].value == 0))
