@@ -24,7 +24,8 @@ from gnm.metrics import (
 from gnm.records import COLUMNS
 
 VERDICTS = {"fact_correct", "generated_correct", "known_correct", "known_generated", "format_correct", "refused",
-            "flops_per_token", "composition", "format_age", "num_answer_tokens", "logit_target", "logit_non_target", "nll"}
+            "flops_per_token", "composition", "format_age", "num_answer_tokens", "logit_target", "logit_non_target",
+            "nll"}
 DTYPES = {name: {"bool": "boolean", "int64": "Int64"}.get(column.dtype, column.dtype) if name in VERDICTS
           else column.dtype for name, column in COLUMNS.items()}
 BLANK = {name: None if name in VERDICTS | {"format_expected"} else {"str": "", "bool": False}.get(dtype, 0)

@@ -7,12 +7,15 @@ from hypothesis import strategies as st
 
 from gnm import flops, reader
 from gnm.backbones import load_backbone
+from gnm.chat import ChatFormat
 from gnm.data.formats import Recognised
 from gnm.memory.pool import PoolSettings
 from gnm.models import attention
+from gnm.models.decoder import Decoder
 from gnm.models.memory_lm import MemoryLM, WriteSettings
 from gnm.models.prefix import Prefix
 from gnm.questions import Question
+from gnm.reader import Reader
 from stock import (
     DOCUMENTS,
     QUESTIONS,
@@ -360,3 +363,23 @@ def test_of_two_objects_that_begin_alike_one_wins(tiny):
     assert (answers[0].target_score > answers[0].other_score) != (answers[1].target_score > answers[1].other_score)
     loss = ours.loss(context_prefix(ours, TEXTS[:1]), [[first, second]])
     assert loss.right == [[answer.target_score > answer.other_score for answer in answers]]
+
+
+@torch.no_grad()
+def test_a_continuation_is_the_stock_models_over_plain_text(tiny):
+    """No turns and no words around: the texts, the phrase, and a blank before the answer; it ends with the sentence."""
+    chat, stock = ChatFormat.continuation(tiny.tokenizer), another(tiny)
+    ours = Reader(Decoder(tiny.model), chat, tiny.tokenizer)
+    rows = [["Oslo is far. ", "Bern is near. "], [""]]
+    asked = [[Question("The capital is", "Oslo", "Bern"), Question("Where is it?", "Oslo", "Oslo fjord")], []]
+    answers = ours.answer(context_prefix(ours, rows), asked, 4)[0]
+    texts = ["The capital is", "Question: Where is it? Answer:"]
+    for answer, question, text in zip(answers, asked[0], texts, strict=True):
+        prompt = chat.head + chat.encode("".join(rows[0]) + text)
+        common = chat.encode(" Oslo") if question.other == "Oslo fjord" else chat.encode(" ")
+        scores = stock_logits(stock, prompt + common)[-1]
+        pair = chat.end_of_turn[:1] + chat.encode(" ") if question.other == "Oslo fjord" else chat.encode("OB")
+        assert [answer.target_score, answer.other_score] == pytest.approx(scores[pair].tolist(), abs=1e-4)
+    assert chat.end_of_turn[:2] == chat.encode(".\n") and chat.tail == []
+    loss = ours.loss(context_prefix(ours, rows), asked)
+    assert loss.tokens == sum(len(chat.encode(" " + q.target)) + 1 for q in asked[0])

@@ -23,12 +23,24 @@ class ChatFormat:
     head: everything before the text, with beginning-of-sequence and the template's default system turn, if any.
     tail: everything between the text and the first token of the answer.
     end_of_turn: ids that end an answer; the first is the one the template writes, to be appended in training.
+    turns: whether there are turns; false: plain text that an answer continues.
     """
 
     head: list[int]
     tail: list[int]
     end_of_turn: list[int]
     tokenizer: PreTrainedTokenizerBase
+    turns: bool = True
+
+    @classmethod
+    def continuation(cls, tokenizer: PreTrainedTokenizerBase) -> "ChatFormat":
+        """Plain text without turns: an answer continues it, up to a full stop or the end of the line."""
+        plain, whole = _ids(tokenizer, "a", special=False), list(tokenizer("a")["input_ids"])
+        head = whole[: whole.index(plain[0])]  # what the tokenizer itself puts before a text
+        stops = [_ids(tokenizer, text, special=False) for text in (".", "\n", "\n\n")]
+        eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        ends = list(dict.fromkeys([*(ids[0] for ids in stops if len(ids) == 1), *eos]))
+        return cls(head, [], ends, tokenizer, turns=False)
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> "ChatFormat":
@@ -49,6 +61,10 @@ class ChatFormat:
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: nothing added, and what looks like a special token is spelt out."""
         return _ids(self.tokenizer, text, special=False)
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Ids of what is said; a blank comes before it where it continues a text."""
+        return self.encode(text.strip() if self.turns or not text.strip() else f" {text.strip()}")
 
     def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
         """The same ids, and the place in `text` where the characters of each end."""

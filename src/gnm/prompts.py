@@ -28,8 +28,13 @@ def block(document: str, instruction: str, order: Order) -> str:
 
 def question(phrase: str) -> str:
     """What follows QUESTION for one phrase. A real question becomes a phrase too, which its answer continues."""
+    return f" {continuation(phrase)}"
+
+
+def continuation(phrase: str) -> str:
+    """The phrase itself, to be continued without any words around it; a real question with "Answer:" after it."""
     phrase = phrase.strip()
-    return f" Question: {phrase} Answer:" if phrase.endswith(("?", "？", "؟")) else f" {phrase}"
+    return f"Question: {phrase} Answer:" if phrase.endswith(("?", "？", "؟")) else phrase
 
 
 NOTE_REQUEST = "Write down, in short sentences, only what the instruction tells you to memorize from this document."

@@ -20,7 +20,7 @@ from gnm.data.formats import recognise
 from gnm.models.attention import Reading, at_ends, at_once
 from gnm.models.decoder import Decoder
 from gnm.models.prefix import Prefix
-from gnm.prompts import QUESTION, question
+from gnm.prompts import QUESTION, continuation, question
 from gnm.questions import Answer, AnswerLoss, Question
 
 
@@ -39,7 +39,7 @@ class Reader:
     def __init__(self, decoder: Decoder, chat: ChatFormat, tokenizer, lead: Sequence[int] = ()):
         """lead: token ids that stand in front of every question, if the prefix doesn't begin the conversation."""
         self.decoder, self.chat, self.tokenizer = decoder, chat, tokenizer
-        self._shared = [*lead, *chat.encode(QUESTION)]
+        self._shared = [*lead, *(chat.encode(QUESTION) if chat.turns else [])]
         self._recall: Callable[[Tensor], Tensor] | None = None
 
     def recalling(self, recall: Callable[[Tensor], Tensor]) -> "Reader":
@@ -91,7 +91,8 @@ class Reader:
 
     def shared(self, prefix: Prefix) -> Prefix:
         """`prefix` followed by the words that every question begins with."""
-        ids = torch.tensor(self._shared, device=self.decoder.device).expand(prefix.valid.shape[0], 1, -1)
+        shared = torch.tensor(self._shared, dtype=torch.long, device=self.decoder.device)
+        ids = shared.expand(prefix.valid.shape[0], 1, -1)
         mask = torch.ones_like(ids, dtype=torch.bool)
         return self.decoder.extend(prefix, ids[:, 0], mask[:, 0])
 
@@ -258,17 +259,18 @@ class Reader:
         return self._recall(hidden) if self._recall else hidden
 
     def _prompt(self, asked: Question) -> list[int]:
-        return self.chat.encode(question(asked.phrase)) + self.chat.tail
+        text = question(asked.phrase) if self.chat.turns else continuation(asked.phrase)
+        return self.chat.encode(text) + self.chat.tail
 
     def _answer(self, asked: Question) -> list[int]:
         said = asked.target if asked.said is None else asked.said
-        return self.chat.encode(said.strip()) + self.chat.end_of_turn[:1]
+        return self.chat.encode_answer(said) + self.chat.end_of_turn[:1]
 
     def _contest(self, asked: Question) -> tuple[list[int], int, int]:
         """The tokens that target and other object begin with alike, and the next one of each; the end of turn is the
         last token of an object. Objects that are the same have nothing in common here."""
         target, other = (
-            self.chat.encode(text.strip()) + self.chat.end_of_turn[:1] for text in (asked.target, asked.other)
+            self.chat.encode_answer(text) + self.chat.end_of_turn[:1] for text in (asked.target, asked.other)
         )
         alike = next((n for n, (a, b) in enumerate(zip(target, other, strict=False)) if a != b), 0)
         return target[:alike], target[alike], other[alike]

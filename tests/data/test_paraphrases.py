@@ -50,6 +50,6 @@ def test_the_warning_begins_below_four_fifths(bad, warns):
     assert (check_paraphrases(facts).warning is not None) == warns
 
 
-def test_facts_without_relation_ids_go_by_their_prompt():
-    facts = [fact(n, PROMPTS[0].replace("{}", f"Firm {n}"), relation="") for n in (0, 3, 6)]
-    assert check_paraphrases(facts).known == 3
+def test_facts_without_relation_ids_form_one_relation():
+    facts = [fact(n, good(n), f"The best restaurants around Firm {n} include", relation="") for n in range(6)]
+    assert check_paraphrases(facts).known == 6

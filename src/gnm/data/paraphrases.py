@@ -5,14 +5,16 @@ may have an unrelated sentence in front. Generation prompts ("The best restauran
 source that gives them as paraphrases asks what no method should answer with the object.
 """
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gnm.data.types import Fact
 
 LEAST_SHARE = 0.8
 _EXAMPLES = 10
+_WORD_START = re.compile(r"(?<!\S)\S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,31 +43,28 @@ class Wordings:
 def check_paraphrases(facts: Iterable[Fact]) -> Wordings:
     """Look the paraphrases of `facts` up among the prompts of other facts of their relation.
 
-    Facts without a relation id form a relation with those of the same prompt.
+    Facts without a relation id form one relation.
     """
     facts = list(facts)
     prompts: dict[str, Counter[str]] = defaultdict(Counter)
     for fact in facts:
-        prompts[_relation(fact)][fact.prompt] += 1
+        prompts[fact.relation][fact.prompt] += 1
     known, count, others = 0, 0, []
     for fact in facts:
-        wordings = prompts[_relation(fact)]
+        wordings = prompts[fact.relation]
         for text in fact.paraphrases:
             count += 1
-            if any(_ends_in(text, fact.subject, prompt) and (number > 1 or prompt != fact.prompt)
-                   for prompt, number in wordings.items()):  # fmt: skip
+            if any(wordings[ending] > (ending == fact.prompt) for ending in _endings(text, fact.subject)):
                 known += 1
             elif len(others) < _EXAMPLES:
                 others.append(text)
     return Wordings(count, known, tuple(others))
 
 
-def _relation(fact: Fact) -> str:
-    return fact.relation or fact.prompt
-
-
-def _ends_in(text: str, subject: str, prompt: str) -> bool:
-    """Whether a paraphrase is `prompt` about `subject`, alone or behind white space."""
-    wording = prompt.replace("{}", subject)
-    before = text.removesuffix(wording)
-    return before != text and (not before or before[-1].isspace())
+def _endings(text: str, subject: str) -> Iterator[str]:
+    """Parts of `text` that start at a word, go on to its end and hold the subject, with `{}` in its place."""
+    at = text.find(subject)
+    while at >= 0:
+        for word in _WORD_START.finditer(text[: at + 1]):
+            yield f"{text[word.start() : at]}{{}}{text[at + len(subject) :]}"
+        at = text.find(subject, at + 1)

@@ -8,6 +8,7 @@ trained and untrained form is the adapter alone.
 import difflib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -35,6 +36,9 @@ class LearnerSettings(StrictModel):
     method: str
     backbone: str | None = Field(None, description="this method's own backbone, None: that of all methods")
     adapter: Path | None = Field(None, description="folder of a trained adapter, None: the backbone as it is")
+    prompt: Literal["chat", "continuation"] = Field(
+        "chat", description="questions in a chat turn, or as phrases that stand behind the texts and are continued"
+    )
     order: Order | None = Field(None, description="order of document and instruction, None: the method's own")
     memory: PoolSettings = PoolSettings()
     write: WriteSettings = WriteSettings()
@@ -92,14 +96,15 @@ def _load_own(learner: Learner, backbone: Backbone, settings: LearnerSettings, t
     put_weights({MODULE: saved}, {MODULE: own})
 
 
-def _reader(backbone: Backbone) -> Reader:
-    return Reader(Decoder(backbone.model), ChatFormat.of(backbone.tokenizer), backbone.tokenizer)
+def _reader(settings: LearnerSettings, backbone: Backbone) -> Reader:
+    form = ChatFormat.of if settings.prompt == "chat" else ChatFormat.continuation
+    return Reader(Decoder(backbone.model), form(backbone.tokenizer), backbone.tokenizer)
 
 
 def _memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
     from gnm.learners.memory import MemoryLearner
 
-    reader, order = _reader(backbone), settings.order or "instruction_first"
+    reader, order = _reader(settings, backbone), settings.order or "instruction_first"
     through = settings.method != "gnm_ablation"
     if backbone.memory is not None:
         if settings.write != WriteSettings():
@@ -117,20 +122,20 @@ def _memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
 def _in_context(settings: LearnerSettings, backbone: Backbone) -> Learner:
     from gnm.learners.in_context import InContextLearner
 
-    return InContextLearner(_reader(backbone), settings.order or "document_first")
+    return InContextLearner(_reader(settings, backbone), settings.order or "document_first")
 
 
 def _retrieval(settings: LearnerSettings, backbone: Backbone) -> Learner:
     from gnm.learners.retrieval import RetrievalLearner
 
     order = settings.order or "document_first"
-    return RetrievalLearner(_reader(backbone), settings.retriever, settings.top_k, order)
+    return RetrievalLearner(_reader(settings, backbone), settings.retriever, settings.top_k, order)
 
 
 def _text_notes(settings: LearnerSettings, backbone: Backbone) -> Learner:
     from gnm.learners.text_notes import TextNotesLearner
 
-    return TextNotesLearner(_reader(backbone), settings.max_note_tokens)
+    return TextNotesLearner(_reader(settings, backbone), settings.max_note_tokens)
 
 
 def _latent_bank(settings: LearnerSettings, backbone: Backbone) -> Learner:
@@ -138,7 +143,7 @@ def _latent_bank(settings: LearnerSettings, backbone: Backbone) -> Learner:
 
     if backbone.memory is not None:
         raise ConfigError(f"latent_bank needs a plain decoder; {backbone.name} is a memory model")
-    reader = _reader(backbone)
+    reader = _reader(settings, backbone)
     bank = LatentBank(reader.decoder.config.hidden_size, settings.bank).to(reader.decoder.device)
     return LatentBankLearner(bank, reader, settings.order or "instruction_first")
 
@@ -146,7 +151,7 @@ def _latent_bank(settings: LearnerSettings, backbone: Backbone) -> Learner:
 def _no_memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
     from gnm.learners.in_context import NoMemoryLearner
 
-    return NoMemoryLearner(_reader(backbone))
+    return NoMemoryLearner(_reader(settings, backbone))
 
 
 def _dummy(settings: LearnerSettings, backbone: Backbone) -> Learner:
