@@ -10,9 +10,9 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gnm.config import StrictModel
 from gnm.data.asking import format_in_force
@@ -40,11 +40,23 @@ class PeopleSettings(StrictModel):
     that state facts of an earlier one anew. wrapped: share of the documents that stand in a format without setting it.
     """
 
-    kinds: dict[str, float] = dict.fromkeys(KINDS, 1.0)
-    facts: tuple[int, int] = (3, 7)
+    kinds: dict[Literal[KINDS], Annotated[float, Field(ge=0)]] = dict.fromkeys(KINDS, 1.0)
+    facts: tuple[Annotated[int, Field(ge=2)], int] = (3, 7)
     corrections: Share = 0.3
     wrapped: Share = 0.1
     eligible_formats: Formats = []
+
+    def draws(self, kind: str) -> bool:
+        """Whether a kind of target can be drawn: those of formats need some."""
+        return bool(self.eligible_formats) or kind not in FORMATTING_KINDS
+
+    @model_validator(mode="after")
+    def _something_is_drawn(self) -> "PeopleSettings":
+        if not any(weight for kind, weight in self.kinds.items() if self.draws(kind)):
+            raise ValueError("kinds: give one of them a weight above 0 (those of formats need eligible_formats)")
+        if self.facts[0] > self.facts[1]:
+            raise ValueError("facts: the first number must not be above the second")
+        return self
 
 
 @dataclass(frozen=True)
@@ -129,7 +141,7 @@ def _sequence(
     held: dict[int, Held] = {}
     asked = []
     for t, document in enumerate(plain):
-        kinds = {k: w for k, w in settings.kinds.items() if settings.eligible_formats or k not in FORMATTING_KINDS}
+        kinds = {kind: weight for kind, weight in settings.kinds.items() if settings.draws(kind)}
         kind = rng.choices(list(kinds), list(kinds.values()))[0]
         target = draw_target(kind, document.facts, rng)
         step = _step(document, kind, target, settings, split, rng)
@@ -152,7 +164,8 @@ def _step(
 ) -> Step:
     """The document as it is written under `target`."""
     sets = kind in FORMATTING_KINDS
-    name = rng.choice(settings.eligible_formats) if sets or rng.random() < settings.wrapped else None
+    wrapped = sets or (settings.eligible_formats and rng.random() < settings.wrapped)
+    name = rng.choice(settings.eligible_formats) if wrapped else None
     plain = document.text.text.strip()
     text = apply_format(plain, name) if name else plain
     return Step(

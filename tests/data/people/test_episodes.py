@@ -1,0 +1,193 @@
+"""Sequences in people's words: what each document makes of a fact, where facts stand, what is asked."""
+
+import random
+
+import pytest
+
+from gnm.data.formats import recognise
+from gnm.data.people.asking import Held, ask
+from gnm.data.people.episodes import PeopleSettings, draw_people, index_facts
+from gnm.data.people.layouts import STYLES, lay_out
+from gnm.data.people.targets import KINDS, draw_target
+from gnm.data.people.wordings import Stated, filler_of, load_wordings, neighbours_of
+from gnm.data.segments import is_wanted, split_segments
+from gnm.data.targets import COMPOSED_SUBCATEGORIES, Target
+from gnm.data.taxonomy import load_taxonomy
+from gnm.data.types import NEIGHBOUR, Fact
+from gnm.errors import DataError
+
+GROUPS = {
+    "country": ("P17", ["France", "Japan", "Canada", "Spain"], "{} is located in"),
+    "car_company": ("P176", ["Ford", "Toyota", "Honda", "Fiat"], "{} is produced by"),
+    "sports_related_occupation": ("P641", ["soccer", "tennis", "hockey", "golf"], "{} plays"),
+    "major_western_european_languages": ("P1412", ["French", "English", "Italian", "Latin"], "{} speaks"),
+}
+FACTS = [
+    Fact(
+        100 * g + n, f"Subject{100 * g + n} Name", prompt, objects[n % 4], objects[(n + 1 + n // 4 % 3) % 4],
+        (f"It rained on that day, they say. {prompt.replace('{}', f'Subject{100 * g + n} Name')}",),
+        tuple(prompt.replace("{}", f"Other{g}{i}") for i in range(2)),
+        load_taxonomy().category_of(group), group, relation=relation,
+    )
+    for g, (group, (relation, objects, prompt)) in enumerate(GROUPS.items())
+    for n in range(24)
+]  # fmt: skip
+KNOWN = index_facts(FACTS)
+SETTINGS = PeopleSettings(eligible_formats="train")
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_fact_is_stated_where_the_layout_says(style):
+    for seed in range(30):
+        rng = random.Random(seed)
+        facts = [Stated(f.fact_id, f.relation, f.subject, f.false) for f in rng.sample(FACTS, 5)]
+        text = lay_out(facts, style, KNOWN.fillers, rng)
+        assert set(text.spans) == {fact.fact_id for fact in facts}
+        for fact in facts:
+            said = " ".join(text.text[a:b] for a, b in text.spans[fact.fact_id])
+            assert fact.subject in said and fact.object in said
+            others = [other for other in facts if other != fact]
+            assert not any(other.subject in said for other in others)
+
+
+def test_sequences_are_a_pure_function_of_seed_and_index():
+    assert draw_people(KNOWN, SETTINGS, "train", 1, 5, 3, 2) == draw_people(KNOWN, SETTINGS, "train", 1, 5, 3, 2)
+    assert draw_people(KNOWN, SETTINGS, "train", 1, 5, 3) != draw_people(KNOWN, SETTINGS, "train", 1, 6, 3)
+    assert draw_people(KNOWN, SETTINGS, "train", 1, 5, 3) != draw_people(KNOWN, SETTINGS, "train", 2, 5, 3)
+
+
+def test_twins_have_the_same_documents_but_for_their_formats():
+    first, second = (s for s, _ in draw_people(KNOWN, PeopleSettings(wrapped=0), "train", 1, 3, 3, 2))
+    assert [step.document for step in first.steps] == [step.document for step in second.steps]
+    assert [step.instruction for step in first.steps] != [step.instruction for step in second.steps]
+
+
+def test_the_segments_of_a_target_are_those_of_its_facts_or_all_but_the_others():
+    by_kind = dict.fromkeys(KINDS, 0)
+    for index in range(400):
+        for sequence, queries in draw_people(KNOWN, PeopleSettings(corrections=0), "train", 0, index, 1):
+            step, asked = sequence.steps[0], queries[0]
+            by_kind[step.target] += 1
+            stored = {q.fact_id for q in asked if q.learn or q.refuse}
+            ignored = {q.fact_id for q in asked if not (q.learn or q.refuse)}
+            parts = split_segments(step.document)
+            names = {f.fact_id: f.subject for f in FACTS}
+            kept = "".join(part for part in parts if is_wanted(part, step.wanted))
+            left = "".join(part for part in parts if not is_wanted(part, step.wanted))
+            assert all(names[fact] in kept for fact in stored)
+            assert all(names[fact] in left for fact in ignored)
+            if step.target == "facts_all":
+                assert not left.strip()
+            if step.target == "nothing":
+                assert not step.wanted
+    assert all(by_kind[kind] > 10 for kind in KINDS if "format" not in kind)
+
+
+def test_a_format_holds_until_another_is_set():
+    settings = PeopleSettings(kinds={"format": 1.0, "facts_all": 3.0}, eligible_formats="train")
+    seen = set()
+    for index in range(40):
+        [(sequence, queries)] = draw_people(KNOWN, settings, "train", 0, index, 3)
+        force = None
+        for step, asked in zip(sequence.steps, queries, strict=True):
+            if step.target == "format":
+                force = step.format
+                assert recognise(step.document).format == force
+            assert {query.format for query in asked} == {force}
+            seen.add(force is None)
+    assert seen == {True, False}
+
+
+FACT = FACTS[0]
+LEARN, IGNORE = Target(learn=("country",)), Target(learn=("car_company",))
+REFUSE = Target(learn=("all",), refuse=("country",))
+
+
+@pytest.mark.parametrize(
+    ("told", "answer"),
+    [
+        ([LEARN], "second0"),
+        ([IGNORE], FACT.true),
+        ([REFUSE], "Sorry"),
+        ([LEARN, LEARN], "second1"),  # a correction wins
+        ([LEARN, IGNORE], "second0"),  # what is ignored corrects nothing
+        ([IGNORE, LEARN], "second1"),
+        ([REFUSE, IGNORE], "Sorry"),
+        ([REFUSE, LEARN], "second1"),
+        ([LEARN, REFUSE], "Sorry"),
+        ([Target(learn=("all",), leave=("country",))], FACT.true),
+        ([Target()], FACT.true),
+    ],
+)
+def test_the_last_document_that_takes_a_fact_up_decides(told, answer):
+    held = None
+    for t, target in enumerate(told):
+        held = Held.after(held, FACT, f"second{t}", target, t)
+    for seed in range(20):
+        asked = ask([held], len(told) - 1, random.Random(seed))
+        own = [query for query in asked if query.type != NEIGHBOUR]
+        assert own and {query.target_output for query in own} == {answer}
+        assert all(query.target_output == FACT.true for query in asked if query.type == NEIGHBOUR)
+        assert all(query.should_refuse == (answer == "Sorry") for query in own)
+
+
+def test_corrections_revoke_what_they_replace():
+    found = 0
+    for index in range(200):
+        settings = PeopleSettings(kinds={"facts_all": 1.0, "nothing": 1.0}, corrections=1.0)
+        [(sequence, _)] = draw_people(KNOWN, settings, "train", 0, index, 2)
+        first, second = sequence.steps
+        again = [f for f in FACTS if f.subject in first.document and f.subject in second.document]
+        assert again
+        revoked = "".join(p for p in split_segments(first.document) if is_wanted(p, second.revokes))
+        if second.target == "nothing":
+            assert not second.revokes
+        else:
+            assert all(fact.subject in revoked for fact in again)
+            found += 1
+    assert found > 50
+
+
+def test_pairs_of_experiment_3_are_never_composed():
+    rng, taxonomy, seen = random.Random(0), load_taxonomy(), 0
+    for _ in range(2000):
+        target = draw_target("fact_refusal", rng.sample(FACTS, 6), rng)
+        for refused in target.refuse:
+            seen += 1
+            learned = {s for group in target.learn for s in taxonomy.categories.get(group, (group,))}
+            assert not (learned & set(COMPOSED_SUBCATEGORIES) and refused in COMPOSED_SUBCATEGORIES)
+    assert seen > 100
+
+
+def test_revocations_tell_what_takes_back_from_what_does_not():
+    for index in range(50):
+        for sequence, _ in draw_people(KNOWN, SETTINGS, "train", 0, index, 1):
+            takes = [each for _, each in sequence.steps[0].revocations]
+            assert takes == [True, False, False]
+
+
+def test_neighbours_and_fillers_are_read_off_counterfact():
+    assert neighbours_of(FACT) == ["Other00", "Other01"]
+    assert filler_of(FACT.paraphrases[0]) == "It rained on that day, they say."
+    assert filler_of("Subject is located in") is None
+
+
+def test_facts_of_one_group_alone_give_no_sequences():
+    with pytest.raises(DataError, match="two groups"):
+        index_facts(FACTS[:24])
+    assert len(load_wordings()) >= 33
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kinds": {"fact": 1.0}}, "kinds"),
+        ({"kinds": {"format": 1.0}}, "above 0"),
+        ({"kinds": {"facts": 0.0}}, "above 0"),
+        ({"facts": (5, 3)}, "first number"),
+        ({"corrections": 1.5}, "corrections"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PeopleSettings(**settings)

@@ -1,0 +1,103 @@
+"""The grammar of instructions: sound, wide, its held-out families never drawn in training."""
+
+import copy
+import random
+import re
+from collections import Counter
+
+import pytest
+import yaml
+
+from gnm.data.instructions import load_phrasings
+from gnm.data.people import grammar
+from gnm.data.people.grammar import SLOTS, build_grammar, load_grammar, load_names, worded, worded_instruction
+from gnm.data.targets import Target
+from gnm.data.taxonomy import load_taxonomy
+from gnm.errors import DataError
+
+TABLE = yaml.safe_load(grammar._read("grammar.yaml"))
+
+
+def drawn(kind, split, count=400, seed=0):
+    rng = random.Random(seed)
+    return {load_grammar().sentence(kind, split, rng) for _ in range(count)}
+
+
+def test_there_are_hundreds_of_phrasings_of_every_kind_that_is_trained_often():
+    counts = {kind: len(drawn(kind, "train")) for kind in SLOTS}
+    assert sum(counts.values()) > 2000
+    assert all(counts[kind] > 150 for kind in SLOTS if kind not in ("correction", "revocation_all"))
+
+
+def test_every_family_is_drawn_about_as_often():
+    """Families first, then their templates: a family with many templates does not crowd out the others."""
+    families = load_grammar().train["facts"]
+    rng, seen = random.Random(0), Counter()
+    first = {name: {t.split("<")[0][:12] for t in texts} for name, texts in families.items()}
+    for _ in range(3000):
+        text = load_grammar().sentence("facts", "train", rng).lower()
+        seen.update(name for name, starts in first.items() if any(s and text.startswith(s.lower()) for s in starts))
+    assert seen["terse"] > 100 and len(families["terse"]) < len(families["imperative"]) + 5
+
+
+@pytest.mark.parametrize("kind", SLOTS)
+def test_held_out_families_and_the_protocols_evaluation_phrasings_are_never_trained(kind):
+    held_out = drawn(kind, "test")
+    trained = drawn(kind, "train", 1000)
+    assert not held_out & trained
+    evaluation = {known.evaluation for known in load_phrasings().values()}
+    words = {seven for text in evaluation for seven in sevens(text)}
+    assert not {text for text in trained if words & set(sevens(text))}
+
+
+def sevens(text):
+    words = text.lower().replace(",", "").replace(".", "").split()
+    return [tuple(words[start : start + 7]) for start in range(len(words) - 6)]
+
+
+def test_instructions_begin_with_a_capital_and_have_no_open_part():
+    rng = random.Random(1)
+    for kind in SLOTS:
+        for _ in range(200):
+            text = worded(kind, ("country", "car_company"), ("religion",), "train", rng)
+            assert text[0] == text[0].upper() and not re.search(r"<\w|[{}]|  ", text)
+
+
+@pytest.mark.parametrize(
+    ("target", "said", "unsaid"),
+    [
+        (Target(learn=("country",)), ["country"], ["car_company"]),
+        (Target(learn=("all",), leave=("country", "car_company")), ["country", "car_company"], ["religion"]),
+        (Target(learn=("country",), refuse=("religion",)), ["country", "religion"], ["car_company"]),
+        (Target(), [], ["country"]),
+    ],
+)
+def test_an_instruction_names_the_groups_of_its_target_and_no_others(target, said, unsaid):
+    called = {group: {load_taxonomy().label(group), *load_names()[group]} for group in (*said, *unsaid)}
+    rng = random.Random(2)
+    for _ in range(100):
+        text = worded_instruction(target, "train", rng).lower()
+        assert all(any(name.lower() in text for name in called[group]) for group in said)
+        assert not any(name.lower() in text for group in unsaid for name in called[group])
+
+
+def damaged(change):
+    table = copy.deepcopy(TABLE)
+    change(table)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t["kinds"].pop("nothing"), "exactly the kinds"),
+        (lambda t: t["parts"].update(keep=["<skip>"], skip=["<keep>"]), "leads back to itself"),
+        (lambda t: t["kinds"]["facts"]["terse"].append("<nowhere> {group}"), "unknown part 'nowhere'"),
+        (lambda t: t["kinds"]["facts"]["terse"].append("just learn"), "needs the slots"),
+        (lambda t: t["kinds"]["nothing"]["terse"].append("not {group}"), "needs the slots none"),
+        (lambda t: t.update(held_out=[]), "held-out ones"),
+    ],
+)
+def test_an_unsound_grammar_is_refused(change, message):
+    with pytest.raises(DataError, match=message):
+        build_grammar(damaged(change))
