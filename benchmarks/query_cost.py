@@ -23,7 +23,7 @@ from gnm.params import EvaluateParams
 from gnm.pretrained import load_model
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "small_gates"
-METHODS = ("gnm_gates_strict_weakest", "gnm_gates_weakest", "gnm", "in_context_ft")
+METHODS = ("generalist_strict_weakest", "generalist_weakest", "generalist_all")
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ Only params.yaml is changed: other backbones, fewer methods, steps and sequences
 outputs are the folder's own.
 """
 
+import json
 import os
 import re
 import shutil
@@ -21,17 +22,18 @@ from gnm.config import read_blocks
 
 # two halves that take about as long, each in an order in which folders build on those before
 HALVES = (
-    ["data_pipelines/generate_documents", "experiments/small_exp1", "experiments/quickstart"]
-    + ["experiments/small_exp2", "experiments/small_exp3", "experiments/small_gates"],
+    ["data_pipelines/generate_documents", "experiments/small_exp1", "experiments/small_exp2"]
+    + ["experiments/small_generalist", "experiments/quickstart", "experiments/small_exp3"]
+    + ["experiments/small_gates", "experiments/people"],
     ["data_pipelines/generate_categorized_counterfact_data_from_mapping"]
     + [f"experiments/train_exp1_{name}" for name in ("gnm", "icl", "rag")]
     + [f"experiments/train_exp2_{name}" for name in ("gnm", "gnm_ablation", "icl", "rag")]
     + [f"experiments/eval_{name}" for name in ("exp1", "exp2", "exp2_train", "exp2_val_id", "exp3")],
 )
-KEPT = ("gnm", "no_memory")  # of an evaluation's methods; the first alone at the paper's scale
+KEPT = ("gnm", "generalist", "no_memory")  # of an evaluation's methods; the first alone at the paper's scale
 # of the evaluations of write gates
-KEPT_GATES = ("gnm", "gnm_gates", "latent_bank", "gnm_gates_revise_unlearning", "gnm_gates_revise_revoke")
-KEPT_GATES += ("gnm_gates_forget", "gnm_random_20", "gnm_random_50")
+KEPT_GATES = ("generalist", "generalist_all", "generalist_unlearning", "generalist_revoke", "generalist_forget")
+KEPT_GATES += ("generalist_all_random_20", "generalist_all_random_50")
 SMALL_LOOP = {"sequences": 2, "sequences_at_once": 2, "max_new_tokens": 2}
 SMALL_TRAIN = {"steps": 2, "validate_every": 2, "validation_sequences": 1, "checkpoint_every": 1}
 SMALL_DATA = {"train_files": 1, "train_documents_per_file": 60}
@@ -45,8 +47,10 @@ class Folders:
 
     def __init__(self, project: Path, root: Path):
         self.root = root
-        for name in ("experiments", "data_pipelines"):
+        for name in ("experiments", "data_pipelines", "data/counterfact", "data/people"):
             shutil.copytree(project / name, root / name, ignore=shutil.ignore_patterns("dvc.lock"))
+        probes = root / "data/people/people_dev.json"
+        probes.write_text(json.dumps(json.loads(probes.read_text())[:3]))
         (root / "src").symlink_to(project / "src")
         self.environment = {
             **os.environ,
@@ -116,7 +120,7 @@ def make_small(settings: dict) -> None:
         settings["evaluations"] = {key: settings["evaluations"][key] for key in KEPT_GATES}
         named = {item["method"] for item in settings["evaluations"].values()}
         settings["methods"] = {key: item for key, item in settings["methods"].items() if key in named}
-        settings["methods"]["gnm_random"]["memory"]["capacity"] = 2000  # a byte is a token here
+        settings["methods"]["generalist_all_random"]["memory"]["capacity"] = 2000  # a byte is a token here
         settings["compression"]["shown"] = "selectivity"
         settings["probe"] |= {"documents": {"train": 6, "test": 4, "at_once": 2}}
     elif "methods" in settings:
@@ -124,7 +128,7 @@ def make_small(settings: dict) -> None:
         settings["methods"] = {key: item for key, item in settings["methods"].items() if key in kept}
     if "trained" in settings:
         settings["trained"] = {key: item for key, item in settings["trained"].items() if item["method"] == KEPT[0]}
-        settings["untrained"] = {KEPT[1]: settings["untrained"][KEPT[1]]}
+        settings["untrained"] = {KEPT[-1]: settings["untrained"][KEPT[-1]]}
         settings["train"]["methods"] = {"gnm": settings["train"]["methods"]["gnm"]}
     for block in (settings, *(block for block in settings.values() if isinstance(block, dict))):
         if "backbone" in block:
@@ -144,8 +148,6 @@ def make_small(settings: dict) -> None:
             block |= SMALL_DATA
     if "distributed" in settings:
         settings["distributed"]["nproc_per_node"] = 1
-    if "source" in settings:
-        settings["source"] = "embedded"
 
 
 def make_loop_small(loop: dict) -> None:

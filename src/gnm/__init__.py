@@ -1,7 +1,12 @@
 """Generalized Neural Memory: a language model with a latent memory that people control in plain English."""
 
+import os
+
 __version__ = "0.1.0"
 __all__ = ["load"]
+
+# threads that wait give their core to other work instead of spinning; read when torch's OpenMP is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def __getattr__(name: str):

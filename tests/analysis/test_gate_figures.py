@@ -32,7 +32,7 @@ def test_decisions_are_judged_on_the_documents_own_words(tmp_path):
         segment(1, "* Élan, a car\n", 0.5, 4, 4, True, True),
     ]
     write_segments(tmp_path / "segments.parquet", rows)
-    merit = segment_merit({"gnm_gates": SavedEvaluation("e", "gnm_gates", "", tmp_path)}).set_index("metric")
+    merit = segment_merit({"generalist": SavedEvaluation("e", "generalist", "", tmp_path)}).set_index("metric")
     assert merit.loc["segments", "value"] == 3 / 4 and merit.loc["segments", "samples"] == 4
     assert merit.loc["stored", "value"] == 16 / 24
     low, high = merit.loc["segments", ["low", "high"]]
@@ -47,7 +47,7 @@ def test_without_gates_there_is_nothing_to_judge(tmp_path):
 def test_table_and_figure_of_budgets(tmp_path):
     data = write_small_documents(tmp_path)
     settings = evaluate_settings(data, tmp_path / "evals")
-    shares = {f"gnm_random_keep_{percent}": percent / 100 for percent in (50, 25)}
+    shares = {f"generalist_{percent}": percent / 100 for percent in (50, 25)}
     settings["methods"] = {"gnm": {"method": "gnm"}} | {
         name: {"method": "gnm", "write": {"gates": {"by": "random", "threshold": 0.0, "share": share}}}
         for name, share in shares.items()
@@ -58,7 +58,7 @@ def test_table_and_figure_of_budgets(tmp_path):
     gates(GatesParams(**shown, figures_of_merit=["selectivity", "segments", "stored"]))
     table = pd.read_csv(tmp_path / "out.csv").set_index("method")
     for name, share in shares.items():
-        row = table.loc[f"gnm_random_keep ({name[-2:]})"]
+        row = table.loc[f"generalist ({name[-2:]})"]
         assert row["stored"] == pytest.approx(share, abs=0.01) and 0 < row["segments"] < 1
         assert row["Kept"] == pytest.approx(share * table.loc["gnm", "Kept"], rel=0.05)
     assert pd.isna(table.loc["gnm", "stored"])

@@ -36,8 +36,7 @@ class MethodStyle:
 METHODS: dict[str, MethodStyle] = {
     "gnm": MethodStyle("GNM", BLUE, "o"),
     "gnm_ablation": MethodStyle("GNM, no gradient through writing", SKY, "s"),
-    "gnm_gates": MethodStyle("GNM, write gates", PURPLE, "X"),
-    "gnm_random_keep": MethodStyle("GNM, kept at random", GREY, ">"),
+    "generalist": MethodStyle("GNM, generalist", PURPLE, "X"),
     "in_context_ft": MethodStyle("In-context FT (document first)", ORANGE, "^"),
     "in_context_ft_instruction_first": MethodStyle("In-context FT (instruction first)", VERMILLION, "v"),
     "retrieval_ft": MethodStyle("Retrieval FT", GREEN, "D"),

@@ -1,0 +1,101 @@
+"""`gnm chat` and what the shell commands share, on a tiny untrained backbone."""
+
+import functools
+
+import pytest
+
+from gnm import api, cli, shell
+from gnm.api import load
+from gnm.errors import ConfigError
+from gnm.learners.base import Segment
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    monkeypatch.setattr(api, "load", functools.partial(load, dtype="float32", device="cpu"))
+    return load(None, backbone="tiny", dtype="float32", device="cpu")
+
+
+def session(memory, path, *lines):
+    """Have a chat say `lines`."""
+    given = iter(lines)
+
+    def read(prompt):
+        try:
+            return next(given)
+        except StopIteration:
+            raise EOFError from None
+
+    shell.chat(memory, path, read)
+
+
+def test_a_session_writes_asks_forgets_undoes_and_saves(memory, tmp_path, capsys):
+    session(
+        memory, tmp_path / "m.mem",
+        "write Bern is in Asia. | Learn it all.", "ask Where is Bern?", "Where is Bern?", "forget 0", "undo", "inspect",
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    answer = memory.ask("Where is Bern?")
+    assert "document 0:" in said and said.count(f"\n{answer}\n") == 2 and "document 0 is forgotten" in said
+    assert "1 documents" in said and "Learn it all." in said and f"saved to {tmp_path / 'm.mem'}" in said
+    other = load(None, backbone="tiny", dtype="float32", device="cpu")
+    other.load_memory(tmp_path / "m.mem")
+    assert [written.instruction for written in other.documents] == ["Learn it all."]
+
+
+def test_an_error_is_told_and_the_session_goes_on(memory, tmp_path, capsys):
+    lines = ("write no instruction", "forget 7", "write @absent.txt | All.", "help", "quit", "undo")
+    session(memory, tmp_path / "m", *lines)
+    said = capsys.readouterr().out
+    assert said.count("error: ") == 3 and said.count("drop what a document wrote") == 2
+    assert "write needs a document and an instruction" in said and "undo in this session" not in said
+
+
+def test_a_line_that_only_looks_like_a_command_is_a_question(memory, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(memory, "ask", lambda phrase: asked.append(phrase) or "")
+    session(memory, tmp_path / "m", "write", "undo the knot with", "quit smoking is", "ask")
+    assert asked == ["write", "undo the knot with", "quit smoking is", "ask"]
+
+
+def test_free_requests_are_streamed(memory, tmp_path, capsys):
+    session(memory, tmp_path / "m", "say Tell me a story.")
+    expected = "".join(memory.generate("Tell me a story."))
+    assert expected in capsys.readouterr().out
+
+
+def test_several_documents_and_questions_in_one_call(memory, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "b.txt").write_text("\ufeffBern is in Asia.", encoding="utf-8")
+    (folder / "a.txt").write_text("Oslo is in Africa.")
+    file = str(tmp_path / "m.mem")
+    cli.main(["write", file, f"@{folder}", "Rome is in Asia.", "--instruction", "All.", "--backbone", "tiny"])
+    assert capsys.readouterr().out.count("slots written") == 3
+    memory.load_memory(file)
+    beginnings = [written.beginning for written in memory.documents]
+    assert beginnings == ["Oslo is in Africa.", "Bern is in Asia.", "Rome is in Asia."]
+    cli.main(["ask", file, "Where is Bern?", "Oslo is in", "--backbone", "tiny"])
+    assert capsys.readouterr().out.splitlines() == memory.ask_all(["Where is Bern?", "Oslo is in"])
+
+
+def test_documents_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"Caf\xe9")
+    (tmp_path / "empty").mkdir()
+    for given, message in (("absent", "absent"), ("latin.txt", "UTF-8"), ("empty", "has no file")):
+        with pytest.raises(ConfigError, match=message):
+            shell.documents_of(f"@{tmp_path / given}")
+    assert shell.documents_of("@".strip("@") + "text") == ["text"]
+
+
+def test_a_line_shows_what_is_stored_of_its_clauses():
+    segments = [
+        Segment("Instruction: x\n", 0.1, 3, 0, False),
+        Segment("Ann is from Oslo, ", 0.92, 5, 5, True),
+        Segment("and Ben is from Rome.\n", 0.04, 6, 0, True),
+        Segment("\n", 0.5, 1, 0, True),
+        Segment("Cars.", 0.9, 2, 2, True),
+    ]
+    first, second = shell.shaded(segments).splitlines()
+    assert first.split() == ["92%", "5/11", "Ann", "is", "from", "Oslo,", "[and", "Ben", "is", "from", "Rome.]"]
+    assert second.split() == ["90%", "stored", "Cars."]
