@@ -81,8 +81,8 @@ def test_every_question_is_also_answered_with_nothing_written(data, tmp_path):
         true_wins = records["logit_target"] > records["logit_non_target"]
         true_wins = true_wins.where(~records["learn"] | (records["type"] != "paraphrase"), ~true_wins)
         plain = records["format_expected"].isna() & ~records["should_refuse"]
-        assert records["known_correct"].notna().all()
-        same = (records["known_generated"] == records["generated"]) & (records["known_correct"] == true_wins)
+        assert records["known_fact_correct"].notna().all()
+        same = (records["known_generated"] == records["generated"]) & (records["known_fact_correct"] == true_wins)
         assert plain.any() and same[plain].all() == (method == "no_memory")
 
 

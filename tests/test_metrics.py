@@ -23,7 +23,7 @@ from gnm.metrics import (
 )
 from gnm.records import COLUMNS
 
-VERDICTS = {"fact_correct", "generated_correct", "known_correct", "known_generated", "format_correct", "refused",
+VERDICTS = {"fact_correct", "generated_correct", "known_fact_correct", "known_generated", "format_correct", "refused",
             "flops_per_token", "composition", "format_age", "num_answer_tokens", "logit_target", "logit_non_target",
             "nll"}
 DTYPES = {name: {"bool": "boolean", "int64": "Int64"}.get(column.dtype, column.dtype) if name in VERDICTS
@@ -329,7 +329,7 @@ def test_single_documents_may_be_bare_numbers_and_facts_are_required():
 
 def ignored(correct, known, generated="Rome", known_generated="Oslo", **more):
     """A fact to ignore: in truth Oslo, the document says Rome."""
-    return {"type": "paraphrase", "fact_correct": correct, "known_correct": known, "generated": generated,
+    return {"type": "paraphrase", "fact_correct": correct, "known_fact_correct": known, "generated": generated,
             "known_generated": known_generated, "target_output": "Oslo", "non_target_output": "Rome"} | more
 
 
@@ -346,19 +346,44 @@ def test_leakage_is_what_was_known_and_is_answered_as_the_document_states():
     records = frame(LEAKS)
     merit = figures_of_merit(records).set_index("metric")
     assert merit.loc["leakage", "value"] == 0.75 and merit.loc["leakage", "samples"] == 4
-    assert merit.loc["leakage_generated", "value"] == 0.75
     values, counts = summarise(records)
-    assert values["leakage"] == [0.75] and counts["leakage"] == [4] and values["leakage_matrix"] == [[[0.75]]]
+    assert values["fact_leakage"] == [0.75] and counts["fact_leakage"] == [4]
+    assert values["fact_leakage_matrix"] == [[[0.75]]] and values["fact_leakage_by_age"] == [[0.75]]
     assert "neighbour_leakage" not in values and "neighbour_leakage" not in merit.index
+
+
+def test_leakage_of_what_is_said_goes_by_the_texts_alone():
+    """The contest's verdicts point the other way; a text holds an object in capitals too."""
+    rows = [
+        ignored(True, False, generated="In ROME.", known_generated="oslo"),
+        ignored(True, False, generated="Bern", known_generated="Oslo, I think"),
+        ignored(True, False, generated="Oslo", known_generated="Oslo"),
+        *[ignored(False, True, known_generated=None)] * 2,
+        *[ignored(False, True, known_generated="Rome")] * 2,
+    ]
+    merit = figures_of_merit(frame(rows)).set_index("metric")
+    assert merit.loc["leakage_generated", "value"] == pytest.approx(1 / 3)
+    assert merit.loc["leakage_generated", "samples"] == 3 and merit.loc["leakage", "samples"] == 4
 
 
 def test_leakage_of_neighbours_and_by_age():
     kind = {"type": "true_output_neighbor", "learn": True}
     rows = [ignored(True, True, **kind), ignored(False, True, t=2, **kind), ignored(True, True, t=2, **kind)]
-    merit = figures_of_merit(frame(rows))
-    assert merit.set_index("metric").loc["neighbour_leakage", "value"] == pytest.approx(1 / 3)
-    by_age = merit[merit["metric"] == "neighbour_leakage_by_age"].set_index("age")["value"]
-    assert by_age.to_dict() == {0: 0.0, 2: 0.5}
+    rows += [ignored(False, False, **kind)] * 5
+    records = frame(rows)
+    found = values_of(figures_of_merit(records))
+    assert found["neighbour_leakage", None] == pytest.approx(1 / 3) and found["neighbour_leakage_age_0", None] == 0.0
+    assert {age: found["neighbour_leakage_by_age", age] for age in (0, 2)} == {0: 0.0, 2: 0.5}
+    values, counts = summarise(records)
+    assert values["neighbour_leakage_by_age"] == [[0.0, 0.0, 0.5]] and counts["neighbour_leakage_by_age"] == [[1, 0, 2]]
+    assert not any(key.startswith("fact_leakage") for key in values)
+    assert values_of(merit_of_summary(values))["neighbour_leakage_age_0", None] == 0.0
+
+
+def test_leakage_has_an_interval_over_sequences():
+    rows = [ignored(leaked, True, sequence=sequence) for sequence, leaked in enumerate([True, False] * 8)]
+    found = figures_of_merit(frame(rows)).set_index("metric").loc["leakage"]
+    assert 0 < found["low"] < 0.5 < found["high"] < 1 and found["sequences"] == 16
 
 
 def test_records_made_before_leakage_was_measured_have_none_of_it():

@@ -167,7 +167,7 @@ def _answer_unwritten(
     known.update(zip(fresh, answers, strict=True))
     for row, question in zip(rows, asked, strict=True):
         answer = known[question]
-        row["known_correct"] = answer.target_score > answer.other_score
+        row["known_fact_correct"] = answer.target_score > answer.other_score
         row["known_generated"] = answer.text
 
 

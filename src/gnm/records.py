@@ -52,7 +52,7 @@ COLUMNS: dict[str, Column] = {
     "logit_non_target": Column("float64", True, "the same for the other object"),
     "fact_correct": Column("boolean", True, "logit_target > logit_non_target; null where a refusal is expected"),
     "generated_correct": Column("boolean", True, "the generated answer contains the expected object"),
-    "known_correct": Column("boolean", True, "with nothing written, the true object scores above the document's"),
+    "known_fact_correct": Column("boolean", True, "with nothing written, the true object scores above the false one"),
     "known_generated": Column("str", True, "what the same method answers with nothing written"),
     "nll": Column("float64", False, "sum of -log p over the expected answer's tokens, nats"),
     "num_answer_tokens": Column("int64", False, "how many tokens that sum has"),
@@ -64,7 +64,7 @@ COLUMNS: dict[str, Column] = {
 }
 
 # columns that older files do not have
-_ADDED = {"forgotten": False, "remaining": False, "known_correct": None, "known_generated": None}
+_ADDED = {"forgotten": False, "remaining": False, "known_fact_correct": None, "known_generated": None}
 _ORDER = ["sequence", "t", "q", "fact_id", "type", "input", "target_output", "generated"]
 
 

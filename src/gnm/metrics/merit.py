@@ -13,7 +13,7 @@ import pandas as pd
 
 from gnm.errors import DataError
 from gnm.metrics.bootstrap import interval, resampled, sequence_weights
-from gnm.metrics.samples import FACTS, GROUPS, Samples, collect
+from gnm.metrics.samples import FACTS, GROUPS, LEAKAGE, Samples, collect
 
 MERIT_COLUMNS = ["metric", "age", "value", "low", "high", "samples", "sequences"]
 
@@ -27,8 +27,10 @@ def figures_of_merit(records: pd.DataFrame, generator: np.random.Generator | Non
       harmonic mean (protocol, section 6). `*_age_0`: plain means right after writing, q = t.
     - `retention` at each `age`: accuracy of queries asked `age` documents after their own.
     - `leakage`, `neighbour_leakage`: of facts to ignore, and of neighbours, that the same method answers truly with
-      nothing written, the share answered as the document states; `*_by_age` at each `age`.
-    - the same with `_generated`: judged by the generated text instead of the logits.
+      nothing written, the share answered as the document states, at all ages together; `*_age_0`, right after
+      writing; `*_by_age`, at each `age`. Less is better.
+    - the same with `_generated`: judged by the generated text instead of the logits. (Leakage: of those whose text with
+      nothing written holds the true object, the share whose text after writing holds the document's.)
     - `unlearning_*` · `forgotten_*` · `remaining_*` · `refusal_precision`, `_recall`, `_f1`, `_specificity` ·
       `format_accuracy`, `_selectivity`.
     `samples` counts queries, `sequences` the sequences they come from. Fewer than two sequences give no interval;
@@ -69,10 +71,12 @@ def figures_of_merit(records: pd.DataFrame, generator: np.random.Generator | Non
         for age in np.unique(accuracy.age):
             part = accuracy.where(accuracy.age == age)
             add(f"retention{suffix}", ratio(part), [part], int(age))
-        for name in ("leakage", "neighbour_leakage"):
+        for name in LEAKAGE:
             part = samples[name + suffix].where(samples[name + suffix].age >= 0)
             if len(part.value):
                 add(f"{name}{suffix}", ratio(part), [part])
+            if len((fresh := part.fresh()).value):
+                add(f"{name}_age_0{suffix}", ratio(fresh), [fresh])
             for age in np.unique(part.age):
                 old = part.where(part.age == age)
                 add(f"{name}_by_age{suffix}", ratio(old), [old], int(age))
@@ -115,6 +119,8 @@ def merit_of_summary(summary: Mapping[str, Sequence[Any]], epoch: int = -1) -> p
     found = [("score", None, float(harmonic_mean(means))), *((n, None, m) for n, m in zip(FACTS, means, strict=True))]
     found += [(f"{name}_age_0", None, last(f"fact_{name}")) for name in FACTS]
     found += [("retention", age, value) for age, value in enumerate(np.atleast_1d(last("fact_retention")))]
+    for name, key in LEAKAGE.items():
+        found.append((f"{name}_age_0", None, last(key)))
     found += [(f"{group}_{name}", None, last(f"{group}_fact_{name}")) for group in GROUPS[2:] for name in FACTS]
     found.append(("refusal_f1", None, _f1(last("refusal_precision"), last("refusal_recall"))))
     found += [(key, None, last(key)) for key in ("refusal_precision", "refusal_recall", "refusal_specificity",

@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 
 FACTS = ("accuracy", "specificity", "selectivity")
+LEAKAGE = {"leakage": "fact_leakage", "neighbour_leakage": "neighbour_leakage"}
+"""Measures of leakage, and their keys in a summary."""
 GROUPS = ("formats", "refusals", "unlearning", "forgotten", "remaining")
 
 
@@ -57,8 +59,8 @@ def collect(records: pd.DataFrame) -> dict[str, Samples]:
     facts = {"accuracy": paraphrase & learn, "specificity": neighbour & learn,
              "selectivity": paraphrase & ~learn & ~refuse}
     samples = {}
-    known = column("known_correct") == 1
-    for name, rows in (("leakage", facts["selectivity"]), ("neighbour_leakage", facts["specificity"])):
+    known = column("known_fact_correct") == 1
+    for name, rows in zip(LEAKAGE, (facts["selectivity"], facts["specificity"]), strict=True):
         samples[name] = take(1 - column("fact_correct"), rows & stream & known)
         true_said = rows & stream & _contains(records["known_generated"], records["target_output"])
         stated = _contains(records["generated"], records["non_target_output"])

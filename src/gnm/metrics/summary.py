@@ -18,7 +18,7 @@ import pandas as pd
 
 from gnm.errors import DataError
 from gnm.files import write_json
-from gnm.metrics.samples import FACTS, GROUPS, Samples, collect, flag
+from gnm.metrics.samples import FACTS, GROUPS, LEAKAGE, Samples, collect, flag
 
 
 class Summary(NamedTuple):
@@ -54,10 +54,11 @@ def summarise(records: pd.DataFrame, sequence_length: int | None = None,
     entries["fact_retention"] = _by_age(samples["accuracy"], n)
     fresh = samples["accuracy"].fresh()
     entries["fact_accuracy_over_time"] = _line(fresh, fresh.t, n)
-    for name in ("leakage", "neighbour_leakage"):
+    for name, key in LEAKAGE.items():
         if len(samples[name].value):
-            entries[name] = _mean(samples[name].fresh())
-            entries[f"{name}_matrix"] = _matrix(samples[name], n)
+            entries[key] = _mean(samples[name].fresh())
+            entries[f"{key}_matrix"] = _matrix(samples[name], n)
+            entries[f"{key}_by_age"] = _by_age(samples[name], n)
     if "formats" in groups:
         by_age = _line(samples["format"], samples["format_age"].value.astype(int), n)
         entries["format_accuracy"] = _mean(samples["format"].where(samples["format_age"].value == 0))
