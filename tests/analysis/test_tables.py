@@ -5,7 +5,16 @@ import io
 import pandas as pd
 import pytest
 
-from gnm.analysis.tables import csv_table, heading, markdown_table, save_tables, select, text_table
+from gnm.analysis.tables import (
+    csv_table,
+    figures_in,
+    heading,
+    markdown_table,
+    save_tables,
+    select,
+    text_table,
+    with_said,
+)
 from gnm.errors import DataError
 
 
@@ -66,6 +75,18 @@ def test_one_experiment_is_selected_and_variants_stand_apart():
         select(pd.concat([merit(), merit()]))
 
 
+def test_what_is_said_and_what_leaks_stands_beside_the_contest():
+    """Where some method has it; nothing else is added, and a wrong name stays for the error that names it."""
+    old = pd.DataFrame({"metric": ["score", "accuracy", "specificity", "selectivity", "accuracy_age_0"], "age": pd.NA})
+    new = ["accuracy_generated", "specificity_generated", "selectivity_generated", "leakage", "neighbour_leakage"]
+    has = pd.concat([old, pd.DataFrame({"metric": new, "age": pd.NA})])
+    beside = ["score", "accuracy", "accuracy_generated", "specificity", "neighbour_leakage", "selectivity",
+              "selectivity_generated", "leakage", "accuracy_age_0"]
+    assert figures_in(old) == list(old["metric"]) and figures_in(has) == beside
+    assert with_said(has, ["selectivity", "leakage"]) == ["selectivity", "selectivity_generated", "leakage"]
+    assert with_said(old, ["selectivity", "leakage", "beauty"]) == ["selectivity", "beauty"]
+
+
 def test_unknown_figures_are_named_with_the_known_ones():
     with pytest.raises(DataError, match="'retention@7'; there are: refusal_f1, retention@4, score"):
         text_table(merit(), ["score", "retention@7"])
@@ -74,6 +95,8 @@ def test_unknown_figures_are_named_with_the_known_ones():
 @pytest.mark.parametrize(("figure", "words"), [
     ("score", "Score"), ("accuracy_age_0", "Accuracy, age 0"), ("accuracy_age_0_generated",
                                                                "Accuracy, age 0 (generated)"),
+    ("leakage_by_age@4", "Leakage, age 4"),
+    ("neighbour_leakage_age_0", "Neighbours' leakage, age 0"),
     ("refusal_f1", "Refusal F1"), ("retention@9", "Retention, age 9"), ("unlearning_accuracy", "Unlearning accuracy")])
 def test_headings_are_words(figure, words):
     assert heading(figure) == words

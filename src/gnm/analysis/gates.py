@@ -16,7 +16,7 @@ from pydantic import Field
 from gnm.analysis.report import read_experiment
 from gnm.analysis.saved import SavedEvaluation
 from gnm.analysis.style import in_order, method_style, save_figure, style
-from gnm.analysis.tables import save_tables, text_table
+from gnm.analysis.tables import save_tables, text_table, with_said
 from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.errors import DataError, exit_on_error
 from gnm.metrics import MERIT_COLUMNS, bootstrap_mean
@@ -40,8 +40,9 @@ def gates(params: GatesParams) -> str:
     evaluations, merit, cost = read_experiment(params.evaluations)
     merit = pd.concat([merit, segment_merit(evaluations)], ignore_index=True).astype(merit.dtypes)
     save_figure(compression(merit, cost, params.title, params.shown), params.output)
-    save_tables(merit, params.output, params.figures_of_merit, cost)
-    return f"{params.title}\n{text_table(merit, params.figures_of_merit, cost)}"
+    figures = with_said(merit, params.figures_of_merit)
+    save_tables(merit, params.output, figures, cost)
+    return f"{params.title}\n{text_table(merit, figures, cost)}"
 
 
 def segment_merit(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from pydantic import Field
 from gnm.analysis.figures import overview
 from gnm.analysis.saved import SavedEvaluation, find_evaluations, merit_frame
 from gnm.analysis.style import in_order, method_style, save_figure, with_variant
-from gnm.analysis.tables import DEFAULT_FIGURES, figures_in, save_tables, select, text_table
+from gnm.analysis.tables import DEFAULT_FIGURES, figures_in, save_tables, select, text_table, with_said
 from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.errors import exit_on_error
 
@@ -39,14 +39,19 @@ class ReportParams(StrictModel):
 
 
 def report(params: ReportParams) -> str:
-    """Save figure and tables; returns the text that the program prints."""
+    """Save figure and tables; returns the text that the program prints.
+
+    In the tables what is said and what leaks stands beside each contest, where there are records of it.
+    """
     evaluations, merit, cost = read_experiment(params.evaluations)
-    bars = [figure for figure in params.figures_of_merit if "@" not in figure]  # retention has lines of its own
+    figures = with_said(merit, params.figures_of_merit)
+    # retention has lines of its own
+    bars = [figure for figure in params.figures_of_merit if figure in figures and "@" not in figure]
     save_figure(overview(merit, params.title, bars[:_MOST_BARS] or DEFAULT_FIGURES), params.output)
-    save_tables(merit, params.output, params.figures_of_merit, cost)
+    save_tables(merit, params.output, figures, cost)
     parts = [
         params.title,
-        text_table(merit, params.figures_of_merit, cost),
+        text_table(merit, figures, cost),
         f"{_NOTE} The table lies in {params.output}.md and .csv, the figure in {params.output}.png and .svg.",
     ]
     if params.samples:

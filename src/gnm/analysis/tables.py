@@ -15,9 +15,13 @@ from gnm.errors import DataError
 from gnm.files import write_text
 
 DEFAULT_FIGURES = ("score", "accuracy", "specificity", "selectivity")
-_USUAL = (*DEFAULT_FIGURES, "leakage", "neighbour_leakage", "accuracy_generated", "selectivity_generated",
-          "accuracy_age_0", "unlearning_accuracy", "unlearning_specificity", "unlearning_selectivity",
-          "format_accuracy", "refusal_f1")
+_BESIDE = {  # what stands beside a contest, where the records have it: what is said, and what leaks
+    "accuracy": ("accuracy_generated",),
+    "specificity": ("neighbour_leakage",),
+    "selectivity": ("selectivity_generated", "leakage"),
+}
+_USUAL = (*DEFAULT_FIGURES, "accuracy_age_0", "unlearning_accuracy", "unlearning_specificity",
+          "unlearning_selectivity", "format_accuracy", "refusal_f1")
 _ABSENT = "–"
 
 
@@ -46,7 +50,15 @@ def figures_in(merit: pd.DataFrame) -> list[str]:
     """The usual figures that some method of the frame has, and retention at the middle and at the oldest age."""
     has, oldest = set(merit["metric"]), merit.loc[merit["metric"] == "retention", "age"].max()
     ages = [] if pd.isna(oldest) or not oldest else sorted({int(oldest) // 2, int(oldest)})
-    return [figure for figure in _USUAL if figure in has] + [f"retention@{age}" for age in ages]
+    usual = [figure for figure in _USUAL if figure in has] + [f"retention@{age}" for age in ages]
+    return with_said(merit, usual)
+
+
+def with_said(merit: pd.DataFrame, figures: Sequence[str]) -> list[str]:
+    """`figures`, and beside each contest what is said and what leaks; of these, those that some method has."""
+    optional, has = {name for names in _BESIDE.values() for name in names}, set(merit["metric"])
+    wanted = dict.fromkeys(name for figure in figures for name in (figure, *_BESIDE.get(figure, ())))
+    return [name for name in wanted if name in has or name not in optional]
 
 
 def wide(merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES,
@@ -116,7 +128,9 @@ def heading(figure: str) -> str:
     """A figure's name in words: "retention@4" gives "Retention, age 4"; "refusal_f1" gives "Refusal F1"."""
     name, _, age = figure.partition("@")
     generated = name.endswith("_generated")
-    words = name.removesuffix("_generated").replace("_age_0", ", age 0").replace("_f1", " F1").replace("_", " ")
+    name = name.removesuffix("_generated").removesuffix("_by_age")
+    words = name.replace("_age_0", ", age 0").replace("_f1", " F1").replace("neighbour_", "neighbours' ")
+    words = words.replace("_", " ")
     words = words[0].upper() + words[1:]
     words += f", age {age}" if age else ""
     return f"{words} (generated)" if generated else words
