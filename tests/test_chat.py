@@ -1,8 +1,9 @@
 """Chat formats read off real and made templates."""
 
 import pytest
+from tokenizers import processors
 
-from gnm.chat import ChatFormat
+from gnm.chat import ChatFormat, PlainText
 from gnm.errors import BackboneError
 from gnm.tiny import byte_tokenizer
 
@@ -89,3 +90,36 @@ def test_a_template_that_does_not_show_the_text_once_is_refused(shown):
     tokenizer.chat_template = "{{ bos_token }}" + shown
     with pytest.raises(BackboneError, match="not once"):
         ChatFormat.of(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("generated", "said"),
+    [
+        (" Oslo", "Oslo"),
+        (" Oslo, Norway. It is", "Oslo, Norway"),
+        (" Oslo!", "Oslo"),
+        (" Oslo\n\nDocument:", "Oslo"),
+        ("\nOslo", ""),
+        (" 3.5 km. From", "3.5 km"),
+        ("", ""),
+    ],
+)
+def test_a_continuation_ends_with_its_sentence_or_its_line(tiny, generated, said):
+    assert PlainText.of(tiny.tokenizer).said(generated) == said
+    assert ChatFormat.of(tiny.tokenizer).said(generated) == generated.strip()
+
+
+def test_plain_text_has_no_turns_and_ends_with_a_full_stop_or_the_line(smollm2):
+    tokenizer = smollm2.tokenizer
+    plain = PlainText.of(tokenizer)
+    assert plain.head == plain.tail == plain.encode_lead() == []
+    assert tokenizer.convert_ids_to_tokens(plain.end_of_turn)[:2] == [".", "Ċ"]
+    assert tokenizer.convert_ids_to_tokens(plain.encode_answer("Oslo")) == ["ĠOslo"]
+    assert plain.encode_question("Oslo is in") == tokenizer("Oslo is in")["input_ids"]
+
+
+def test_plain_text_begins_as_the_tokenizer_begins_a_text():
+    tokenizer = byte_tokenizer()
+    specials = [("<|bos|>", 1), ("<|end|>", 4)]
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing("<|bos|> $A <|end|>", None, specials)
+    assert PlainText.of(tokenizer).head == [tokenizer.bos_token_id]

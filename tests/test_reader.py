@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gnm import flops, reader
 from gnm.backbones import load_backbone
-from gnm.chat import ChatFormat
+from gnm.chat import PlainText
 from gnm.data.formats import Recognised
 from gnm.memory.pool import PoolSettings
 from gnm.models import attention
@@ -355,31 +355,43 @@ def test_objects_that_begin_alike_are_told_apart_where_they_differ(tiny, monkeyp
 
 @torch.no_grad()
 def test_of_two_objects_that_begin_alike_one_wins(tiny):
-    """At their first token both score the same, so neither could."""
+    """At their first token both score the same, so neither could. Training and evaluation agree on the winner."""
     ours = reader_of(tiny)
     first, _, second, _ = ALIKE
     second = Question(first.phrase, second.target, second.other)
     answers = ours.answer(context_prefix(ours, TEXTS[:1]), [[first, second]], 1)[0]
     assert (answers[0].target_score > answers[0].other_score) != (answers[1].target_score > answers[1].other_score)
-    loss = ours.loss(context_prefix(ours, TEXTS[:1]), [[first, second]])
-    assert loss.right == [[answer.target_score > answer.other_score for answer in answers]]
+    ways = [*ALIKE, *(Question(q.phrase, q.other, q.target) for q in ALIKE)]
+    answers = ours.answer(context_prefix(ours, TEXTS[:1]), [ways], 1)
+    loss = ours.loss(context_prefix(ours, TEXTS[:1]), [ways])
+    assert loss.right == [[answer.target_score > answer.other_score for answer in answers[0]]]
+    assert sum(loss.right[0]) == len(ALIKE)
 
 
 @torch.no_grad()
 def test_a_continuation_is_the_stock_models_over_plain_text(tiny):
-    """No turns and no words around: the texts, the phrase, and a blank before the answer; it ends with the sentence."""
-    chat, stock = ChatFormat.continuation(tiny.tokenizer), another(tiny)
+    """No turns and no words around: the texts, the phrase, a blank and the answer; also with nothing in front."""
+    chat, stock = PlainText.of(tiny.tokenizer), another(tiny)
+    assert chat.head == chat.tail == chat.encode_lead() == []
     ours = Reader(Decoder(tiny.model), chat, tiny.tokenizer)
     rows = [["Oslo is far. ", "Bern is near. "], [""]]
-    asked = [[Question("The capital is", "Oslo", "Bern"), Question("Where is it?", "Oslo", "Oslo fjord")], []]
-    answers = ours.answer(context_prefix(ours, rows), asked, 4)[0]
-    texts = ["The capital is", "Question: Where is it? Answer:"]
-    for answer, question, text in zip(answers, asked[0], texts, strict=True):
-        prompt = chat.head + chat.encode("".join(rows[0]) + text)
-        common = chat.encode(" Oslo") if question.other == "Oslo fjord" else chat.encode(" ")
-        scores = stock_logits(stock, prompt + common)[-1]
-        pair = chat.end_of_turn[:1] + chat.encode(" ") if question.other == "Oslo fjord" else chat.encode("OB")
-        assert [answer.target_score, answer.other_score] == pytest.approx(scores[pair].tolist(), abs=1e-4)
-    assert chat.end_of_turn[:2] == chat.encode(".\n") and chat.tail == []
-    loss = ours.loss(context_prefix(ours, rows), asked)
-    assert loss.tokens == sum(len(chat.encode(" " + q.target)) + 1 for q in asked[0])
+    asked = [[Question("The capital is", "Oslo", "Bern"), Question("Where is it?", "Oslo", "Oslo fjord")],
+             [Question("The capital is", "Bern", "Oslo")]]  # fmt: skip
+    prompts = {"The capital is": "The capital is", "Where is it?": "Question: Where is it? Answer:"}
+    answers = ours.answer(context_prefix(ours, rows), asked, 4)
+    loss, total = ours.loss(context_prefix(ours, rows), asked), 0.0
+    for texts, questions, found in zip(rows, asked, answers, strict=True):
+        for question, answer in zip(questions, found, strict=True):
+            read = "".join(texts) + prompts[question.phrase]
+            begin = question.target[0] + question.other[0]
+            common, pair = (" Oslo", ". ") if question.other == "Oslo fjord" else (" ", begin)
+            scores = stock_logits(stock, chat.encode(read + common))[-1][chat.encode(pair)]
+            assert [answer.target_score, answer.other_score] == pytest.approx(scores.tolist(), abs=1e-4)
+            ids = chat.encode(read + f" {question.target}.")
+            said = torch.tensor(ids[len(chat.encode(read)) :])
+            logits = stock_logits(stock, ids)[-len(said) - 1 : -1]
+            nll = torch.nn.functional.cross_entropy(logits, said, reduction="sum")
+            assert (answer.nll, answer.tokens) == (pytest.approx(float(nll), abs=5e-4), len(said))
+            total += float(nll)
+    assert float(loss.total) == pytest.approx(total, abs=1e-3)
+    assert loss.right == [[answer.target_score > answer.other_score for answer in row] for row in answers]

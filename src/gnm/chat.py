@@ -1,4 +1,6 @@
-"""Chat turns as token ids, taken from the tokenizer's own chat template.
+"""How a question is put and where its answer ends, as token ids: in a chat turn, or as plain text to be continued.
+
+- Chat turns are taken from the tokenizer's own chat template.
 
 - A prompt is `head + encode(text) + tail`: the parts are tokenised apart, so the ids of a text never depend on
   what stands around it. Memory, in-context and retrieval prompts are built from the same pieces.
@@ -7,12 +9,15 @@
 - Not covered: templates that write today's date (their head changes from day to day), system turns of one's own.
 """
 
+import re
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from gnm.errors import BackboneError
+from gnm.prompts import QUESTION, continuation, question
 
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _USER, _ASSISTANT = "SENTINELOFUSER", "SENTINELOFASSISTANT"
 
 
@@ -23,24 +28,12 @@ class ChatFormat:
     head: everything before the text, with beginning-of-sequence and the template's default system turn, if any.
     tail: everything between the text and the first token of the answer.
     end_of_turn: ids that end an answer; the first is the one the template writes, to be appended in training.
-    turns: whether there are turns; false: plain text that an answer continues.
     """
 
     head: list[int]
     tail: list[int]
     end_of_turn: list[int]
     tokenizer: PreTrainedTokenizerBase
-    turns: bool = True
-
-    @classmethod
-    def continuation(cls, tokenizer: PreTrainedTokenizerBase) -> "ChatFormat":
-        """Plain text without turns: an answer continues it, up to a full stop or the end of the line."""
-        plain, whole = _ids(tokenizer, "a", special=False), list(tokenizer("a")["input_ids"])
-        head = whole[: whole.index(plain[0])]  # what the tokenizer itself puts before a text
-        stops = [_ids(tokenizer, text, special=False) for text in (".", "\n", "\n\n")]
-        eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        ends = list(dict.fromkeys([*(ids[0] for ids in stops if len(ids) == 1), *eos]))
-        return cls(head, [], ends, tokenizer, turns=False)
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> "ChatFormat":
@@ -62,9 +55,21 @@ class ChatFormat:
         """Ids of plain text: nothing added, and what looks like a special token is spelt out."""
         return _ids(self.tokenizer, text, special=False)
 
+    def encode_lead(self) -> list[int]:
+        """Ids of the words that every question begins with."""
+        return self.encode(QUESTION)
+
+    def encode_question(self, phrase: str) -> list[int]:
+        """Ids of what follows `encode_lead` for one phrase, up to where the answer starts."""
+        return self.encode(question(phrase)) + self.tail
+
     def encode_answer(self, text: str) -> list[int]:
-        """Ids of what is said; a blank comes before it where it continues a text."""
-        return self.encode(text.strip() if self.turns or not text.strip() else f" {text.strip()}")
+        """Ids of an answer that is given, without its end."""
+        return self.encode(text.strip())
+
+    def said(self, text: str) -> str:
+        """The answer in a generated text, up to where the answer ends."""
+        return text.strip()
 
     def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
         """The same ids, and the place in `text` where the characters of each end."""
@@ -81,6 +86,37 @@ class ChatFormat:
     def prompt(self, text: list[int]) -> list[int]:
         """Ids of a user turn holding `text` (ids), up to where the answer starts."""
         return self.head + text + self.tail
+
+
+class PlainText(ChatFormat):
+    """Plain text without turns: the phrase stands behind the texts, and the answer continues it.
+
+    The answer ends with its sentence or its line; in training a full stop follows it.
+    """
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "PlainText":
+        """The form for `tokenizer`; any will do."""
+        plain, whole = _ids(tokenizer, "a", special=False), list(tokenizer("a")["input_ids"])
+        head = whole[: whole.index(plain[0])]  # what the tokenizer itself puts before a text
+        stops = [_ids(tokenizer, text, special=False) for text in (".", "\n", "\n\n")]
+        eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        ends = list(dict.fromkeys([*(ids[0] for ids in stops if len(ids) == 1), *eos]))
+        return cls(head, [], ends, tokenizer)
+
+    def encode_lead(self) -> list[int]:
+        return []
+
+    def encode_question(self, phrase: str) -> list[int]:
+        return self.encode(continuation(phrase))
+
+    def encode_answer(self, text: str) -> list[int]:
+        """With the blank that stands between the phrase and its next word."""
+        return self.encode(f" {text.strip()}" if text.strip() else "")
+
+    def said(self, text: str) -> str:
+        """Up to the first end of a sentence or of a line."""
+        return _SENTENCE_END.split(text, maxsplit=1)[0].strip()
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:

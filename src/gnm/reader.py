@@ -1,6 +1,6 @@
 """Answering and training on questions that read a prefix.
 
-- The part that all questions share (QUESTION) is read once per state and joins the prefix.
+- The part that all questions share is read once per state and joins the prefix.
 - The questions of one state lie packed in one row: see models/attention.py.
 - Scores are taken at the answer's positions only; nothing else passes through the vocabulary projection.
 
@@ -20,7 +20,6 @@ from gnm.data.formats import recognise
 from gnm.models.attention import Reading, at_ends, at_once
 from gnm.models.decoder import Decoder
 from gnm.models.prefix import Prefix
-from gnm.prompts import QUESTION, continuation, question
 from gnm.questions import Answer, AnswerLoss, Question
 
 
@@ -39,7 +38,7 @@ class Reader:
     def __init__(self, decoder: Decoder, chat: ChatFormat, tokenizer, lead: Sequence[int] = ()):
         """lead: token ids that stand in front of every question, if the prefix doesn't begin the conversation."""
         self.decoder, self.chat, self.tokenizer = decoder, chat, tokenizer
-        self._shared = [*lead, *(chat.encode(QUESTION) if chat.turns else [])]
+        self._shared = [*lead, *chat.encode_lead()]
         self._recall: Callable[[Tensor], Tensor] | None = None
 
     def recalling(self, recall: Callable[[Tensor], Tensor]) -> "Reader":
@@ -259,8 +258,7 @@ class Reader:
         return self._recall(hidden) if self._recall else hidden
 
     def _prompt(self, asked: Question) -> list[int]:
-        text = question(asked.phrase) if self.chat.turns else continuation(asked.phrase)
-        return self.chat.encode(text) + self.chat.tail
+        return self.chat.encode_question(asked.phrase)
 
     def _answer(self, asked: Question) -> list[int]:
         said = asked.target if asked.said is None else asked.said
@@ -276,7 +274,7 @@ class Reader:
         return target[:alike], target[alike], other[alike]
 
     def _text(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        return self.chat.said(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _content_step(self, tokens: Sequence[int]) -> int:
         """The place among the answer's `tokens` of the one with which its content begins."""

@@ -257,6 +257,29 @@ def test_text_notes_put_what_the_backbone_noted_into_the_context(tiny_family):
             assert answer.nll == pytest.approx(float(stock_nll(stock, chat, own, question)), abs=5e-4)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["in_context", "retrieval", "memoryllm", "text_notes", "no_memory"])
+def test_continuations_are_the_stock_models_over_plain_text(tiny, method):
+    """Of every untrained method, with documents and with nothing written; notes are taken in the chat form."""
+    write = {"reads": "all"}  # then a memory is what the same text is in context
+    learner = learner_of(method, tiny, prompt="continuation", order="document_first", write=write)
+    stock, encode = another(tiny), ChatFormat.of(tiny.tokenizer).encode
+    texts = [[], []]
+    for documents, instructions in TURNS if method != "no_memory" else []:
+        noted = learner.notes(documents, instructions) if method == "text_notes" else None
+        assert noted is None or noted == learner_of(method, tiny).notes(documents, instructions)
+        for row, (document, instruction) in enumerate(zip(documents, instructions, strict=True)):
+            texts[row].append(note(noted[row]) if noted else block(document, instruction, "document_first"))
+    for state, context in ((written(learner), texts), (learner.reset([3, 4]), [[], []])):
+        for answers, before, asked in zip(learner.answer(state, ASKED, 2), context, ASKED, strict=True):
+            for answer, question in zip(answers, asked, strict=True):
+                prompt = [token for text in before for token in encode(text)] + encode(question.phrase)
+                said = encode(f" {question.target}.")
+                scores = stock(torch.tensor([prompt + said])).logits[0, len(prompt) - 1 : -1]
+                nll = torch.nn.functional.cross_entropy(scores, torch.tensor(said), reduction="sum")
+                assert answer.nll == pytest.approx(float(nll), abs=5e-4)
+
+
 def test_the_dummy_believes_its_documents(tiny):
     learner, question = learner_of("dummy", tiny), Question("Oslo lies in", "Norway", "Peru")
     said = []

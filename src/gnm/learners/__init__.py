@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 
 from gnm.backbones import Backbone
-from gnm.chat import ChatFormat
+from gnm.chat import ChatFormat, PlainText
 from gnm.config import StrictModel
 from gnm.errors import CheckpointError, ConfigError
 from gnm.learners.base import Answer, Cost, Learner, Question, State
@@ -97,8 +97,8 @@ def _load_own(learner: Learner, backbone: Backbone, settings: LearnerSettings, t
 
 
 def _reader(settings: LearnerSettings, backbone: Backbone) -> Reader:
-    form = ChatFormat.of if settings.prompt == "chat" else ChatFormat.continuation
-    return Reader(Decoder(backbone.model), form(backbone.tokenizer), backbone.tokenizer)
+    form = ChatFormat if settings.prompt == "chat" else PlainText
+    return Reader(Decoder(backbone.model), form.of(backbone.tokenizer), backbone.tokenizer)
 
 
 def _memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
@@ -135,7 +135,9 @@ def _retrieval(settings: LearnerSettings, backbone: Backbone) -> Learner:
 def _text_notes(settings: LearnerSettings, backbone: Backbone) -> Learner:
     from gnm.learners.text_notes import TextNotesLearner
 
-    return TextNotesLearner(_reader(settings, backbone), settings.max_note_tokens)
+    reader = _reader(settings, backbone)
+    writer = Reader(reader.decoder, ChatFormat.of(backbone.tokenizer), backbone.tokenizer)
+    return TextNotesLearner(reader, writer, settings.max_note_tokens)
 
 
 def _latent_bank(settings: LearnerSettings, backbone: Backbone) -> Learner:

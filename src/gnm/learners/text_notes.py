@@ -9,11 +9,14 @@ from gnm.reader import Reader
 
 
 class TextNotesLearner(InContextLearner):
-    """A memory in words, written by the untrained backbone; one note of at most `max_note_tokens` per document."""
+    """A memory in words, written by the untrained backbone; one note of at most `max_note_tokens` per document.
 
-    def __init__(self, reader: Reader, max_note_tokens: int):
+    `reader` asks the questions; `writer`, in chat form, asks for the notes.
+    """
+
+    def __init__(self, reader: Reader, writer: Reader, max_note_tokens: int):
         super().__init__(reader, order="instruction_first")
-        self.max_note_tokens = max_note_tokens
+        self.writer, self.max_note_tokens = writer, max_note_tokens
 
     def write(self, state: Prefix, documents: Sequence[str], instructions: Sequence[str]) -> Prefix:
         notes = self.notes(documents, instructions)
@@ -24,4 +27,4 @@ class TextNotesLearner(InContextLearner):
         requests = [
             block(d, i, self.order) + NOTE_REQUEST for d, i in zip(documents, instructions, strict=True)
         ]
-        return self.reader.complete(self.reader.head(len(requests)), requests, self.max_note_tokens)
+        return self.writer.complete(self.writer.head(len(requests)), requests, self.max_note_tokens)
