@@ -18,12 +18,22 @@ def opening(instruction: str) -> str:
     return f"{_INSTRUCTION.format(instruction.strip())}{_DOCUMENT}"
 
 
+def block_parts(document: str, instruction: str, order: Order) -> list[tuple[str, bool]]:
+    """One document and its instruction in the given order, in parts, each with whether it is the document's.
+
+    Without a document there is the instruction alone.
+    """
+    told, text = _INSTRUCTION.format(instruction.strip()), document.strip()
+    if not text:
+        return [(f"{told}\n", False)]
+    if order == "instruction_first":
+        return [(f"{told}{_DOCUMENT}", False), (f"{text}\n\n", True)]
+    return [(_DOCUMENT, False), (f"{text}\n", True), (f"{told}\n", False)]
+
+
 def block(document: str, instruction: str, order: Order) -> str:
-    """The text of one document and its instruction, in the given order; of an instruction alone, if that is empty."""
-    instruction, document = _INSTRUCTION.format(instruction.strip()), document.strip()
-    document = document and f"{_DOCUMENT}{document}\n"
-    first, second = (instruction, document) if order == "instruction_first" else (document, instruction)
-    return f"{first}{second}\n"
+    """The text of `block_parts`."""
+    return "".join(text for text, _ in block_parts(document, instruction, order))
 
 
 def question(phrase: str) -> str:

@@ -152,6 +152,7 @@ def make_step(
         format=format,
         queries=select(expected_queries(document.pairs, target), settings.sampling, rng if training else None),
         wanted=_wanted(document, document.text, text, parse_target(target)),
+        is_rule=parse_target(target).is_rule,
     )
 
 

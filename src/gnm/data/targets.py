@@ -65,6 +65,11 @@ class Target:
         """Whether everything is learned that is not left out or refused."""
         return self.learn == (ALL,)
 
+    @property
+    def is_rule(self) -> bool:
+        """Whether it says how later questions are to be answered: a refusal or a format."""
+        return bool(self.refuse) or self.format
+
     def refuses(self, category: str, subcategory: str) -> bool:
         """Whether a fact of this group is to be refused."""
         return category in self.refuse or subcategory in self.refuse

@@ -125,6 +125,7 @@ class Step:
     wanted: the segments of the text that the instruction is about; None if its facts' lines cannot be told.
     revokes: segments of earlier documents that no longer hold.
     revocations: other instructions, in training, each with whether it takes back what was learned.
+    is_rule: whether the instruction is itself to be remembered, as a rule for later answers: a refusal, a format.
     """
 
     document: str
@@ -136,6 +137,7 @@ class Step:
     wanted: frozenset[str] | None = None
     revokes: frozenset[str] = frozenset()
     revocations: tuple[tuple[str, bool], ...] = ()
+    is_rule: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from gnm.models.gates import GateTraining, gate_loss
 from gnm.models.keep import keep_loss
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.projected import Memory
-from gnm.prompts import Order, block, opening
+from gnm.prompts import Order, block, block_parts, opening
 from gnm.questions import Question
 from gnm.reader import Reader
 
@@ -51,11 +51,11 @@ class MemoryLearner(Learner):
         return self.lm.initial(torch.tensor(seeds, dtype=torch.long))
 
     def write(self, state: Memory, documents: Sequence[str], instructions: Sequence[str]) -> Memory:
-        texts = [block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)]
+        pairs = list(zip(documents, instructions, strict=True))
         if not self.gated:
-            return self.lm.write(state, *self.reader.encode(texts))
+            return self.lm.write(state, *self.reader.encode([block(*pair, self.order) for pair in pairs]))
         told = self._told(instructions) if self.lm.revises else None
-        parts = [_parts(text, document) for text, document in zip(texts, documents, strict=True)]
+        parts = [gated_parts(*pair, self.order) for pair in pairs]
         ids, mask, segment = self.reader.encode_segments([[part for part, _ in row] for row in parts])
         framing = torch.zeros_like(mask)
         for row, own in enumerate(parts):
@@ -74,7 +74,7 @@ class MemoryLearner(Learner):
 
     def _told(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Instructions alone, tokenised as in front of a document."""
-        return self.reader.encode_segments([split_segments(opening(instruction)) for instruction in instructions])[:2]
+        return self.reader.encode([opening(instruction) for instruction in instructions])
 
     def forget(self, state: Memory, document: int) -> Memory:
         return self.lm.attach(state.state.select(state.state.source != document)[0])
@@ -82,12 +82,12 @@ class MemoryLearner(Learner):
     def segments(self, state: Memory, row: int, document: str, instruction: str) -> list[Segment]:
         if not self.gated:
             return []
-        text, decisions = block(document, instruction, self.order), state.decisions
+        decisions = state.decisions
         strengths, tokens = decisions.logits[row].sigmoid().tolist(), decisions.tokens[row].tolist()
         stored = decisions.segment[row][decisions.stored[row]].bincount(minlength=len(tokens)).tolist()
         return [
             Segment(part, strengths[number], tokens[number], stored[number], of_document)
-            for number, (part, of_document) in enumerate(_parts(text, document))
+            for number, (part, of_document) in enumerate(gated_parts(document, instruction, self.order))
         ]
 
     def write_loss(self, state: Memory, steps: Sequence[Sequence[Step]]) -> Tensor | None:
@@ -100,24 +100,28 @@ class MemoryLearner(Learner):
         return loss + self.gate_training.revoke * self._revoke_loss([so_far[-1] for so_far in steps])
 
     def _gate_loss(self, state: Memory, steps: Sequence[Step]) -> Tensor:
-        wanted = torch.zeros(state.decisions.logits.shape, dtype=torch.bool)
+        wanted, told = (torch.zeros(state.decisions.logits.shape, dtype=torch.bool) for _ in range(2))
         for row, step in enumerate(steps):
             if step.wanted is None:
                 raise DataError(
                     f"the lines that state the facts of {step.document[:60]!r} cannot be told, so gates cannot learn "
                     "what the instruction is about; leave such documents out"
                 )
-            for number, text in enumerate(split_segments(block(step.document, step.instruction, self.order))):
-                wanted[row, number] = is_wanted(text, step.wanted)
-        return gate_loss(state.decisions, wanted.to(state.decisions.logits.device), self.gate_training)
+            parts = gated_parts(step.document, step.instruction, self.order)
+            for number, (text, of_document) in enumerate(parts):
+                told[row, number] = not of_document
+                wanted[row, number] = is_wanted(text, step.wanted) if of_document else step.is_rule
+        device = state.decisions.logits.device
+        return gate_loss(state.decisions, wanted.to(device), told.to(device), self.gate_training)
 
     def _keep_loss(self, state: Memory, steps: Sequence[Sequence[Step]]) -> Tensor:
         kept = state.kept
         revoked = torch.zeros(kept.logits.shape, dtype=torch.bool)
         for row, so_far in enumerate(steps):
             for number, step in enumerate(so_far[:-1]):
-                for place, text in enumerate(split_segments(block(step.document, step.instruction, self.order))):
-                    if is_wanted(text, so_far[-1].revokes):
+                parts = gated_parts(step.document, step.instruction, self.order)
+                for place, (text, of_document) in enumerate(parts):
+                    if of_document and is_wanted(text, so_far[-1].revokes):
                         revoked[row] |= ((kept.source[row] == number) & (kept.segment[row] == place)).cpu()
         return keep_loss(kept, revoked.to(kept.logits.device))
 
@@ -149,10 +153,13 @@ class MemoryLearner(Learner):
         return Cost(kept, kept * size, self.reader.query_flops(asked, kept))
 
 
-def _parts(text: str, document: str) -> list[tuple[str, bool]]:
-    """The segments of a block's `text`, and whether each is of its document."""
-    begin, place, found = text.rindex(document.strip()), 0, []
-    for part in split_segments(text):
-        found.append((part, begin <= place < begin + len(document.strip())))
-        place += len(part)
-    return found
+def gated_parts(document: str, instruction: str, order: Order) -> list[tuple[str, bool]]:
+    """The segments of a block, on each of which a gate decides, and whether each is of the document.
+
+    An instruction is one segment: it is stored where it is a rule for later answers.
+    """
+    return [
+        (segment, of_document)
+        for part, of_document in block_parts(document, instruction, order)
+        for segment in (split_segments(part) if of_document else [part])
+    ]

@@ -57,8 +57,8 @@ class GateSettings(StrictModel):
 class GateTraining(StrictModel):
     """Weights of the terms that train gates, beside the answers' loss.
 
-    segments: cross-entropy of each segment's gate with whether the instruction targets it; those that it does and
-    those that it does not count the same in all. budget: the square of what the mean gate of a document's tokens is
+    segments: cross-entropy of each segment's gate with whether it is to be stored; those of a document that are and
+    those that are not count the same in all. budget: the square of what the mean gate of a document's tokens is
     above `share`. entropy: of the gates, so that they decide. With gates.revise, keep: cross-entropy of the keep gates
     with which stored segments still hold; revoke: of the revoke gate with which instructions take something back.
     """
@@ -143,11 +143,13 @@ def segment_ends(segment: Tensor, count: int) -> Tensor:
     return ends.scatter_reduce(1, segment.clamp(min=0), places.where(segment >= 0, 0), "amax")
 
 
-def gate_loss(decisions: Decisions, wanted: Tensor, settings: GateTraining) -> Tensor:
-    """Sum over the batch of each document's loss; wanted: [B, G] bool, the segments that the instruction targets."""
+def gate_loss(decisions: Decisions, wanted: Tensor, told: Tensor, settings: GateTraining) -> Tensor:
+    """Sum over the batch of each document's loss; wanted: [B, G] bool, the segments to be stored; told: [B, G] bool,
+    those that are no document's, which count half as much as the document's."""
     tokens = decisions.tokens
     real, gates = tokens > 0, decisions.logits.sigmoid()
-    halves = balanced_loss(decisions.logits, wanted, real)
+    halves = balanced_loss(decisions.logits, wanted, real & ~told)
+    halves = halves + 0.5 * balanced_loss(decisions.logits, wanted, real & told)
     undecided = nn.functional.binary_cross_entropy_with_logits(decisions.logits, gates, reduction="none")
     entropy, _ = mean_where(undecided, real)
     stored = (gates * tokens).sum(-1) / tokens.sum(-1)

@@ -177,6 +177,7 @@ def _step(
         queries=(),
         wanted=_wanted(document, target, plain, text),
         revocations=worded_revocations(target, split, rng),
+        is_rule=target.is_rule,
     )
 
 
