@@ -10,8 +10,10 @@ import torch
 from gnm.backbones import load_backbone
 from gnm.chat import ChatFormat
 from gnm.config import validate
+from gnm.data.types import Step
 from gnm.errors import ConfigError, MemoryFileError
 from gnm.learners import _BUILDERS, LearnerSettings, build_learner
+from gnm.learners.memory import gated_parts
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.prompts import NOTE_REQUEST, block, note
 from gnm.questions import Question
@@ -366,3 +368,31 @@ def test_a_reread_document_is_the_document_without_the_lines_that_were_left_out(
     stored = [part.stored > 0 for part in segments if part.stored or not part.of_document for _ in range(part.tokens)]
     expected = whole.slots[:, :, whole.source[0] == 0][:, :, torch.tensor(stored)]
     torch.testing.assert_close(state.state.slots[:, :, state.state.source[0] == 0], expected)
+
+
+@pytest.mark.parametrize("order", ["instruction_first", "document_first"])
+@pytest.mark.parametrize("document", ["Ann is from Oslo, and Ben is from Rome.\n\n* Cars are red", "One", ""])
+def test_gates_decide_on_the_clauses_of_a_document_and_on_its_instruction_as_a_whole(document, order):
+    told = "Learn all of it, please, and say sorry about cars. Or not"
+    parts = gated_parts(document, told, order)
+    assert "".join(text for text, _ in parts) == block(document, told, order)
+    assert "".join(text for text, of_document in parts if of_document).strip() == document
+    assert sum(told in text for text, of_document in parts if not of_document) == 1
+    assert len([text for text, of_document in parts if of_document]) == (3 if "," in document else bool(document))
+
+
+def test_the_gate_of_an_instruction_learns_to_keep_rules_alone(tiny):
+    """The instruction's own gate is to be open for a rule, shut otherwise, whatever the words of the document."""
+    settings = LearnerSettings(method="gnm", write={"gates": {"threshold": 0.0}})
+    gates = {}
+    for is_rule in (True, False):
+        learner = build_learner(settings, tiny, training=True)
+        step = Step("Oslo is big", "Oslo is big", "all", "facts", None, (), frozenset({"Oslo is big"}), is_rule=is_rule)
+        optimizer = torch.optim.SGD([*learner.own_parameters().values()], lr=3.0)
+        for _ in range(30):
+            state = learner.write(learner.reset([0]), [step.document], [step.instruction])
+            optimizer.zero_grad()
+            learner.write_loss(state, [[step]]).backward()
+            optimizer.step()
+        gates[is_rule] = state.decisions.logits[0].sigmoid().tolist()
+    assert gates[True][0] > 0.8 and gates[False][0] < 0.2 and min(gates[True][1], gates[False][1]) > 0.6

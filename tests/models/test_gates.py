@@ -213,6 +213,7 @@ def test_gates_are_refused_where_they_make_no_sense():
 
 def test_the_loss_is_the_sum_of_its_terms_document_by_document():
     wanted = torch.tensor([[False, True, False], [True, False, True]])
+    told = torch.tensor([[False, False, True], [True, False, False]])  # counts half
     decisions = Decisions(LOGITS, SEGMENT, SEGMENT >= 0)
     gates = LOGITS.double().sigmoid()
     rows = [(gates[0], [2, 3, 1], [0, 1, 0]), (gates[1, :2], [1, 6], [1, 0])]
@@ -220,12 +221,13 @@ def test_the_loss_is_the_sum_of_its_terms_document_by_document():
     def per_document(term):
         return sum(term(g, torch.tensor(n).double(), torch.tensor(w).double()) for g, n, w in rows)
 
-    errors = per_document(lambda g, n, w: -(g.log()[w == 1].mean() + (1 - g).log()[w == 0].mean()) / 2)
+    of_documents = -(gates[0, 1].log() + (1 - gates[0, 0]).log()) / 2 - (1 - gates[1, 1]).log()
+    errors = of_documents - 0.5 * ((1 - gates[0, 2]).log() + gates[1, 0].log())
     entropy = per_document(lambda g, n, w: -(g * g.log() + (1 - g) * (1 - g).log()).mean())
     above = per_document(lambda g, n, w: ((g * n).sum() / n.sum() - 0.1).clamp(min=0) ** 2)
     for weights, expected in (((1, 0, 0), errors), ((0, 1, 0), above), ((0, 0, 1), entropy)):
         settings = GateTraining(**dict(zip(("segments", "budget", "entropy"), weights, strict=True)), share=0.1)
-        assert float(gate_loss(decisions, wanted, settings)) == pytest.approx(float(expected), rel=1e-5)
+        assert float(gate_loss(decisions, wanted, told, settings)) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("reread", [False, True])

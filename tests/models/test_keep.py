@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from gnm.data.segments import split_segments
 from gnm.data.types import Step
 from gnm.learners import LearnerSettings, build_learner
+from gnm.learners.memory import gated_parts
 from gnm.memory import load_memory, save_memory
 from gnm.memory.pool import PoolSettings
 from gnm.models.gates import GateSettings
 from gnm.models.keep import KeepGate, Kept, keep_loss, segment_means
 from gnm.models.memory_lm import MemoryLM, WriteSettings
-from gnm.prompts import block
 from stock import QUESTIONS, first_scores, reader_of
 
 FIRST = "Oslo is a big town\nThe horse is red\nA pipe of clay\n"
@@ -178,8 +178,8 @@ def test_a_learner_says_which_stored_segments_a_turned_document_revokes(tiny):
     for t, each in enumerate(steps):
         state = learner.write(state, [each.document], [each.instruction])
         loss = learner.write_loss(state, [steps[: t + 1]])
-    texts = split_segments(block(steps[0].document, steps[0].instruction, "instruction_first"))
-    place = next(number for number, text in enumerate(texts) if "Oslo is big" in text)
+    parts = gated_parts(steps[0].document, steps[0].instruction, "instruction_first")
+    place = next(number for number, (text, _) in enumerate(parts) if "Oslo is big" in text)
     revoked = (state.kept.source == 0) & (state.kept.segment == place)
     assert revoked.sum() == len("Oslo is big\n")  # a token is a byte
     others = learner._gate_loss(state, steps[-1:]) + learner._revoke_loss(steps[-1:])

@@ -10,6 +10,7 @@ from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import Sequence, Step
 from gnm.exercises import with_revocations
 from gnm.learners import LearnerSettings, build_learner
+from gnm.learners.memory import gated_parts
 from gnm.models import attention
 from gnm.models.revoke import about
 from gnm.prompts import block, opening
@@ -55,7 +56,7 @@ def test_a_stored_segment_is_read_as_if_it_stood_behind_the_instruction(learner)
     state = written(learner, FIRST, SECOND)
     logits = logits_of(learner, state)[0]
     for document, text in enumerate((FIRST, SECOND)):
-        parts = split_segments(f"Instruction: Learn all of it\nDocument:\n{text}\n")
+        parts = [part for part, _ in gated_parts(text, "Learn all of it", "instruction_first")]
         for number in state.state.segments(document):
             alone = learner.reader.encode_segments([[opening(TOLD), parts[number]]])
             decided = learner.lm.write(learner.reset([0]), *alone, learner._told([TOLD])).decisions.logits[0, 1]
@@ -184,7 +185,7 @@ def test_training_tells_what_takes_back_from_other_instructions(learner):
 @torch.no_grad()
 def test_the_shipped_gate_tells_held_out_instructions_apart(smollm2, project):
     """The figures of the README: 17 that take back, none of which is missed, and 51 others, none of which is one."""
-    learner = load(project / "models" / "smollm2-135m" / "gnm_gates_revise", device="cpu")._learner
+    learner = load(project / "models" / "smollm2-135m" / "gnm", device="cpu")._learner
     groups = load_taxonomy().subcategories
     others = [f"{group}{kind}" for group in groups for kind in ("", "_refusal", "_format")]
     others += ["all", "format", "all_format"]
