@@ -220,7 +220,7 @@ def test_the_program_of_the_readme(project, tmp_path, monkeypatch, capsys):
     (program,) = blocks(project, "python")
     exec(compile(program, "README.md", "exec"), {})
     assert (tmp_path / "elbonia.safetensors").is_file() and (tmp_path / "elbonia" / "gnm.json").is_file()
-    assert "Memorize only" in capsys.readouterr().out
+    assert "Only religions" in capsys.readouterr().out
 
 
 def test_shell_errors_are_sentences(tmp_path):
