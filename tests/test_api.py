@@ -97,9 +97,13 @@ def test_what_gates_stored_is_shown_and_kept_with_the_memory(gated, tmp_path, mo
     cli.main(["inspect", str(tmp_path / "m"), "--adapter", str(gated)])
     shown = capsys.readouterr().out
     assert f"{first.slots} slots" in shown and INSTRUCTION in shown
-    for part in (part for part in first.segments if part.of_document):
-        line = next(line for line in shown.splitlines() if part.text.strip() in line)
-        assert f"{part.strength:.0%}" in line and ("stored" in line) == (part.stored == part.tokens)
+    head, hot, *cars = (part for part in first.segments if part.of_document)
+    assert len(cars) == 2
+    for clauses in ([head], [hot], cars):
+        line = next(line for line in shown.splitlines() if clauses[0].text.strip() in line)
+        assert f"{max(part.strength for part in clauses):.0%}" in line
+        assert ("stored" in line) == all(part.stored == part.tokens for part in clauses)
+        assert all((f"[{part.text.strip()}]" in line) == (part.stored == 0) for part in clauses)
 
 
 def test_gates_may_be_set_otherwise_when_a_model_is_loaded(gated, tmp_path):

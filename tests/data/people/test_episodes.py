@@ -192,3 +192,20 @@ def test_facts_of_one_group_alone_give_no_sequences():
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         PeopleSettings(**settings)
+
+
+def test_redrawn_objects_are_of_the_facts_kind_never_true_and_each_as_likely():
+    seen = {}
+    for index in range(150):
+        [(_, queries)] = draw_people(KNOWN, PeopleSettings(redrawn=1.0, corrections=0.0), "train", 0, index, 1)
+        for query in queries[0]:
+            taxonomy = load_taxonomy()
+            assert query.false_output != query.true_output
+            if query.category != "occupation":
+                assert taxonomy.subcategory_of(query.false_output) == query.subcategory
+            seen.setdefault(query.subcategory, set()).add(query.false_output)
+    assert len(seen["country"]) > 30 and seen["sports_related_occupation"] <= {"soccer", "tennis", "hockey", "golf"}
+    plain = {f.fact_id: f.false for f in FACTS}
+    for index in range(20):
+        [(_, queries)] = draw_people(KNOWN, PeopleSettings(redrawn=0.0, corrections=0.0), "train", 0, index, 1)
+        assert all(query.false_output == plain[query.fact_id] for query in queries[0])

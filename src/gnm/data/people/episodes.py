@@ -26,6 +26,7 @@ from gnm.data.people.wordings import Stated, filler_of, is_worded
 from gnm.data.segments import segments_at
 from gnm.data.sequences import Formats
 from gnm.data.targets import Target
+from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import Fact, Query, Step
 from gnm.data.types import Sequence as DocumentSequence
 from gnm.errors import DataError
@@ -36,12 +37,16 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class PeopleSettings(StrictModel):
     """How documents, targets and questions are drawn.
 
-    kinds: how often each kind of target is drawn, in proportion. corrections: share of the documents, after the first,
-    that state facts of an earlier one anew. wrapped: share of the documents that stand in a format without setting it.
+    redrawn: share of the facts that are stated with another object than CounterFact's false one, any of its kind being
+    as likely: CounterFact states few objects again and again, which can be guessed instead of read.
+    kinds: how often each kind of target is drawn, in proportion.
+    corrections: share of the documents, after the first, that state facts of an earlier one anew.
+    wrapped: share of the documents that stand in a format without setting it.
     """
 
     kinds: dict[Literal[KINDS], Annotated[float, Field(ge=0)]] = dict.fromkeys(KINDS, 1.0)
     facts: tuple[Annotated[int, Field(ge=2)], int] = (3, 7)
+    redrawn: Share = 0.7
     corrections: Share = 0.3
     wrapped: Share = 0.1
     eligible_formats: Formats = []
@@ -61,8 +66,9 @@ class PeopleSettings(StrictModel):
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts with wordings, by subcategory; the objects that each (relation, subcategory) has; sentences that state
-    none of them."""
+    """Facts with wordings, by subcategory; the objects that may be stated for each (relation, subcategory): those that
+    CounterFact states, and where any member of the subcategory makes sense (none of occupations does) all of these;
+    sentences that state no fact."""
 
     by_group: Mapping[str, tuple[Fact, ...]]
     objects: Mapping[tuple[str, str], tuple[str, ...]]
@@ -84,6 +90,8 @@ def index_facts(facts: Sequence[Fact]) -> Facts:
     for fact in sorted((fact for fact in facts if is_worded(fact)), key=lambda fact: fact.fact_id):
         by_group[fact.subcategory].append(fact)
         objects[fact.relation, fact.subcategory].add(fact.false)
+        if fact.category != "occupation":
+            objects[fact.relation, fact.subcategory].update(load_taxonomy().members(fact.subcategory))
     if len(by_group) < 2:
         raise DataError("people's sequences need facts of two groups whose relations have wordings (wordings.yaml)")
     fillers = {filler_of(text) for fact in facts for text in fact.paraphrases} - {None}
@@ -110,7 +118,11 @@ def _document(facts: Facts, settings: PeopleSettings, earlier: Sequence[_Plain],
     """A document of new facts, or of some new ones and some that state anew what an earlier one says."""
     used = {fact.fact_id for document in earlier for fact in document.facts}
     drawn = _draw_facts(facts, rng.randint(*settings.facts), used, rng)
-    stated = {fact.fact_id: Stated(fact.fact_id, fact.relation, fact.subject, fact.false) for fact in drawn}
+    stated = {}
+    for fact in drawn:
+        others = [o for o in facts.objects[fact.relation, fact.subcategory] if o != fact.true]
+        said = rng.choice(others) if others and rng.random() < settings.redrawn else fact.false
+        stated[fact.fact_id] = Stated(fact.fact_id, fact.relation, fact.subject, said)
     if earlier and rng.random() < settings.corrections:
         before = rng.choice(earlier)
         for fact in rng.sample(before.facts, min(len(before.facts), rng.randint(1, 3))):
