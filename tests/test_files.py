@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from gnm.files import atomic_folder, atomic_path, recover_folder, write_json, write_text
+from gnm.files import atomic_folder, atomic_path, recover_folder, remove_leftovers, write_json, write_text
 
 
 def listing(folder):
@@ -68,6 +68,34 @@ def test_files_and_folders_have_ordinary_permissions(tmp_path):
         os.umask(before)
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("f", "d", "d/inner")]
     assert modes == [0o640, 0o750, 0o640]
+
+
+def test_a_private_file_is_its_owners_alone_from_the_start_and_a_mode_and_a_link_are_kept(tmp_path):
+    (tmp_path / "link").symlink_to("f")
+    with atomic_path(tmp_path / "link", private=True) as temporary:
+        temporary.write_text("text")
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o600
+    (tmp_path / "f").chmod(0o604)
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "f").read_text() == "new" and (tmp_path / "link").is_symlink()
+    assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o604
+
+
+def test_what_is_written_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
+    done = []
+    fsync, rename = os.fsync, os.replace
+    monkeypatch.setattr("os.fsync", lambda handle: done.append("sync") or fsync(handle))
+    monkeypatch.setattr("os.replace", lambda *names: done.append("rename") or rename(*names))
+    write_text(tmp_path / "f", "text")
+    assert done == ["sync", "rename", "sync"]
+
+
+def test_what_a_kill_left_of_a_file_is_removed_and_nothing_else(tmp_path):
+    for name in (".f[1].abcd1234.part", ".f1.abcd1234.part", ".f[1].lock", "f[1]"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "f[1]")
+    assert listing(tmp_path) == [".f1.abcd1234.part", ".f[1].lock", "f[1]"]
 
 
 def test_a_folder_replaces_the_old_one_whole(tmp_path):

@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,21 +13,50 @@ from typing import Any
 
 
 @contextmanager
-def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Give a temporary path in the target's folder; on success it replaces `target`, on error it is removed."""
-    target = Path(target)
+def atomic_path(target: str | Path, private: bool = False) -> Iterator[Path]:
+    """Give a temporary path in the target's folder; on success it replaces `target`, on error it is removed.
+
+    A symbolic link stays: the file that it names is replaced. A file that exists keeps its mode; a new one has the
+    ordinary mode, or with `private` is its owner's alone (600). What is written is on the disk before the renaming.
+    """
+    target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(_mode(target, private))
+        _to_disk(temporary)
         os.replace(temporary, target)
+        _to_disk(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _mode(target: Path, private: bool) -> int:
+    """The mode of `target` if it is a file, otherwise that of a new one."""
+    if target.is_file():
+        return stat.S_IMODE(target.stat().st_mode)
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o600 if private else 0o666 & ~umask
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk: a power loss leaves no empty file."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(target: str | Path) -> None:
+    """Delete the temporary files that killed `atomic_path`s left for `target`. No other process may be writing it."""
+    target = Path(os.path.realpath(target))
+    for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
+        left.unlink(missing_ok=True)
 
 
 @contextmanager
