@@ -16,7 +16,7 @@ import yaml
 from gnm.data.people.wordings import Stated, filled, wording
 
 STYLES = ("bullets", "prose", "dialogue", "email", "notes", "table", "news")
-_MOST_JOINED = 3
+_JOINED = (1, 1, 2, 2, 3)  # facts in a sentence, as often as they stand here
 
 
 @dataclass
@@ -100,10 +100,8 @@ def _dialogue(text: Text, facts: Sequence[Stated], fillers: Sequence[str], rng: 
             text.add(f"\n{speakers[(turn + 1) % 2]}: ")
             text.add(_pick("replies", rng).replace("{o}", fact.object), fact)
         else:
-            said = _said(fact, ("short",) if form < 0.45 else ("statements", "leading", "statements"), rng)
-            lead = _pick("leads", rng) if said == fact.subject and rng.random() < 0.5 else ""
-            text.add(f"{speakers[turn % 2]}: {lead}")
-            text.add(said, fact)
+            text.add(f"{speakers[turn % 2]}: ")
+            text.add(_said(fact, ("short",) if form < 0.45 else ("statements", "leading", "statements"), rng), fact)
             text.add(rng.choice((".", ".", "!", "")))
         text.add("\n")
         turn += 1
@@ -134,7 +132,7 @@ def _sentences(text: Text, facts: Sequence[Stated], fillers: Sequence[str], lead
     """Sentences of one to three facts each, a filler here and there."""
     left = list(facts)
     while left:
-        together = [left.pop(0) for _ in range(min(len(left), rng.choice((1, 1, 2, 2, 3)[: _MOST_JOINED + 2])))]
+        together = [left.pop(0) for _ in range(min(len(left), rng.choice(_JOINED)))]
         lead = _pick(leads, rng)
         text.add(lead)
         form = ("reduced",) if lead else ("statements", "statements", "leading")
