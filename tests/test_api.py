@@ -1,8 +1,11 @@
 """Memory for a program and from the shell, on a tiny untrained backbone; and what the README shows of them."""
 
 import functools
+import json
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from gnm.backbones import load_backbone
 from gnm.checkpoints import read_about
 from gnm.errors import CheckpointError, ConfigError, DataError, MemoryFileError
 from gnm.learners import LearnerSettings, build_learner
+from gnm.memory import save_memory
 from gnm.memory.state import MIXED
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.pretrained import save_pretrained
@@ -32,6 +36,16 @@ def blocks(project: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (project / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
+def same(ours, theirs):
+    return ours.written == theirs.written and all(
+        torch.equal(tensor, theirs.tensors()[name]) for name, tensor in ours.tensors().items()
+    )
+
+
+def tiny(**settings):
+    return load(None, backbone="tiny", **{"dtype": "float32", "device": "cpu", **settings})
+
+
 def test_undo_and_forget_take_back_a_write(memory):
     empty, silent = memory.state, memory.ask("The capital of Elbonia is")
     number = memory.write(DOCUMENT, INSTRUCTION)
@@ -40,9 +54,9 @@ def test_undo_and_forget_take_back_a_write(memory):
     memory.forget(0)
     assert memory.documents == [] and memory.ask("The capital of Elbonia is") == silent
     memory.undo()
-    assert memory.state is written
+    assert same(memory.state, written)
     memory.undo()
-    assert memory.state is empty
+    assert same(memory.state, empty)
     with pytest.raises(MemoryFileError, match="nothing to undo"):
         memory.undo()
 
@@ -205,6 +219,208 @@ def test_bad_input_is_refused_in_one_sentence(memory, tmp_path):
         small.write(DOCUMENT, INSTRUCTION)
     with pytest.raises(CheckpointError, match="no adapter"):
         load(tmp_path / "absent")
+
+
+def test_the_history_is_bounded_and_states_that_follow_each_other_share_their_slots():
+    memory = tiny(undo_steps=3)
+    for number in range(5):
+        memory.write(f"{DOCUMENT} {number}", INSTRUCTION)
+    states = [state for state, _ in memory._before._kept]
+    assert [state.written for state in states] == [2, 3, 4]
+    assert states[0].slots.data_ptr() == states[1].slots.data_ptr() == states[2].slots.data_ptr()
+    for number in (4, 3):
+        memory.undo()
+        again = tiny()
+        for document in range(number):
+            again.write(f"{DOCUMENT} {document}", INSTRUCTION)
+        assert same(memory.state, again.state) and memory.documents == again.documents
+    memory.clear_history()
+    with pytest.raises(MemoryFileError, match="nothing to undo"):
+        memory.undo()
+    with pytest.raises(ConfigError, match="undo_steps: -1"):
+        tiny(undo_steps=-1)
+    memory = tiny(undo_steps=0)
+    memory.write(DOCUMENT, INSTRUCTION)
+    with pytest.raises(MemoryFileError, match="nothing to undo"):
+        memory.undo()
+
+
+def words_in(path):
+    """The file as `grep -a` reads it."""
+    return path.read_bytes().decode("utf-8", "replace")
+
+
+def test_nothing_is_saved_of_what_is_forgotten_or_evicted(memory, tmp_path):
+    memory.write("The code is 4711.", "Learn the code.")
+    memory.write("Zurich lies on a lake.", "Learn the lake.")
+    memory.save_memory(tmp_path / "m")
+    assert all(words in words_in(tmp_path / "m") for words in ("4711", "Zurich", "Learn the code."))
+    memory.forget(0)
+    memory.save_memory(tmp_path / "m")
+    assert "4711" not in words_in(tmp_path / "m") and "code" not in words_in(tmp_path / "m")
+    small = tiny(capacity=memory.documents[0].slots + 3, eviction="oldest")
+    small.write("Zurich lies on a lake.", "Learn the lake.")
+    small.write("x", "y")
+    first = small.documents[0]  # it has lost some of its slots, nobody knows which words they were
+    assert 0 < first.slots < memory.documents[0].slots
+    assert (first.beginning, first.instruction) == ("", "Learn the lake.")
+    small.write("The code is 4711.", "Learn a code.")
+    small.save_memory(tmp_path / "s")
+    assert not any(words in words_in(tmp_path / "s") for words in ("Zurich", "lake"))
+    assert (small.documents[0].slots, small.documents[0].instruction) == (0, "")
+
+
+def test_nothing_is_saved_of_what_gates_leave_out_or_words_take_back(gated, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(api, "load", functools.partial(load, dtype="float32", device="cpu"))
+    all_of_it = load(gated, dtype="float32", device="cpu")
+    all_of_it.write(LINES, INSTRUCTION)
+    strengths = sorted(part.strength for part in all_of_it.documents[0].segments if part.of_document)
+    middle = {"threshold": (strengths[1] + strengths[2]) / 2, "share": None}
+    conversation = load(gated, dtype="float32", device="cpu", gates=middle)
+    conversation.write(LINES, INSTRUCTION)
+    parts = [part for part in conversation.documents[0].segments if part.of_document]
+    assert "".join(part.text for part in parts).strip() == LINES.strip()  # a program is told what was decided on
+    assert {bool(part.stored) for part in parts} == {True, False}
+    conversation.save_memory(tmp_path / "m")
+    conversation.save_pretrained(tmp_path / "model")
+    for path in (tmp_path / "m", tmp_path / "model" / "memory_state.safetensors"):
+        assert all((part.text.strip() in words_in(path)) == (part.stored > 0) for part in parts)
+    conversation.load_memory(tmp_path / "m")
+    left = conversation.documents[0]
+    assert left.beginning == " ".join("".join(part.text for part in parts if part.stored).split())
+    shown = [part for part in left.segments if part.of_document]
+    assert [(part.strength, part.tokens) for part in shown] == [(part.strength, part.tokens) for part in parts]
+    cli.main(["inspect", str(tmp_path / "m"), "--adapter", str(gated)])
+    assert capsys.readouterr().out.count("(not stored)") == sum(part.stored == 0 for part in parts)
+
+    hears = {"gate": 5.8, "keep_gate": 120.0, "revoke_gate": 9.0}
+    conversation = load(saved_with(tmp_path / "hears", {"threshold": 0.0, "revise": True}, **hears))
+    conversation.write(LINES, INSTRUCTION)
+    conversation.revoke("Forget the cars.")
+    left = [part for part in conversation.documents[0].segments if not part.stored]
+    assert left and not any(part.text.strip() for part in left)
+    conversation.undo()
+    assert (
+        "".join(part.text for part in conversation.documents[0].segments if part.of_document).strip() == LINES.strip()
+    )
+
+
+def test_a_memory_without_notes_keeps_no_words(memory, gated, tmp_path):
+    memory.write(DOCUMENT, INSTRUCTION)
+    memory.write(LINES, "Learn it all.", keep_notes=False)
+    memory.save_memory(tmp_path / "a")
+    assert "Elbonia" in words_in(tmp_path / "a")
+    assert not any(words in words_in(tmp_path / "a") for words in ("Oman", "Learn it all"))
+    silent = tiny(keep_notes=False)
+    silent.load_memory(tmp_path / "a")
+    silent.merge(tmp_path / "a")
+    silent.write("Oslo is in Asia.", "Learn Oslo.")
+    silent.save_memory(tmp_path / "b")
+    assert not any(words in words_in(tmp_path / "b") for words in ("Elbonia", "Memorize", "Oslo"))
+    assert [each.number for each in silent.documents] == [0, 1, 2, 3, 4] and silent.documents[4].slots > 0
+    with_gates = load(gated, dtype="float32", device="cpu", keep_notes=False)
+    with_gates.write(LINES, INSTRUCTION)
+    assert with_gates.documents[0].segments == () and with_gates.documents[0].slots > 0
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_a_memory_is_read_and_merged_in_the_dtype_of_the_model(tmp_path, dtypes):
+    writer, reader = (tiny(dtype=dtype) for dtype in dtypes)
+    writer.write(DOCUMENT, INSTRUCTION)
+    writer.save_memory(tmp_path / "m")
+    reader.load_memory(tmp_path / "m")
+    reader.merge(tmp_path / "m")
+    assert str(reader.state.slots.dtype) == f"torch.{dtypes[1]}" and len(reader.documents) == 2
+    reader.ask("The capital of Elbonia is")
+
+
+def test_a_file_that_was_changed_meanwhile_is_not_written_over(memory, tmp_path):
+    memory.write(DOCUMENT, INSTRUCTION)
+    memory.save_memory(tmp_path / "m")
+    memory.save_memory(tmp_path / "m")
+    other = tiny()
+    (tmp_path / "link").symlink_to(tmp_path / "m")
+    other.load_memory(tmp_path / "link")
+    other.write(LINES, INSTRUCTION)
+    other.save_memory(tmp_path / "link")
+    memory.forget(0)
+    with pytest.raises(MemoryFileError, match="m was changed since .*load it again"):
+        memory.save_memory(tmp_path / "m")
+    memory.save_memory(tmp_path / "n")
+    memory.load_memory(tmp_path / "m")
+    assert len(memory.documents) == 2
+    memory.save_memory(tmp_path / "m")
+    tiny().save_memory(tmp_path / "m")  # never loaded here: as if it were new
+    (tmp_path / "m").unlink()
+    memory.save_memory(tmp_path / "m")
+
+
+def test_two_processes_that_write_at_once_both_keep_their_documents(tmp_path):
+    command = [sys.executable, "-m", "gnm.cli", "write", str(tmp_path / "m"), "--backbone", "tiny", "--instruction"]
+    started = [
+        subprocess.Popen([*command, instruction, *(f"{DOCUMENT} {n}" for n in range(40))]) for instruction in "ab"
+    ]
+    assert [process.wait() for process in started] == [0, 0]
+    both = tiny()
+    both.load_memory(tmp_path / "m")
+    assert [each.number for each in both.documents] == list(range(80))
+    assert sorted(each.instruction for each in both.documents) == 40 * ["a"] + 40 * ["b"]
+
+
+NOTE = {"instruction": "a", "beginning": "b"}
+NOTES = {
+    "of no document": {"1": NOTE},
+    "of a name": {"x": NOTE},
+    "without instruction": {"0": {"beginning": "b"}},
+    "without beginning": {"0": {"instruction": "a"}},
+    "numbers for words": {"0": {"instruction": 1, "beginning": "b"}},
+    "a list": {"0": ["a", "b"]},
+    "segments of another form": {"0": NOTE | {"segments": [["text", 0.5, 3, 1]]}},
+    "a strength in words": {"0": NOTE | {"segments": [["text", "strong", 3, 1, True]]}},
+    "a strength of NaN": {"0": NOTE | {"segments": [["text", float("nan"), 3, 1, True]]}},
+    "a count below 0": {"0": NOTE | {"segments": [["text", 0.5, -3, 1, True]]}},
+    "segments that are no list": {"0": NOTE | {"segments": 3}},
+}
+
+
+@pytest.mark.parametrize("what", NOTES)
+def test_notes_of_another_form_are_refused(memory, tmp_path, what):
+    memory.write(DOCUMENT, INSTRUCTION)
+    save_memory(tmp_path / "m", memory.state, memory._digest, json.loads(json.dumps(NOTES[what])))
+    for use in (memory.load_memory, memory.merge):
+        with pytest.raises(MemoryFileError, match="notes in .*m are damaged"):
+            use(tmp_path / "m")
+
+
+def test_a_slot_of_a_segment_that_no_note_knows_is_refused(gated, tmp_path):
+    conversation = load(gated, dtype="float32", device="cpu")
+    conversation.write(LINES, INSTRUCTION)
+    notes = {"0": NOTE | {"segments": [["text", 0.5, 3, 1, True]]}}
+    save_memory(tmp_path / "m", conversation.state, conversation._digest, notes)
+    with pytest.raises(MemoryFileError, match="document 0 has no segment"):
+        conversation.load_memory(tmp_path / "m")
+
+
+def test_what_cannot_be_saved_or_is_absent_is_said_before_the_model_is_loaded(tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(api, "load", never)
+    (tmp_path / "file").touch()
+    for line, message in (
+        (["write", str(tmp_path), "a", "--instruction", "b"], "is a folder"),
+        (["write", str(tmp_path / "file" / "m"), "a", "--instruction", "b"], "is no folder"),
+        (["chat", str(tmp_path / ("n" * 250))], "too long"),
+        (["forget", str(tmp_path), "0"], "is a folder"),
+        (["forget", str(tmp_path / "absent"), "0"], "there is no memory file"),
+        (["merge", str(tmp_path / "file"), str(tmp_path / "absent")], "there is no memory file .*absent"),
+        (["inspect", str(tmp_path / "absent")], "there is no memory file"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            cli.main([*line, "--backbone", "tiny"])
+    for seconds in ("-1", "nan", "long"):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["write", "m", "a", "--instruction", "b", "--timeout", seconds])
 
 
 def test_the_shell_commands_of_the_readme(project, tmp_path, monkeypatch, capsys):

@@ -1,11 +1,13 @@
 """`gnm chat` and what the shell commands share, on a tiny untrained backbone."""
 
 import functools
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from gnm import api, cli, shell
-from gnm.api import load
+from gnm.api import Written, load
 from gnm.errors import ConfigError
 from gnm.learners.base import Segment
 
@@ -37,6 +39,7 @@ def test_a_session_writes_asks_forgets_undoes_and_saves(memory, tmp_path, capsys
     said = capsys.readouterr().out
     answer = memory.ask("Where is Bern?")
     assert "document 0:" in said and said.split("\n").count(answer) == 2 and "document 0 is forgotten" in said
+    assert "until the session ends" in said
     assert "1 documents" in said and "Learn it all." in said and f"saved to {tmp_path / 'm.mem'}" in said
     other = load(None, backbone="tiny", dtype="float32", device="cpu")
     other.load_memory(tmp_path / "m.mem")
@@ -99,3 +102,27 @@ def test_a_line_shows_what_is_stored_of_its_clauses():
     first, second = shell.shaded(segments).splitlines()
     assert first.split() == ["92%", "5/11", "Ann", "is", "from", "Oslo,", "[and", "Ben", "is", "from", "Rome.]"]
     assert second.split() == ["90%", "stored", "Cars."]
+
+
+def test_what_is_not_stored_is_a_line_of_its_own():
+    segments = [
+        Segment("Ann is from Oslo, ", 0.92, 5, 5, True),
+        Segment("", 0.04, 6, 0, True),
+        Segment("\n", 0.5, 1, 0, True),
+        Segment("Cars.", 0.9, 2, 2, True),
+    ]
+    lines = [line.split() for line in shell.shaded(segments).splitlines()]
+    assert lines == [
+        ["92%", "stored", "Ann", "is", "from", "Oslo,"], ["4%", "-", "(not", "stored)"], ["90%", "stored", "Cars."]
+    ]  # fmt: skip
+
+
+def test_a_foreign_file_cannot_command_the_terminal():
+    text = "\x1b]0;mine\x07 a\rb \u202e\x9b2J \u2028Über\u00a0uns\u200d\n"
+    gated = Written(1, text, "", 3, (Segment(text, 0.9, 3, 3, True),))
+    memory = SimpleNamespace(documents=[Written(0, text, text, 3), gated, Written(2, "", "", 0)],
+                             state=SimpleNamespace(used=lambda: torch.tensor([6])))  # fmt: skip
+    shown = shell.described(memory, "m")
+    assert not any(c in shown for c in "\x1b\x07\r\u202e\x9b\u2028") and "Über\u00a0uns\u200d" in shown
+    assert shown.count(r"\x1b]0;mine\x07 a\rb \u202e\x9b2J \u2028") == 4
+    assert shown.split("\n")[-2:] == 2 * ["      (not stored)"]

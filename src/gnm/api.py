@@ -2,10 +2,13 @@
 
 - Documents are numbered 0, 1, ... in the order in which they were written; `forget` takes that number.
 - A memory file belongs to the model that wrote it: backbone and adapter, by checksum.
+- What is not stored, or was taken back, leaves no text: not in the notes of a memory, and so not in its file. Only
+  the history for `undo` still holds it, in this process, until `clear_history`.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,12 +21,15 @@ from gnm.config import validate
 from gnm.devices import pick_device
 from gnm.errors import CheckpointError, ConfigError, DataError, MemoryFileError
 from gnm.generation import decode_stream, generate_tokens, generation_config
+from gnm.history import History
 from gnm.learners import LearnerSettings, Question, build_learner
 from gnm.learners.base import Segment
 from gnm.learners.memory import MemoryLearner
 from gnm.memory import MemoryState, load_memory, merge, save_memory
+from gnm.memory.files import locked, version_of
 from gnm.memory.state import MIXED
 from gnm.models.projected import Memory
+from gnm.notes import Notes, check_notes, note_of, only_stored, without_text
 from gnm.pretrained import STATE, load_model, local_folder, model_digest, push_to_hub, save_pretrained
 
 DEFAULT_ADAPTER = Path("models/smollm2-135m/gnm")
@@ -34,6 +40,8 @@ class Written:
     """What a memory knows of one document: its number, instruction, first words, and the slots it still has.
 
     segments: with write gates, what they decided, piece by piece; for people, the model never reads it.
+    Of what is not stored there is no text: an instruction or beginning is "", a segment's text too. Until the next
+    change or save, the document that was written last has all of its text.
     """
 
     number: int
@@ -47,17 +55,28 @@ class Conversation:
     """One memory and the model that writes and reads it."""
 
     def __init__(
-        self, learner: MemoryLearner, backbone: Backbone, about: Mapping[str, Any], digest: str, seed: int = 0
+        self,
+        learner: MemoryLearner,
+        backbone: Backbone,
+        about: Mapping[str, Any],
+        digest: str,
+        seed: int = 0,
+        keep_notes: bool = True,
+        undo_steps: int = 20,
     ):
-        """about: what gnm.json says of the model; digest: what its memory files are known by."""
+        """about: what gnm.json says of the model; digest: what its memory files are known by; others as in `load`."""
         self._learner, self._backbone, self._about, self._digest = learner, backbone, about, digest
         self._memory: Memory = learner.reset([seed])
-        self._notes: dict[str, dict[str, str]] = {}
-        self._before: list[tuple[MemoryState, dict]] = []  # on the CPU: a GPU holds one memory
+        self._notes: Notes = {}
+        self._keep_notes = keep_notes
+        self._before = History(undo_steps)
+        self._versions: dict[str, str | None] = {}  # of each file that was loaded or saved, its checksum then
 
     @torch.no_grad()
-    def write(self, document: str, instruction: str) -> int:
+    def write(self, document: str, instruction: str, keep_notes: bool = True) -> int:
         """Write `document` as `instruction` says; returns its number.
+
+        keep_notes: whether the memory keeps words of it for people to read (`documents`); the model needs none.
 
         Raises DataError for an empty text, MemoryFileError for a document larger than the pool.
         """
@@ -66,11 +85,12 @@ class Conversation:
                 raise DataError(f"the {name} is empty; there is nothing to write")
         number = self.state.written
         memory = self._learner.write(self._memory, [document], [instruction])
-        beginning = " ".join(document.split())[:80]
-        note = {"instruction": instruction, "beginning": beginning}
-        if segments := self._learner.segments(memory, 0, document, instruction):
-            note["segments"] = [astuple(segment) for segment in segments]
-        self._change(memory, {**self._notes, str(number): note})
+        segments = self._learner.segments(memory, 0, document, instruction)
+        note = note_of(document, instruction, segments, memory.state.documents().get(number, 0))
+        new = {str(number): note}
+        if not (keep_notes and self._keep_notes):
+            new = without_text(new)
+        self._change(memory, {**only_stored(self._notes, memory.state), **new})
         return number
 
     def ask(self, phrase: str, max_new_tokens: int = 16) -> str:
@@ -106,7 +126,7 @@ class Conversation:
         return decode_stream(reader.tokenizer, tokens)
 
     def forget(self, document: int) -> None:
-        """Drop every slot that `document` wrote, and what is known of it.
+        """Drop every slot that `document` wrote, and what is known of it. `undo` can bring it back (`clear_history`).
 
         Raises MemoryFileError if there is no such document.
         """
@@ -117,12 +137,13 @@ class Conversation:
             except KeyError as error:
                 raise MemoryFileError(str(error.args[0])) from error
         notes = {number: note for number, note in self._notes.items() if number != str(document)}
-        self._change(self._attach(state), notes)
+        self._change(self._attach(state), only_stored(notes, state))
 
     @torch.no_grad()
     def revoke(self, instruction: str) -> int:
         """Drop what `instruction` takes back ("Forget what you learned about companies"); returns how many slots.
 
+        `undo` can bring it back (`clear_history`).
         Raises DataError for an empty text or one that takes nothing back, MemoryFileError if the memory has no keep
         gates to understand it with (`write.gates.revise`), or slots that can't be told apart any more.
         """
@@ -141,7 +162,8 @@ class Conversation:
         if not self._learner.takes_back(instruction):
             raise DataError(f"{instruction!r} is not understood as taking anything back; write it with a document")
         used = self.state.used()
-        self._change(self._learner.revoke(self._memory, [instruction]), self._notes)
+        memory = self._learner.revoke(self._memory, [instruction])
+        self._change(memory, only_stored(self._notes, memory.state))
         return int(used - self.state.used())
 
     @torch.no_grad()
@@ -150,32 +172,61 @@ class Conversation:
 
         Raises MemoryFileError if it is damaged or another model's.
         """
-        other, notes = load_memory(path, self._digest, self._learner.lm.decoder.device)
+        other, notes = self._read(path)
         first = self.state.written
         renumbered = {str(int(number) + first): note for number, note in notes.items()}
         state = merge(self.state, other, self._learner.lm.pool)
-        self._change(self._attach(state), {**self._notes, **renumbered})
+        self._change(self._attach(state), only_stored({**self._notes, **renumbered}, state))
 
     def undo(self) -> None:
         """Go back to the memory before the last change. Raises MemoryFileError if there was none."""
-        if not self._before:
+        last = self._before.pop()
+        if last is None:
             raise MemoryFileError("there is nothing to undo in this session")
-        state, self._notes = self._before.pop()
+        state, self._notes = last
         self._memory = self._attach(state.to(self._learner.lm.decoder.device))
 
-    def save_memory(self, path: str | Path) -> None:
-        """Write the memory to one safetensors file, whole or not at all."""
-        save_memory(path, self.state, self._digest, self._notes)
+    def clear_history(self) -> None:
+        """Drop what `undo` could go back to, so that this process holds nothing any more of what was forgotten."""
+        self._before.clear()
+
+    def save_memory(self, path: str | Path, timeout: float = 60.0) -> None:
+        """Write the memory to one safetensors file, whole or not at all, and only its owner's to read if it is new.
+
+        Raises MemoryFileError if the file cannot be written, is another process's for more than `timeout` seconds,
+        or was changed since this conversation loaded or saved it.
+        """
+        with locked(path, timeout):
+            place = os.path.realpath(path)
+            if place in self._versions and os.path.exists(place) and version_of(path) != self._versions[place]:
+                raise MemoryFileError(
+                    f"{path} was changed since this conversation loaded or saved it; load it again and repeat what was "
+                    "done, or save to another file"
+                )
+            self._versions[place] = save_memory(path, self.state, self._digest, self._saved_notes())
 
     def load_memory(self, path: str | Path) -> None:
         """Go on from a saved memory. Raises MemoryFileError if it is damaged or another model's."""
-        state, notes = load_memory(path, self._digest, self._learner.lm.decoder.device)
-        self._change(self._attach(state), notes)
+        version = version_of(path)
+        state, notes = self._read(path)
+        self._versions[os.path.realpath(path)] = version
+        self._change(self._attach(state), only_stored(notes, state))
+
+    def _read(self, path: str | Path) -> tuple[MemoryState, Notes]:
+        state, notes = load_memory(path, self._digest, self._learner.lm.decoder.device, like=self.state)
+        try:
+            check_notes(notes, state)
+        except ValueError as error:
+            raise MemoryFileError(f"the notes in {path} are damaged ({error}); restore it from a copy") from error
+        return state, notes if self._keep_notes else without_text(notes)
+
+    def _saved_notes(self) -> Notes:
+        return only_stored(self._notes, self.state)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model and memory to `folder`, whole or not at all; `load(folder)` goes on from there."""
         save_pretrained(
-            folder, self._backbone, self._learner.lm, self._about, self.state, self._digest, self._notes
+            folder, self._backbone, self._learner.lm, self._about, self.state, self._digest, self._saved_notes()
         )
 
     def push_to_hub(self, repo: str, private: bool = True) -> str:
@@ -221,8 +272,8 @@ class Conversation:
     def _attach(self, state: MemoryState) -> Memory:
         return self._learner.lm.attach(state)
 
-    def _change(self, memory: Memory, notes: dict) -> None:
-        self._before.append((self.state.to("cpu"), self._notes))
+    def _change(self, memory: Memory, notes: Notes) -> None:
+        self._before.push(self.state, self._notes)
         self._memory, self._notes = memory, notes
 
 
@@ -235,6 +286,8 @@ def load(
     capacity: int | None = None,
     eviction: str | None = None,
     gates: Mapping[str, Any] | None = None,
+    keep_notes: bool = True,
+    undo_steps: int = 20,
 ) -> Conversation:
     """A Conversation with an empty memory, or with the one that was saved along.
 
@@ -245,9 +298,13 @@ def load(
     no limit and `random` if it does not say.
     gates: settings of its write gates that are to be other than the model has them (`gnm.models.gates.GateSettings`),
     such as {"threshold": 0.95, "reread": True}.
+    keep_notes: whether the memory keeps words of its documents (instruction, stored text) for people to read.
+    undo_steps: how many changes can be undone.
     Raises BackboneError or CheckpointError if model or adapter cannot be loaded, ConfigError for a setting that makes
     no sense, MemoryFileError if the memory that was saved along is damaged.
     """
+    if undo_steps < 0:
+        raise ConfigError(f"undo_steps: {undo_steps} is below 0; give how many changes are to be undone at most")
     folder = None if adapter is None else local_folder(adapter)
     about = {"lora": None, "learner": {"method": "memoryllm"}} if folder is None else read_about(folder)
     name = backbone or about.get("backbone", {}).get("name")
@@ -277,7 +334,9 @@ def load(
         "learner": settings.model_dump(mode="json", exclude={"adapter", "backbone"}, exclude_unset=True),
         **{key: about[key] for key in about if key not in ("backbone", "lora", "learner")},
     }
-    conversation = Conversation(learner.eval(), loaded, about, model_digest(loaded))
+    conversation = Conversation(
+        learner.eval(), loaded, about, model_digest(loaded), keep_notes=keep_notes, undo_steps=undo_steps
+    )
     if folder is not None and (folder / STATE).is_file():
         conversation.load_memory(folder / STATE)
     return conversation

@@ -2,10 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from gnm.errors import exit_on_error
+from gnm.errors import MemoryFileError, exit_on_error
 from gnm.shell import chat, described, documents_of
 
 
@@ -27,8 +28,13 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("memory", type=Path, help="memory file (safetensors)")
     common.add_argument("--adapter", default=None, help="adapter folder; default: models/smollm2-135m/gnm")
     common.add_argument("--backbone", default=None, help="backbone, untrained unless --adapter is given too")
+    changing = argparse.ArgumentParser(add_help=False, parents=[common])
+    changing.add_argument(
+        "--timeout", type=_seconds, default=60.0, metavar="SECONDS",
+        help="how long to wait for another process that has the memory open (default: 60)",
+    )  # fmt: skip
 
-    write = commands.add_parser("write", parents=[common], help="write a document into the memory; makes the file")
+    write = commands.add_parser("write", parents=[changing], help="write a document into the memory; makes the file")
     write.add_argument("document", nargs="+", help="a text, @FILE, or @FOLDER with a text in each of its files")
     write.add_argument("--instruction", required=True, help="what to take from each, in plain English")
     write.set_defaults(run=_write)
@@ -36,12 +42,12 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("phrase", nargs="+")
     ask.add_argument("--max-new-tokens", type=int, default=16)
     ask.set_defaults(run=_ask)
-    chat = commands.add_parser("chat", parents=[common], help="write, ask, forget, undo and inspect in one session")
+    chat = commands.add_parser("chat", parents=[changing], help="write, ask, forget, undo and inspect in one session")
     chat.set_defaults(run=_chat)
-    forget = commands.add_parser("forget", parents=[common], help="drop what a document wrote, or words take back")
+    forget = commands.add_parser("forget", parents=[changing], help="drop what a document wrote, or words take back")
     forget.add_argument("what", help="a document's number, as `gnm inspect` shows it, or an instruction in words")
     forget.set_defaults(run=_forget)
-    merge = commands.add_parser("merge", parents=[common], help="take in the documents of another memory")
+    merge = commands.add_parser("merge", parents=[changing], help="take in the documents of another memory")
     merge.add_argument("other", type=Path, help="memory file of the same model")
     merge.set_defaults(run=_merge)
     inspect = commands.add_parser("inspect", parents=[common], help="show what is in the memory, and what was stored")
@@ -55,9 +61,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _seconds(given: str) -> float:
+    seconds = float(given)
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{given} is no number of seconds; give 0 or more")
+    return seconds
+
+
+@contextmanager
+def _changing(options: argparse.Namespace, must_exist: bool = True) -> Iterator:
+    """The conversation of a command that changes the memory file, which no other process can change meanwhile."""
+    from gnm.memory.files import locked
+
+    _check_exists(options.memory, must_exist)
+    with locked(options.memory, options.timeout):
+        yield _conversation(options, must_exist)
+
+
+def _check_exists(path: Path, must_exist: bool = True) -> None:
+    """Raise MemoryFileError, before any work, if there is no file where one is needed."""
+    if must_exist and not path.exists():
+        raise MemoryFileError(f"there is no memory file {path}; `gnm write` makes one")
+
+
 def _conversation(options: argparse.Namespace, must_exist: bool = True):
     from gnm.api import DEFAULT_ADAPTER, load
 
+    _check_exists(options.memory, must_exist)
     adapter = options.adapter or (None if options.backbone else DEFAULT_ADAPTER)
     conversation = load(adapter, backbone=options.backbone)
     if must_exist or options.memory.exists():
@@ -67,10 +97,10 @@ def _conversation(options: argparse.Namespace, must_exist: bool = True):
 
 def _write(options: argparse.Namespace) -> None:
     documents = [text for given in options.document for text in documents_of(given)]
-    conversation = _conversation(options, must_exist=False)
-    for text in documents:
-        conversation.write(text, options.instruction)
-    conversation.save_memory(options.memory)
+    with _changing(options, must_exist=False) as conversation:
+        for text in documents:
+            conversation.write(text, options.instruction)
+        conversation.save_memory(options.memory)
     for written in conversation.documents[-len(documents) :]:
         print(f"document {written.number}: {written.slots} slots written to {options.memory}")
 
@@ -81,25 +111,27 @@ def _ask(options: argparse.Namespace) -> None:
 
 
 def _chat(options: argparse.Namespace) -> None:
-    chat(_conversation(options, must_exist=False), options.memory)
+    with _changing(options, must_exist=False) as conversation:
+        chat(conversation, options.memory)
 
 
 def _forget(options: argparse.Namespace) -> None:
-    conversation = _conversation(options)
-    if options.what.isdecimal():
-        conversation.forget(int(options.what))
-        said = f"document {options.what} is forgotten; {len(conversation.documents)} documents are left"
-    else:
-        dropped = conversation.revoke(options.what)
-        said = f"{dropped} slots are dropped; {int(conversation.state.used())} are left"
-    conversation.save_memory(options.memory)
+    with _changing(options) as conversation:
+        if options.what.isdecimal():
+            conversation.forget(int(options.what))
+            said = f"document {options.what} is forgotten; {len(conversation.documents)} documents are left"
+        else:
+            dropped = conversation.revoke(options.what)
+            said = f"{dropped} slots are dropped; {int(conversation.state.used())} are left"
+        conversation.save_memory(options.memory)
     print(said)
 
 
 def _merge(options: argparse.Namespace) -> None:
-    conversation = _conversation(options)
-    conversation.merge(options.other)
-    conversation.save_memory(options.memory)
+    _check_exists(options.other)
+    with _changing(options) as conversation:
+        conversation.merge(options.other)
+        conversation.save_memory(options.memory)
     print(f"{options.memory}: {len(conversation.documents)} documents")
 
 

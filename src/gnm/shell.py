@@ -1,7 +1,9 @@
 """What the shell commands of a memory share, and `gnm chat`: one session with the model loaded once."""
 
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from gnm.errors import ConfigError, DataError, GNMError
@@ -12,6 +14,8 @@ HELP = """\
   say REQUEST                    a free request, answered at length
   forget NUMBER | forget WORDS   drop what a document wrote, or what the words take back
   undo · inspect · save · help · quit (saves)"""
+NOT_STORED = "(not stored)"
+UNDO = "`undo` can bring it back until the session ends; the saved file holds nothing of it"
 
 
 def documents_of(given: str) -> list[str]:
@@ -32,22 +36,39 @@ def documents_of(given: str) -> list[str]:
 
 
 def described(conversation, name: Path | str) -> str:
-    """What is in a memory, document by document; with gates, each line shaded by what they decided on its clauses."""
+    """What is in a memory, document by document; with gates, each line shaded by what they decided on its clauses.
+
+    Control characters in its texts are shown escaped, so that a foreign file cannot command the terminal.
+    """
     documents, used = conversation.documents, int(conversation.state.used().sum())
     parts = [f"{name}: {used} slots of {len(documents)} documents"]
     for document in documents:
         share = "#" * round(40 * document.slots / max(used, 1))
-        parts.append(f"\n{document.number:4d}  {document.slots:5d} slots  {share}\n      {document.instruction}")
-        parts.append(shaded(document.segments) if document.segments else f"      {document.beginning}")
+        texts = [printable(text) or NOT_STORED for text in (document.instruction, document.beginning)]
+        parts.append(f"\n{document.number:4d}  {document.slots:5d} slots  {share}\n      {texts[0]}")
+        parts.append(shaded(document.segments) or f"      {texts[1]}")
     return "\n".join(parts)
+
+
+def printable(text: str) -> str:
+    """`text` with control characters escaped, also those that turn the direction of writing or break the line."""
+    harmless = "\t\u200c\u200d"  # joiners are part of some scripts
+    return "".join(
+        c if c.isprintable() or c in harmless or unicodedata.category(c) == "Zs"
+        else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in text
+    )  # fmt: skip
 
 
 def shaded(segments: Iterable) -> str:
     """The lines of a document: the strongest gate of each in percent, how much is stored, and the text; in a terminal a
-    clause has a shade of green, none where it is weak, elsewhere what is not stored stands in brackets."""
+    clause has a shade of green, none where it is weak, elsewhere what is not stored stands in brackets. A clause of
+    which no text is left is a line of its own."""
     lines, line = [], []
     for segment in segments:
-        if segment.of_document and segment.text.strip():
+        if segment.of_document and not segment.text:
+            lines, line = [*lines, line, [replace(segment, text=NOT_STORED)]], []
+        elif segment.of_document and segment.text.strip():
             line.append(segment)
             if "\n" in segment.text:
                 lines, line = [*lines, line], []
@@ -62,9 +83,11 @@ def _shaded_line(segments: list) -> str:
 
 
 def _clause(segment) -> str:
-    text = segment.text.strip("\n")
+    text = printable(segment.text.strip("\r\n"))
     bare = text.rstrip()
     space = text[len(bare) :]
+    if bare == NOT_STORED:
+        return bare
     if sys.stdout.isatty():
         level = round(segment.strength * 5)
         return (f"\x1b[97;48;5;{16 + 6 * level}m{bare}\x1b[0m" if level else bare) + space
@@ -123,9 +146,9 @@ def _say(conversation, rest: str, path: Path) -> None:
 def _forget(conversation, rest: str, path: Path) -> None:
     if rest.isdecimal():
         conversation.forget(int(rest))
-        print(f"document {rest} is forgotten")
+        print(f"document {rest} is forgotten; {UNDO}")
     else:
-        print(f"{conversation.revoke(rest)} slots are dropped")
+        print(f"{conversation.revoke(rest)} slots are dropped; {UNDO}")
 
 
 def _undo(conversation, rest: str, path: Path) -> None:

@@ -1,0 +1,98 @@
+"""What a memory knows of its documents in words: their instructions, beginnings, and segments. For people only.
+
+A note is {"instruction", "beginning"}, with write gates also "segments": what they decided on each segment, as the
+fields of `gnm.learners.base.Segment`. Without them "slots" is how many slots the write stored. Notes go into the
+memory file, so they hold no text of what is not stored.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from typing import Any
+
+import torch
+
+from gnm.learners.base import Segment
+from gnm.memory.state import MemoryState
+
+Notes = dict[str, dict[str, Any]]
+
+
+def note_of(document: str, instruction: str, segments: Sequence[Segment], slots: int) -> dict[str, Any]:
+    """The note of a document as it was written."""
+    note = {"instruction": instruction, "beginning": _beginning(document)}
+    if segments:
+        return {**note, "segments": [list(astuple(segment)) for segment in segments]}
+    return {**note, "slots": slots}
+
+
+def without_text(notes: Mapping[str, Mapping[str, Any]]) -> Notes:
+    """Notes that name the documents and say nothing of them."""
+    return {number: {"instruction": "", "beginning": ""} for number in notes}
+
+
+def only_stored(notes: Mapping[str, Mapping[str, Any]], state: MemoryState) -> Notes:
+    """The notes without the text of what `state` holds no slot of; strengths and numbers of tokens stay.
+
+    A document without slots has no text. One that lost some of its slots has that of the segments that are left, or
+    without write gates none but its instruction.
+    """
+    slots, held = state.documents(), _held(state)
+    return {number: _only_stored(note, int(number), slots.get(int(number), 0), held) for number, note in notes.items()}
+
+
+def _only_stored(note: Mapping[str, Any], number: int, slots: int, held: set[tuple[int, int]]) -> dict[str, Any]:
+    kept = {**note, "instruction": note["instruction"] if slots else ""}
+    if "segments" not in note:
+        whole = 0 < slots >= note.get("slots", 1)
+        return {**kept, "beginning": note["beginning"] if whole else ""}
+    segments = [
+        [text if (number, place) in held or not text.strip() else "", *rest]
+        for place, (text, *rest) in enumerate(note["segments"])
+    ]
+    of_document = "".join(text for text, *_, of_document in segments if of_document)
+    return {**kept, "segments": segments, "beginning": _beginning(of_document)}
+
+
+def _held(state: MemoryState) -> set[tuple[int, int]]:
+    """Each (document, segment) that has a slot in the first memory of `state`."""
+    if state.segment is None:
+        return set()
+    pairs = torch.stack((state.source[0], state.segment[0]))[:, state.valid[0]]
+    return {(document, segment) for document, segment in pairs.unique(dim=1).T.tolist()}
+
+
+def _beginning(text: str) -> str:
+    return " ".join(text.split())[:80]
+
+
+def check_notes(notes: Mapping[str, Any], state: MemoryState) -> None:
+    """Raise ValueError if `notes` are none of the documents of `state`."""
+    for number, note in notes.items():
+        if not (number.isdecimal() and str(int(number)) == number and int(number) < state.written):
+            raise ValueError(f"a note is of document {number[:20]!r}, and {state.written} documents were written")
+        if not _is_note(note):
+            raise ValueError(f"the note of document {number} lacks its instruction or beginning, or holds other values")
+    for document, segment in _held(state):
+        if document >= 0 and segment >= len(notes.get(str(document), {}).get("segments", range(segment + 1))):
+            raise ValueError(f"document {document} has no segment {segment}")
+
+
+def _is_note(note: Any) -> bool:
+    return (
+        isinstance(note, dict)
+        and all(isinstance(note.get(name), str) for name in ("instruction", "beginning"))
+        and isinstance(note.get("slots", 0), int)
+        and isinstance(note.get("segments", []), list)
+        and all(_is_segment(each) for each in note.get("segments", []))
+    )
+
+
+def _is_segment(values: Any) -> bool:
+    if not isinstance(values, list) or len(values) != 5:
+        return False
+    text, strength, tokens, stored, of_document = values
+    numbers = all(type(count) is int and count >= 0 for count in (tokens, stored))
+    return (
+        isinstance(text, str) and type(strength) is float and 0 <= strength <= 1 and numbers
+        and isinstance(of_document, bool)
+    )  # fmt: skip
