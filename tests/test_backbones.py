@@ -351,6 +351,27 @@ def test_checkpoint_that_is_cut_short_is_refused(monkeypatch, tmp_path):
         load_backbone("cached")
 
 
+def test_checkpoint_of_another_family_is_refused_before_its_weights_are_read(monkeypatch, tmp_path):
+    _, snapshot = cached_repository(monkeypatch, tmp_path)
+    config = json.loads((snapshot / "config.json").read_text())
+    (snapshot / "config.json").write_text(json.dumps(config | {"model_type": "granite"}))
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(BackboneError, match="backbone 'cached' is of the family 'granite'.*one of these families: lla"):
+        load_backbone("cached")
+
+
+def test_a_checkpoints_own_code_never_runs(monkeypatch, tmp_path):
+    _, snapshot = cached_repository(monkeypatch, tmp_path)
+    config = json.loads((snapshot / "config.json").read_text()) | {"model_type": "homemade"}
+    config["auto_map"] = {"AutoConfig": "homemade.Config", "AutoModelForCausalLM": "homemade.Model"}
+    (snapshot / "config.json").write_text(json.dumps(config))
+    (snapshot / "homemade.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(BackboneError, match="'cached'"):
+        load_backbone("cached")
+    assert not (tmp_path / "ran").exists()
+
+
 def cached_repository(monkeypatch, tmp_path):
     """A tiny model in the hub client's cache layout, registered as "cached"."""
     commit = "a" * 40

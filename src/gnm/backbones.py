@@ -24,9 +24,10 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from gnm.errors import BackboneError
+from gnm.models.families import check_family
 from gnm.models.lora import LoraSettings
 from gnm.models.memoryllm import MemoryShape, MemoryWeights, has_memory, load_published
 from gnm.published import PUBLISHED, Published, fetched_from
@@ -169,12 +170,14 @@ def _load_folder(
     """Model, tokenizer and memory of a folder; of a published checkpoint, if `base` has what it lacks."""
     try:
         with _progress_bars(_is_watched()):
-            tokenizer = AutoTokenizer.from_pretrained(base or folder, local_files_only=True)
+            if not (base or has_memory(folder)):
+                check_family(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False), name)
+            tokenizer = AutoTokenizer.from_pretrained(base or folder, local_files_only=True, trust_remote_code=False)
             if base or has_memory(folder):
                 model, memory = load_published(folder, dtype, device, base)
                 return model, tokenizer, memory
             model, report = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+                folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)

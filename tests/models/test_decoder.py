@@ -4,12 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel
 
 from gnm.backbones import load_backbone
 from gnm.errors import BackboneError
 from gnm.models.decoder import Decoder
+from gnm.models.families import FAMILIES, check_family
 from gnm.models.taps import InputTap
+from gnm.tiny import random_decoder
 from stock import another, stock_logits
 
 
@@ -88,8 +90,52 @@ def test_scores_of_a_bfloat16_backbone_are_float32_products():
 
 def test_a_decoder_of_another_shape_is_refused():
     other = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=10, n_positions=8))
-    with pytest.raises(BackboneError, match="model.embed_tokens.*Llama shape"):
+    with pytest.raises(BackboneError, match="family 'gpt2'.*Llama shape.*llama, mistral"):
         Decoder(other)
+
+
+# --- families
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_every_listed_family_is_read_as_its_own_code_reads_it(family):
+    model = random_decoder(family).eval()
+    expected = stock_logits(random_decoder(family).eval(), ids := list(range(7, 21)))
+    decoder, ids = Decoder(model), torch.tensor([[ids]])
+    first, rest = torch.ones(1, 1, 8, dtype=torch.bool), torch.ones(1, 1, 6, dtype=torch.bool)
+    reading, positions = decoder.start(decoder.empty_prefix(1), first)
+    tap = InputTap()
+    decoder.run(ids[:, :, :8], positions, reading, tap)
+    prefix = decoder.rotated(*decoder.project(tap.slots), first[:, 0], torch.arange(8)[None])
+    reading, positions = decoder.start(prefix, rest)
+    ours = decoder.logits(decoder.run(ids[:, :, 8:], positions, reading)[0, 0])
+    torch.testing.assert_close(ours, expected[8:], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "granite", "cohere", "helium", "smollm3", "ernie4_5", "phi3", "olmo2"])
+def test_a_family_that_only_looks_alike_is_refused_by_name(family):
+    with pytest.raises(BackboneError, match=f"family '{family}'.* one of these families: llama, mistral, qwen2"):
+        check_family(AutoConfig.for_model(family), "mine")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("clip_qkv", 8.0), ("attn_logit_softcapping", 50.0), ("logits_scaling", 4), ("partial_rotary_factor", 0.5)],
+)
+def test_a_setting_that_changes_results_is_refused(key, value):
+    config = AutoConfig.for_model("llama")
+    check_family(config)
+    setattr(config, key, value)
+    with pytest.raises(BackboneError, match=f"backbone 'mine' sets {key}: {value}.*a llama without it"):
+        check_family(config, "mine")
+
+
+def test_rotary_positions_that_depend_on_the_texts_length_are_refused():
+    config = AutoConfig.for_model("llama")
+    config.rope_parameters = {"rope_type": "longrope"}
+    with pytest.raises(BackboneError, match="'longrope', which is not supported; use one of: default"):
+        check_family(config)
 
 
 @pytest.mark.parametrize(("name", "change"), [("tiny", "max_position_embeddings"), ("tiny-mistral", "sliding_window")])

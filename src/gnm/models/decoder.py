@@ -3,7 +3,7 @@
 Shape letters: B states, n queries per state, T tokens per query, P prefix length, L layers, E hidden size,
 V vocabulary.
 Decoders of the Llama shape work: `model.embed_tokens`, `model.layers` (with `input_layernorm` and `self_attn`'s
-projections), `model.norm`, `model.rotary_emb`: Llama, SmolLM, Qwen2, Qwen3, Mistral and their kin.
+projections), `model.norm`, `model.rotary_emb`. `families.py` lists the families; any other is refused.
 """
 
 from collections.abc import Callable
@@ -16,22 +16,20 @@ from torch.utils.checkpoint import checkpoint
 
 from gnm.errors import BackboneError
 from gnm.models.attention import IMPLEMENTATION, Reading, additive, rotate
+from gnm.models.families import check_family
 from gnm.models.prefix import Prefix
 from gnm.models.taps import Tap
 
 
 class Decoder(nn.Module):
-    """Runs the backbone's own layers; holds no weights but the backbone's."""
+    """Runs the backbone's own layers; holds no weights but the backbone's.
+
+    Raises BackboneError for a model whose logits it would not reproduce.
+    """
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        inner = getattr(model, "model", None)
-        missing = [p for p in ("embed_tokens", "layers", "norm", "rotary_emb") if not hasattr(inner, p)]
-        if missing:
-            raise BackboneError(
-                f"{type(model).__name__} has no {', '.join('model.' + p for p in missing)}; "
-                "use a decoder of the Llama shape (Llama, SmolLM, Qwen2, Qwen3, Mistral)"
-            )
+        check_family(model.config)
         model.set_attn_implementation(IMPLEMENTATION)
         self.model = model
         self.config = model.config
