@@ -109,10 +109,10 @@ def test_it_is_evaluated_beside_methods_on_another_backbone(checkpoint, tmp_path
     settings["methods"] = {"gnm": {"method": "gnm", "backbone": "published"}, "no_memory": {"method": "no_memory"}}
     params = validate(settings, EvaluateParams, "test")
 
-    def watched(learner, batch, params):
+    def watched(learner, batch, params, known):
         write = learner.write
         learner.write = lambda *arguments: states.append(write(*arguments)) or states[-1]
-        return run_sequences(learner, batch, params, {})
+        return run_sequences(learner, batch, params, known)
 
     monkeypatch.setattr("gnm.evaluate.run_sequences", watched)
     folder = evaluate(params, "gnm", "test")
