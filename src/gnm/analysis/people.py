@@ -12,7 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from gnm.analysis.style import in_order, method_style, save_figure, style
+from gnm.analysis.saved import split_method
+from gnm.analysis.style import in_order, method_style, save_figure, style, with_variant
 from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.errors import DataError, exit_on_error
 from gnm.files import write_text
@@ -52,7 +53,12 @@ def report(params: PeopleReport) -> str:
     }
     if params.shown not in figures:
         raise DataError(f"{params.evaluations} has no evaluation of {params.shown!r}; it has: {', '.join(figures)}")
-    methods = {method_style(name).name: _group(figures[name], "all", "all") for name in in_order(figures)}
+    named = {name: with_variant(*split_method(name)) for name in figures}
+    order = in_order(named.values())
+    methods = {
+        method_style(named[name]).name: _group(part, "all", "all")
+        for name, part in sorted(figures.items(), key=lambda item: order.index(named[item[0]]))
+    }
     shown = figures[params.shown]
     kinds = {kind: _group(shown, "kind", kind) for kind in shown.loc[shown["by"] == "kind", "group"].unique()}
     text = f"{_table('Method', methods)}\n{_table('Kind of probe', kinds)}\n{_NOTE}\n"
@@ -70,12 +76,13 @@ def by_form(figures: pd.DataFrame, title: str) -> Figure:
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         for axes, name in zip(figure.subplots(1, len(_DRAWN), sharey=True), _DRAWN, strict=True):
             part = forms[forms["figure"] == name]
-            labels = [f"{group} (n {count})" for group, count in zip(part["group"], part["samples"], strict=True)]
+            labels = part["by"].str[0].str.upper().str.cat(part["by"].str[1:]) + ": " + part["group"]
             places = range(len(part))
             axes.barh(places, 100 * part["value"], color=["#0072B2" if by == "document" else "#E69F00"
                                                           for by in part["by"]])  # fmt: skip
             axes.hlines(places, 100 * part["low"], 100 * part["high"], color="black", linewidth=1)
-            axes.set_yticks(places, labels if axes.get_subplotspec().is_first_col() else [""] * len(part))
+            if axes.get_subplotspec().is_first_col():  # the others share it
+                axes.set_yticks(places, labels)
             axes.set_xlim(0, 103)
             axes.set_title(HEADINGS[name] if name != "learned_said" else "Learned, said")
             axes.set_xlabel("%")
