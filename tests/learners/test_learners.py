@@ -325,6 +325,11 @@ def test_what_can_never_be_written_is_told_before_any_work(tiny, method):
 
 
 @torch.no_grad()
+def test_a_document_longer_than_the_window_is_told_before_any_work(tiny):
+    with pytest.raises(MemoryFileError, match="9011 tokens; 8062 of the 8192 .* split the document"):
+        learner_of("gnm", tiny).check(["a" * 8982], ["all"])
+
+
 def test_memory_costs_are_the_slots_and_the_question(tiny):
     learner = learner_of("memoryllm", tiny)
     cost = learner.cost(written(learner), 0, QUESTIONS[0])

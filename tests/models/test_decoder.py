@@ -1,5 +1,7 @@
 """The packed decoder against the stock model's forward pass, one text at a time."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from gnm.backbones import load_backbone
 from gnm.errors import BackboneError
 from gnm.models.decoder import Decoder
 from gnm.models.families import FAMILIES, check_family
+from gnm.models.prefix import Prefix
 from gnm.models.taps import InputTap
 from gnm.tiny import random_decoder
 from stock import another, stock_logits
@@ -143,11 +146,24 @@ def test_more_positions_than_the_backbone_attends_over_are_refused(name, change)
     decoder = Decoder(load_backbone(name, dtype="float32").model)
     setattr(decoder.config, change, 6)
     ids, mask = rectangle([[7]], 7)
-    reading, positions = decoder.start(decoder.empty_prefix(1), mask)
-    with pytest.raises(BackboneError, match="7 positions exceed the 6.*memory.capacity"):
-        decoder.run(ids, positions, reading)
+    with pytest.raises(BackboneError, match="a text of 7 tokens exceeds the 6 positions .*; split the document"):
+        decoder.start(decoder.empty_prefix(1), mask)
     reading, positions = decoder.start(decoder.empty_prefix(1), mask[..., :6])
     decoder.run(ids[..., :6], positions, reading)
+    with pytest.raises(BackboneError, match="7 positions exceed the 6.*memory.capacity"):
+        decoder.run(ids[..., :6], positions + 1, reading)
+    prefix = decoder.extend(decoder.empty_prefix(1), ids[:, 0, :4], mask[:, 0, :4])
+    with pytest.raises(BackboneError, match="7 positions exceed the 6.*memory.capacity"):
+        decoder.start(prefix, mask[..., :3])
+
+
+def test_the_length_of_a_text_is_checked_before_anything_of_its_square_is_made(monkeypatch):
+    decoder = Decoder(load_backbone("tiny", dtype="float32").model)
+    monkeypatch.setattr(torch, "ones", no_square := Mock(side_effect=AssertionError("the mask came first")))
+    monkeypatch.setattr(torch, "eye", no_square)
+    mask = torch.full((1, 1, 300_000), True)
+    with pytest.raises(BackboneError, match="a text of 300000 tokens exceeds the 8192 positions"):
+        decoder.start(Prefix((), (), mask[0, :, :0], torch.tensor([0])), mask)
 
 
 def test_a_window_that_is_not_used_limits_nothing():

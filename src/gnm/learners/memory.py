@@ -13,7 +13,6 @@ from gnm.data.segments import is_wanted, split_segments
 from gnm.data.types import Step
 from gnm.errors import DataError
 from gnm.learners.base import Cost, Learner, Segment
-from gnm.memory.pool import check_fits
 from gnm.models.gates import GateTraining, gate_loss
 from gnm.models.keep import keep_loss
 from gnm.models.memory_lm import MemoryLM
@@ -136,7 +135,7 @@ class MemoryLearner(Learner):
     def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
         for document, instruction in zip(documents, instructions, strict=True):
             tokens = len(self.reader.chat.encode(block(document, instruction, self.order)))
-            check_fits(self.lm.slots_of(tokens), self.lm.pool)
+            self.lm.check_text(tokens)
 
     def answer(self, state, questions, max_new_tokens):
         return self.reader.answer(self.lm.prefix(state), questions, max_new_tokens)

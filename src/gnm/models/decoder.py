@@ -90,7 +90,12 @@ class Decoder(nn.Module):
         return Prefix(tuple(rotate(key, cos, sin) for key in keys), values, valid, following, bias)
 
     def start(self, prefix: Prefix, mask: Tensor, keep: bool = False) -> tuple[Reading, Tensor]:
-        """The reading of new tokens with `mask` [B, n, T] bool (false: padding on the right), and their positions."""
+        """The reading of new tokens with `mask` [B, n, T] bool (false: padding on the right), and their positions.
+
+        Raises BackboneError if they pass the backbone's attention window; what takes T x T numbers is made after that.
+        """
+        positions = prefix.next_position[:, None, None] + (mask.long().cumsum(-1) - 1).clamp(min=0)
+        self._check_window(positions, mask)
         tokens = mask.shape[2]
         causal = torch.ones(tokens, tokens, dtype=torch.bool, device=mask.device).tril()
         own = causal & mask[:, :, None, :]
@@ -103,7 +108,7 @@ class Decoder(nn.Module):
             additive(own, self.dtype)[:, None],
             keep,
         )
-        return reading, prefix.next_position[:, None, None] + (mask.long().cumsum(-1) - 1).clamp(min=0)
+        return reading, positions
 
     def extend(self, prefix: Prefix, ids: Tensor, mask: Tensor, tap: Tap | None = None) -> Prefix:
         """`prefix` followed by the keys and values of ids [B, T] (mask [B, T]): reading on, in context."""
@@ -164,7 +169,9 @@ class Decoder(nn.Module):
             weight = self._head
         return nn.functional.linear(hidden.float(), weight)
 
-    def _check_window(self, positions: Tensor) -> None:
+    @property
+    def window(self) -> int:
+        """How many positions the backbone attends over."""
         window = getattr(self.config, "sliding_window", None)
         if not getattr(self.config, "use_sliding_window", True):
             window = None
@@ -172,12 +179,22 @@ class Decoder(nn.Module):
         reach = self.config.max_position_embeddings
         if rope.get("rope_type") == "linear":
             reach = int(reach * rope["factor"])
-        limit = min(window or reach, reach)
-        if positions.numel() and (last := int(positions.max())) >= limit:
+        return min(window or reach, reach)
+
+    def _check_window(self, positions: Tensor, mask: Tensor | None = None) -> None:
+        """Raise BackboneError if positions pass the window; mask: the real ones of texts that start."""
+        if not positions.numel() or (last := int(positions.max())) < self.window:
+            return
+        longest, name = 0 if mask is None else int(mask.sum(-1).max()), type(self.model).__name__
+        if longest > self.window:
             raise BackboneError(
-                f"{last + 1} positions exceed the {limit} that {type(self.model).__name__} attends over; "
-                "use a smaller pool (memory.capacity) or fewer documents"
+                f"a text of {longest} tokens exceeds the {self.window} positions that {name} attends over; "
+                "split the document"
             )
+        raise BackboneError(
+            f"{last + 1} positions exceed the {self.window} that {name} attends over; "
+            "use a smaller pool (memory.capacity) or fewer documents"
+        )
 
 
 def _prefix_bias(prefix: Prefix, dtype: torch.dtype) -> Tensor:

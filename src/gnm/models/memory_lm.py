@@ -20,6 +20,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from gnm.config import StrictModel
+from gnm.errors import MemoryFileError
 from gnm.memory.pool import PoolSettings, append, check_fits, repeated
 from gnm.memory.state import HEAD, MIXED, MemoryState, pack
 from gnm.models.decoder import Decoder
@@ -32,6 +33,8 @@ from gnm.models.projected import Memory, at_layers, slots_at
 from gnm.models.taps import InputTap, OutputTap
 
 MARKS = ("bos_embedding", "new_memory_positional_emb")
+QUESTION_ROOM = 128
+"""Positions of the decoder's window that a write leaves free, for a question and its answer."""
 
 
 class WriteSettings(StrictModel):
@@ -144,9 +147,12 @@ class MemoryLM(nn.Module):
         segment: with gates, the number of each token's segment, [B, T] long, -1 for padding.
         told: with keep gates, ids and mask [B, T'] of the instructions alone.
         framing: with gates.reread, the tokens that are no document's, [B, T] bool: its instruction, and words around.
-        Raises MemoryFileError if a text is longer than the pool.
+        Raises MemoryFileError if a text is longer than the pool, or if the memory would be larger than what the decoder
+        attends over beside a question: it could never be read.
         """
-        check_fits(self.slots_of(int(mask.sum(-1).max())), self.pool)
+        self.check_text(int(mask.sum(-1).max()))
+        if self._keeps_all:
+            self._check_readable(self._reach_with(memory.state, mask.sum(-1)))
         gated, decisions, memory = {}, None, replace(memory, kept=None)
         with self._writing():
             if self.write_settings.tap == "outputs":
@@ -169,6 +175,7 @@ class MemoryLM(nn.Module):
             index, valid = repeated(memory.state, valid, self.pool)
             slots = slots_at(slots, index)
         state, left = append(memory.state, slots, valid, self.pool, **gated)
+        self._check_readable(self._reach(state))
         sides = []
         for old, new in zip((memory.keys, memory.values), self.decoder.project(slots), strict=True):
             old = old if left is None else at_layers(old, left)
@@ -198,6 +205,47 @@ class MemoryLM(nn.Module):
         if self.write_settings.gates:
             return 0
         return tokens if self.write_settings.tokens is None else self.write_settings.tokens
+
+    def check_text(self, tokens: int) -> None:
+        """Raise MemoryFileError if a text of `tokens` tokens can never be written, or never be read."""
+        check_fits(self.slots_of(tokens), self.pool)
+        room = self.decoder.window - len(self.head) - (self._room if self._keeps_all else 0)
+        if tokens > room:
+            raise MemoryFileError(
+                f"a document with its instruction takes {tokens} tokens; {room} of the {self.decoder.window} positions "
+                "that the decoder attends over are free for it: split the document"
+            )
+
+    @property
+    def _keeps_all(self) -> bool:
+        """Whether every token of a text becomes a slot."""
+        return self.write_settings.tap == "inputs" and not self.write_settings.gates
+
+    @property
+    def _room(self) -> int:
+        """Positions that stay free for a question: no more than a quarter of a small window."""
+        return min(QUESTION_ROOM, self.decoder.window // 4)
+
+    def _reach_with(self, state: MemoryState, new: Tensor) -> int:
+        """The positions that `state` takes at least with a document of `new` [B] slots."""
+        if self.pool.positions == "in_order":
+            new = state.used() + new
+            new = new if self.pool.capacity is None else new.clamp(max=self.pool.capacity)
+        return int(((state.valid & (state.source == HEAD)).sum(-1) + new).max())
+
+    def _reach(self, state: MemoryState) -> int:
+        """The positions that the slots of `state` take."""
+        after = (state.positions(self.pool.positions == "shared") + 1).masked_fill(~state.valid, 0)
+        return (int(after.max()) if after.numel() else 0) + (self.write_settings.tap == "outputs")
+
+    def _check_readable(self, positions: int) -> None:
+        """Raise MemoryFileError if a memory that takes so many positions leaves no room for a question."""
+        if positions + self._room > self.decoder.window:
+            raise MemoryFileError(
+                f"with this document the memory takes {positions} positions, and a question up to {self._room}; the "
+                f"decoder attends over {self.decoder.window}: forget a document first, start another memory, or use a "
+                "smaller pool (memory.capacity)"
+            )
 
     def prefix(self, memory: Memory) -> Prefix:
         """What queries of `memory` read: its slots' keys, rotated to their present positions, and values."""
