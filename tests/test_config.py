@@ -262,3 +262,27 @@ def test_checked_dicts_name_their_source():
     assert validate({"seed": 1, "method": {"name": "x"}}, Settings, where="here").seed == 1
     with pytest.raises(GNMError, match="^gnm.json: missing key 'seed'"):
         validate({"method": {"name": "x"}}, Settings, where="gnm.json")
+
+
+# --- hostile files
+
+
+def test_aliases_that_unfold_to_millions_of_values_are_refused_at_once(params):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    assert "with its aliases written out it has more than 100,000 values" in refused(params("\n".join(lines)))
+    assert "more than 100,000 values" in refused(params("a: &a [*a]\n"))
+    assert load(params("seed: 1\nmethod: &x {name: gnm}\nothers: {a: *x, b: {<<: *x}}\n")).others["b"].name == "gnm"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [("[" * 5000, "nested too deeply"), ("1" * 5000, "not valid YAML"), ("0x" + "f" * 5000, "more than 64 bits")],
+)
+def test_deep_nesting_and_endless_numbers_are_refused(params, value, told):
+    assert told in refused(params(f"method: {{name: gnm}}\nseed: {value}\n"))
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "1" * 5000])
+def test_overrides_are_held_to_the_same(params, value):
+    assert "the value is not valid YAML" in refused(params(), [f"seed={value}"])

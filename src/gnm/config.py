@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gnm.errors import ConfigError
 
+_MOST_NODES = 100_000
+
 
 class StrictModel(BaseModel):
     """A settings block: unknown keys are refused, values don't change after loading."""
@@ -29,12 +31,14 @@ def read_blocks(path: str | Path) -> dict[str, Any]:
     """The top level of a settings file. Raises ConfigError if it cannot be read, or is no mapping in YAML."""
     path = Path(path)
     try:
-        params = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        params = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
             f"cannot read settings from {path}: {error.strerror}; give --params an existing file"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply; settings are a few levels deep") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(params, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, it holds {type(params).__name__}")
@@ -77,7 +81,8 @@ def add_params_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice in a mapping is an error, not quietly the last of the two."""
+    """Safe YAML in which a key that stands twice in a mapping is an error, not quietly the last of the two; and a whole
+    number beyond 64 bits too."""
 
     def compose_mapping_node(self, anchor):
         node, seen = super().compose_mapping_node(anchor), set()
@@ -87,14 +92,58 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return node
 
+    def construct_yaml_int(self, node):
+        value = super().construct_yaml_int(node)
+        if abs(value) >= 2**63:  # no seed, no count
+            raise yaml.MarkedYAMLError(problem="the number takes more than 64 bits", problem_mark=node.start_mark)
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _parse(text: str) -> Any:
+    """The value of a YAML text. Raises YAMLError, ValueError (a number too long to read) or RecursionError."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _expanded(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _expanded(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Nodes of `node` with every alias written out; sizes: those known by the node's id.
+
+    Raises YAMLError above _MOST_NODES: aliases of aliases make gigabytes of a few lines.
+    """
+    if id(node) in sizes:
+        return sizes[id(node)]
+    sizes[id(node)] = _MOST_NODES  # a node within itself never ends
+    inside = () if isinstance(node, yaml.ScalarNode) else node.value
+    parts = [part for each in inside for part in (each if isinstance(each, tuple) else (each,))]
+    size = 1
+    for part in parts:
+        size += _expanded(part, sizes)
+        if size > _MOST_NODES:
+            raise yaml.MarkedYAMLError(
+                problem=f"with its aliases written out it has more than {_MOST_NODES:,} values",
+                problem_mark=node.start_mark,
+            )
+    sizes[id(node)] = size
+    return size
+
 
 def _set(params: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"override {override!r} is not of the form key.subkey=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _parse(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
     *parents, last = key.split(".")
     block = params

@@ -1,8 +1,13 @@
 """Errors that a user can act on: what was wrong, where, and what to do. Programs print them as one sentence."""
 
+import errno
+import io
+import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class GNMError(Exception):
@@ -29,10 +34,58 @@ class MemoryFileError(GNMError):
     """A memory file is damaged or belongs to another model; or a write does not fit the pool."""
 
 
+_DISK = {
+    errno.ENOSPC: "the disk is full; make room and run again",
+    errno.EDQUOT: "the disk quota is used up; make room and run again",
+    errno.EROFS: "the disk is read-only; choose another folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.EACCES: "permission denied; change the permissions or choose another folder",
+    errno.EPERM: "the operation is not permitted; change the permissions or choose another folder",
+    errno.EISDIR: "it is a folder; give the name of a file",
+    errno.ENOTDIR: "a part of its path is a file, not a folder; choose another folder",
+    errno.EEXIST: "a file of this name is in the way; choose another folder",
+}
+_TEMPORARY = re.compile(r"\.(.+)\.[^.]{8}\.part")
+_BROKEN_PIPE = 128 + 13  # what a shell says of a program that SIGPIPE ended
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """End the program with the error's sentence, without a traceback, if it is the user's to solve."""
+    """End the program with the error's sentence, without a traceback, if it is the user's to solve.
+
+    So are a full disk and files that cannot be written. A reader of the output that goes away (`| head`) ends the
+    program quietly. Characters that the output's encoding does not have are shown as question marks.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         yield
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, not while the interpreter ends
     except GNMError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still held is not written again at the end
+        sys.exit(_BROKEN_PIPE)
+    except Exception as error:
+        sentence = _of_disk(error)
+        if sentence is None:
+            raise
+        sys.exit(f"error: {sentence}")
+
+
+def _of_disk(error: Exception) -> str | None:
+    """The sentence for an error of writing or reading files, None for any other.
+
+    Libraries in Rust (safetensors) give the number in their text alone.
+    """
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+    if number not in _DISK:
+        return None
+    path = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    if not isinstance(path, str | Path):
+        return f"a file cannot be written: {_DISK[number]}"
+    path = Path(path)
+    temporary = _TEMPORARY.fullmatch(path.name)
+    return f"cannot use {path.with_name(temporary[1]) if temporary else path}: {_DISK[number]}"

@@ -1,0 +1,68 @@
+"""How programs end: one sentence for what the user can solve, a traceback for what is a fault of ours."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from gnm.errors import DataError, exit_on_error
+
+BOUNDS = "from gnm.errors import exit_on_error\nwith exit_on_error():\n    "
+
+
+def ended(error):
+    with pytest.raises(SystemExit) as end, exit_on_error():
+        raise error
+    return str(end.value)
+
+
+def run(body, **environment):
+    command = [sys.executable, "-c", BOUNDS + body]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | environment)
+
+
+def test_an_error_of_ours_is_its_sentence():
+    assert ended(DataError("it is empty")) == "error: it is empty"
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EROFS, "read-only"),
+        (errno.ENAMETOOLONG, "name is too long"),
+        (errno.EACCES, "permission denied"),
+        (errno.EISDIR, "it is a folder"),
+        (errno.ENOTDIR, "is a file, not a folder"),
+    ],
+)
+def test_files_that_cannot_be_written_are_named(number, told):
+    assert ended(OSError(number, "no", "/a/x.mem")).startswith("error: cannot use /a/x.mem: ")
+    assert told in ended(OSError(number, "no", "/a/.x.mem.abcd1234.part"))
+    assert "cannot use /a/x.mem: " in ended(OSError(number, "no", "/a/.x.mem.abcd1234.part"))
+
+
+def test_a_full_disk_is_told_whatever_library_met_it():
+    assert "a file cannot be written: the disk is full" in ended(RuntimeError("I/O error: no space (os error 28)"))
+    assert "a file cannot be written: the disk is full" in ended(OSError(errno.ENOSPC, "no space"))
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), OSError(errno.EBADF, "ours")])
+def test_a_fault_of_ours_keeps_its_traceback(error):
+    with pytest.raises(type(error)), exit_on_error():
+        raise error
+
+
+def test_a_reader_that_goes_away_ends_the_program_quietly():
+    process = run("for _ in range(200000): print('a line')")
+    process.stdout.readline()
+    process.stdout.close()
+    told = process.stderr.read()
+    assert process.wait(60) == 141 and told == b""
+
+
+def test_what_the_output_cannot_show_becomes_a_question_mark():
+    process = run("print('a \\u2014 b')", PYTHONIOENCODING="ascii")
+    assert process.communicate(timeout=60) == (b"a ? b\n", b"") and process.returncode == 0
