@@ -1,7 +1,9 @@
 """Evaluation on a tiny backbone: what it writes, and that batches and order change nothing."""
 
 import json
+import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -10,10 +12,11 @@ import yaml
 from gnm import cli
 from gnm import evaluate as program
 from gnm.analysis import report
+from gnm.config import validate
 from gnm.data.instructions import revoking_instruction
 from gnm.data.targets import parse_target
 from gnm.data.taxonomy import load_taxonomy
-from gnm.errors import ConfigError
+from gnm.errors import ConfigError, DataError
 from gnm.evaluate import evaluate
 from gnm.learners import Answer
 from gnm.learners.dummy import DummyLearner
@@ -100,6 +103,45 @@ def test_the_report_shows_table_figure_and_samples(data, tmp_path):
     assert "Dummy" in text and "Memory, untrained" in text and "Sample questions" in text
     for name in ("test.png", "test.svg", "test.md", "test.csv"):
         assert (tmp_path / name).stat().st_size > 0
+
+
+def test_samples_of_a_summary_alone_are_refused_in_a_sentence(data, tmp_path):
+    folder = evaluate(evaluate_params(data, tmp_path), "dummy", "a test")
+    (folder / "records.parquet").unlink()
+    with pytest.raises(DataError, match="samples: no evaluation has records.*set samples to 0"):
+        report.sample_answers({"dummy": report.find_evaluations(tmp_path.parent, [tmp_path.name])[0]}, 1)
+
+
+def test_a_new_evaluation_replaces_the_whole_folder(data, tmp_path, monkeypatch):
+    folder = evaluate(evaluate_params(data, tmp_path), "dummy", "a test")
+    (folder / "segments.parquet").write_text("of an earlier run")
+    before = (folder / "records.parquet").read_bytes()
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="killed"):
+        patched.setattr(program, "write_json", Mock(side_effect=OSError("killed")))
+        evaluate(evaluate_params(data, tmp_path), "dummy", "a test")
+    assert (folder / "records.parquet").read_bytes() == before and (folder / "segments.parquet").exists()
+    evaluate(evaluate_params(data, tmp_path), "dummy", "another")
+    assert not (folder / "segments.parquet").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["dummy"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loop": {"sequences": 10**11}},
+        {"methods": {"../../x": {"method": "dummy"}}},
+        {"methods": {"a b": {"method": "dummy"}}},
+        {"distributed": {"nproc_per_node": "1; touch X"}},
+        {"distributed": {"cuda_visible_devices": "0; touch X"}},
+    ],
+)
+def test_settings_that_reach_the_shell_or_never_end_are_refused(data, tmp_path, change):
+    settings = evaluate_settings(data, tmp_path)
+    for block, values in change.items():
+        settings[block] = settings.get(block, {}) | values
+    place = next(iter(next(iter(change.values()))))
+    with pytest.raises(ConfigError, match=re.escape(place)):
+        validate(settings, program.EvaluateParams, "params.yaml")
 
 
 def test_a_document_larger_than_the_pool_is_named(data, tmp_path):

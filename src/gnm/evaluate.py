@@ -4,7 +4,7 @@
   answered (protocol, section 6); and once by the same method with nothing written, to tell memory from knowledge.
 - Sequences are shared out among processes and gathered again; each one's result depends on nothing but itself.
 - Written per method: records.parquet (a row a query), summary.json, counts.json, cost.json, run_config.json; with
-  write gates also segments.parquet (a row a segment of a written text).
+  write gates also segments.parquet (a row a segment of a written text). The folder is replaced whole.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from gnm.data.types import Query
 from gnm.data.types import Sequence as DocumentSequence
 from gnm.devices import pick_device
 from gnm.errors import ConfigError, exit_on_error
-from gnm.files import write_json
+from gnm.files import atomic_folder, write_json
 from gnm.learners import Answer, Learner, Question, build_learner
 from gnm.metrics import summarise, write_summary
 from gnm.params import EvaluateParams
@@ -84,11 +84,6 @@ def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
     folder = params.output / method
     if processes.is_main_process:
         records = records_frame(row | {"seed": seeds[row["sequence"]]} for row in rows)
-        write_records(folder / "records.parquet", records)
-        if segments:
-            write_segments(folder / "segments.parquet", segments)
-        write_summary(folder, summarise(records, sequence_length=params.loop.sequence_length))
-        write_json(folder / "cost.json", _mean_cost(costs))
         made = {"command": command, "seconds": round(time.time() - started), **origin}
         config = params.model_dump(mode="json", exclude={"methods"}) | {
             "method": method,
@@ -97,7 +92,13 @@ def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
             "adapter": adapter,
             "made": made | {"processes": processes.num_processes},
         }
-        write_json(folder / "run_config.json", config)
+        with atomic_folder(folder) as new:
+            write_records(new / "records.parquet", records)
+            if segments:
+                write_segments(new / "segments.parquet", segments)
+            write_summary(new, summarise(records, sequence_length=params.loop.sequence_length))
+            write_json(new / "cost.json", _mean_cost(costs))
+            write_json(new / "run_config.json", config)
     processes.wait_for_everyone()
     return folder
 

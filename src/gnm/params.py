@@ -1,9 +1,10 @@
 """Schemas of params.yaml: one for training, one for evaluation. Every key is commented in the experiments' files."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from gnm.config import StrictModel
 from gnm.data.people.episodes import PeopleSettings, Share
@@ -14,7 +15,18 @@ from gnm.errors import ConfigError
 from gnm.learners import LearnerSettings
 from gnm.models.lora import LoraSettings
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=10**8)]
+Sequences = Annotated[int, Field(gt=0, le=10**5)]
+"""A number of sequences; all are drawn before the work starts."""
+
+
+def _plain_word(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
+        raise ValueError("the name becomes a folder's and stands in shell commands; use letters, digits, - and _")
+    return name
+
+
+MethodName = Annotated[str, AfterValidator(_plain_word)]
 
 
 class BackboneSettings(StrictModel):
@@ -32,8 +44,8 @@ class Distributed(StrictModel):
     shard: in training each process holds a share of the frozen weights, not all of them.
     """
 
-    nproc_per_node: Positive = 1
-    cuda_visible_devices: str | None = None
+    nproc_per_node: Annotated[int, Field(gt=0, le=1024, strict=True)] = 1
+    cuda_visible_devices: Annotated[str, Field(pattern=r"^[A-Za-z0-9,:/-]*$")] | None = None
     shard: bool = False
 
 
@@ -80,7 +92,7 @@ class TrainLoop(StrictModel):
     through: Literal["last", "all"]
     max_queries_per_document: Positive
     validate_every: Positive
-    validation_sequences: Positive
+    validation_sequences: Sequences
     patience: Positive
     checkpoint_every: Positive
     gradient_checkpointing: bool = False
@@ -144,7 +156,7 @@ class Methods(StrictModel):
     """What training and evaluation share: methods that meet the same sequences, on one backbone or each on its own."""
 
     backbone: BackboneSettings
-    methods: dict[str, LearnerSettings]
+    methods: dict[MethodName, LearnerSettings]
     distributed: Distributed = Distributed()
 
     def method(self, name: str) -> LearnerSettings:
@@ -200,7 +212,7 @@ class EvaluationLoop(StrictModel):
     "document" is forgotten, or an "instruction" takes back what it taught, and all questions are asked once more.
     """
 
-    sequences: Positive
+    sequences: Sequences
     sequence_length: Length
     unlearning: bool
     sequences_at_once: Positive

@@ -8,7 +8,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as PeftLinear
 
 from gnm.backbones import load_backbone
-from gnm.models.lora import TARGETS, FusedLoraLinear, LoraSettings, add_lora, renew_effective_weights
+from gnm.errors import ConfigError
+from gnm.models.lora import TARGETS, FusedLoraLinear, LoraSettings, add_lora, inject_lora, renew_effective_weights
 from stock import another, stock_logits
 
 SETTINGS = LoraSettings(r=3, alpha=5)
@@ -212,3 +213,15 @@ def test_in_bfloat16_parameters_stay_float32_and_gradients_follow_the_float32_mo
     low, high = gradients
     assert low.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(low, high, dim=0) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"r": 10_000_000}, "lora.r: 10000000 is above the model's width, 48"),
+        ({"target_modules": ("nothing",)}, "lora.target_modules: "),
+    ],
+)
+def test_an_adapter_that_does_not_fit_the_model_is_refused(tiny, settings, told):
+    with pytest.raises(ConfigError, match=told):
+        inject_lora(tiny.model, LoraSettings(**settings))

@@ -16,7 +16,7 @@ from gnm.analysis.saved import SavedEvaluation, find_evaluations, merit_frame
 from gnm.analysis.style import in_order, method_style, save_figure, with_variant
 from gnm.analysis.tables import DEFAULT_FIGURES, figures_in, save_tables, select, text_table, with_said
 from gnm.config import StrictModel, add_params_arguments, load_params
-from gnm.errors import exit_on_error
+from gnm.errors import DataError, exit_on_error
 
 _MOST_BARS = 6  # panels of a figure; the table has all
 _NOTE = "Percent, with 95 % intervals over sequences where there are records of every answer."
@@ -42,8 +42,10 @@ def report(params: ReportParams) -> str:
     """Save figure and tables; returns the text that the program prints.
 
     In the tables what is said and what leaks stands beside each contest, where there are records of it.
+    Raises DataError, before anything is saved, if samples are wanted and there are no records.
     """
     evaluations, merit, cost = read_experiment(params.evaluations)
+    samples = [sample_answers(evaluations, params.samples)] if params.samples else []
     figures = with_said(merit, params.figures_of_merit)
     # retention has lines of its own
     bars = [figure for figure in params.figures_of_merit if figure in figures and "@" not in figure]
@@ -54,9 +56,7 @@ def report(params: ReportParams) -> str:
         text_table(merit, figures, cost),
         f"{_NOTE} The table lies in {params.output}.md and .csv, the figure in {params.output}.png and .svg.",
     ]
-    if params.samples:
-        parts.append(sample_answers(evaluations, params.samples))
-    return "\n".join(parts)
+    return "\n".join(parts + samples)
 
 
 def results(folder: Path, figures: Sequence[str] | None = None, output: Path | None = None) -> str:
@@ -97,8 +97,17 @@ def cost_frame(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
 
 
 def sample_answers(evaluations: Mapping[str, SavedEvaluation], count: int) -> str:
-    """`count` questions asked after the last document of the first sequences, with each method's answer."""
-    records = {method: evaluation.records for method, evaluation in evaluations.items()}
+    """`count` questions asked after the last document of the first sequences, with each method's answer.
+
+    Methods without records are left out. Raises DataError if none has any.
+    """
+    found = {method: evaluation.records for method, evaluation in evaluations.items()}
+    records = {method: frame for method, frame in found.items() if frame is not None}
+    if not records:
+        raise DataError(
+            "samples: no evaluation has records of its answers (records.parquet), only summaries; "
+            "set samples to 0 or evaluate again"
+        )
     first = next(iter(records.values()))
     asked = first[first["t"] == first["t"].max()]
     kinds = {

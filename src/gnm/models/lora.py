@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gnm.config import StrictModel
+from gnm.errors import ConfigError
 
 DEFAULT, READER = "default", "decoder_adapter"
 """Names of adapters, peft's and MemoryLLM's: the one that writes, or does all; and one that only reads."""
@@ -139,14 +140,21 @@ def inject_lora(
 
     empty: its parameters are on the meta device. fused: effective weights are formed, which takes the memory of the
     adapted weights once more for each adapter; otherwise each product is three.
+    Raises ConfigError, before anything is allocated, for a rank above the model's width; and for targets it has not.
     """
+    width = getattr(getattr(model, "config", None), "hidden_size", settings.r)
+    if settings.r > width:
+        raise ConfigError(f"lora.r: {settings.r} is above the model's width, {width}; use a smaller rank, such as 16")
     config = LoraConfig(
         r=settings.r, lora_alpha=settings.alpha, target_modules=list(settings.target_modules), lora_dropout=0.0
     )
     config._register_custom_module({nn.Linear: FusedLoraLinear})
     with warnings.catch_warnings():  # a second adapter is meant
         warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
-        inject_adapter_in_model(config, model, adapter_name=adapter, low_cpu_mem_usage=empty)
+        try:
+            inject_adapter_in_model(config, model, adapter_name=adapter, low_cpu_mem_usage=empty)
+        except ValueError as error:
+            raise ConfigError(f"lora.target_modules: {error}") from error
     for module in model.modules():
         if isinstance(module, FusedLoraLinear):
             module.switch(adapter)
