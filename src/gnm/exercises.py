@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch.utils.data import Dataset
+
 from gnm.data.asking import asked
 from gnm.data.counterfact import read_facts
 from gnm.data.documents import read_documents
@@ -48,6 +50,20 @@ class Material:
             [document for path in documents for document in read_documents(path)],
             None if facts is None else index_facts(read_facts(facts)),
         )
+
+
+@dataclass(frozen=True)
+class TrainingSteps(Dataset):
+    """The exercises of each step of a training, by the step's number."""
+
+    params: TrainParams
+    material: Material
+
+    def __len__(self) -> int:
+        return self.params.loop.steps
+
+    def __getitem__(self, step: int) -> list[Exercise]:
+        return training_exercises(self.params, self.material, step)
 
 
 def training_exercises(params: TrainParams, material: Material, step: int) -> list[Exercise]:

@@ -42,11 +42,13 @@ class Distributed(StrictModel):
     """Processes of a machine, for dvc.yaml's command; the GPUs that they see, such as "0,1" (None: all).
 
     shard: in training each process holds a share of the frozen weights, not all of them.
+    drawers: processes that draw training steps ahead, for a GPU that would wait; 0: each is drawn when it is due.
     """
 
     nproc_per_node: Annotated[int, Field(gt=0, le=1024, strict=True)] = 1
     cuda_visible_devices: Annotated[str, Field(pattern=r"^[A-Za-z0-9,:/-]*$")] | None = None
     shard: bool = False
+    drawers: Annotated[int, Field(ge=0, le=64)] = 0
 
 
 class TrainData(StrictModel):

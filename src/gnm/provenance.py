@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from gnm.devices import computed_in
+
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy")
 
 
@@ -16,6 +18,8 @@ def provenance(device: torch.device | str) -> dict[str, str]:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     device = torch.device(device)
     hardware = f"CPU, {torch.get_num_threads()} threads"
+    if device.type == "cpu" and computed_in(torch.bfloat16, device) != torch.bfloat16:
+        hardware += ", bfloat16 computed in float32"
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device)
     return {

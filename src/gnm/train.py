@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from dvclive import Live
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from gnm.backbones import load_backbone
@@ -23,7 +24,7 @@ from gnm.checkpoints import load_checkpoint, save_adapter, save_checkpoint
 from gnm.config import add_params_arguments, load_params
 from gnm.devices import pick_device
 from gnm.errors import ConfigError, exit_on_error
-from gnm.exercises import Material, training_exercises, validation_exercises
+from gnm.exercises import Exercise, Material, TrainingSteps, training_exercises, validation_exercises
 from gnm.learners import build_learner
 from gnm.models.lora import keep_adapters_apart
 from gnm.models.sharding import shard_backbone
@@ -50,6 +51,7 @@ class Trainer:
         for step in (0, params.loop.steps - 1):  # documents that give no easy or no later step are refused here
             training_exercises(params, self.train, step)
         device = pick_device(params.backbone.device, params.distributed.cuda_visible_devices)
+        torch.backends.cuda.matmul.allow_tf32 = True  # adapters and scores, on a GPU's matrix units
         ddp = DistributedDataParallelKwargs()
         self.accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[ddp])
         self._check_processes()
@@ -118,9 +120,10 @@ class Trainer:
         main = self.accelerator.is_main_process
         bar = tqdm(total=loop.steps, initial=progress["step"], disable=not main, desc=self.output.name, mininterval=5)
         with _Metrics(self.output, resume=bool(found), enabled=main) as live:
+            drawn = iter(self.steps_from(progress["step"]))
             while progress["step"] < loop.steps and progress["bad"] < loop.patience:
                 step = progress["step"]
-                means = self.step(step)
+                means = self.step(step, next(drawn))
                 progress |= {"step": step + 1, "seconds": time.time() - start}
                 bar.update()
                 bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
@@ -143,9 +146,18 @@ class Trainer:
             self._save(best, progress)
         self.accelerator.wait_for_everyone()
 
-    def step(self, step: int) -> dict[str, float]:
-        """One optimizer step; returns the means over all processes' questions, as `validate` does."""
-        batch = training_exercises(self.params, self.train, step)
+    def steps_from(self, first: int) -> DataLoader:
+        """The exercises of step `first` and of all that follow, drawn ahead by `distributed.drawers` processes."""
+        steps = TrainingSteps(self.params, self.train)
+        left = range(first, self.params.loop.steps)
+        return DataLoader(steps, None, sampler=left, num_workers=self.params.distributed.drawers)
+
+    def step(self, step: int, batch: Sequence[Exercise] | None = None) -> dict[str, float]:
+        """One optimizer step; returns the means over all processes' questions, as `validate` does.
+
+        batch: its exercises; None: they are drawn.
+        """
+        batch = training_exercises(self.params, self.train, step) if batch is None else batch
         share = self.accelerator.num_processes
         own = batch[self.accelerator.process_index :: share]
         set_learning_rate(self.optimizer, self.params.opt, step, self.params.loop.steps)
