@@ -47,6 +47,12 @@ def shared() -> Path:
 
 
 @pytest.fixture
+def as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backbones compute in the dtype that is asked for, also on a CPU that emulates it."""
+    monkeypatch.setattr("gnm.backbones.computed_in", lambda dtype, device: dtype)
+
+
+@pytest.fixture
 def tiny() -> Backbone:
     """A random Llama with a byte tokenizer, float32."""
     return load_backbone("tiny", dtype="float32")

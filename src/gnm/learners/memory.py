@@ -140,6 +140,10 @@ class MemoryLearner(Learner):
     def answer(self, state, questions, max_new_tokens):
         return self.reader.answer(self.lm.prefix(state), questions, max_new_tokens)
 
+    def say(self, state: Memory, phrases: Sequence[Sequence[str]], max_new_tokens: int) -> list[list[str]]:
+        """The answers to each sequence's phrases, without scores: what a person asks has no expected object."""
+        return self.reader.say(self.lm.prefix(state), phrases, max_new_tokens)
+
     def loss(self, state, questions):
         return self.reader.loss(self.lm.prefix(state), questions)
 
