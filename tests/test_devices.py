@@ -13,8 +13,7 @@ from gnm.errors import ConfigError
 
 FAULTS_OF_ONE_MORE_TENSOR = """
 import resource, torch
-from gnm.backbones import load_backbone
-from gnm.devices import computed_in, pick_device
+from gnm.devices import pick_device
 pick_device("cpu")
 fill = lambda: torch.ones(2**26, dtype=torch.uint8)
 for _ in range(20):
