@@ -39,7 +39,7 @@ SLOTS = {
 _PART, _SLOT = re.compile(r"<([\w-]+)>"), re.compile(r"\{(\w*)\}")
 _VERB = re.compile(r"\{(\w+) ([^|{}]+)\|([^|{}]+)\}")
 _START = re.compile(r"(?:^|(?<![A-Z])[.!?]\s)[a-z]")  # of a sentence; "U.S." ends none
-_LABEL_SHARE = 0.3  # of the groups that go by their label
+_LABEL_SHARE = 0.2  # of the groups that go by their label
 
 
 @dataclass(frozen=True)
