@@ -99,7 +99,7 @@ def kind_of(target: Target) -> str:
     if target.refuse:
         return "refusal" if target.learns_all else "fact_refusal"
     if target.leave:
-        return "except"
+        return "except" if target.learns_all else "sides"
     if not target.learn:
         return "format" if target.format else "nothing"
     return ("fact_format" if target.format else "facts") + ("_all" if target.learns_all else "")

@@ -8,7 +8,7 @@ from gnm.data.formats import recognise
 from gnm.data.people.asking import Held, ask
 from gnm.data.people.episodes import PeopleSettings, draw_people, index_facts
 from gnm.data.people.layouts import STYLES, lay_out
-from gnm.data.people.targets import KINDS, draw_target
+from gnm.data.people.targets import KINDS, draw_target, reversed_target
 from gnm.data.people.wordings import Stated, filler_of, load_wordings, neighbours_of
 from gnm.data.segments import is_wanted, split_segments
 from gnm.data.targets import COMPOSED_SUBCATEGORIES, Target
@@ -60,6 +60,55 @@ def test_twins_have_the_same_documents_but_for_their_formats():
     first, second = (s for s, _ in draw_people(KNOWN, PeopleSettings(wrapped=0), "train", 1, 3, 3, 2))
     assert [step.document for step in first.steps] == [step.document for step in second.steps]
     assert [step.instruction for step in first.steps] != [step.instruction for step in second.steps]
+
+
+def test_every_second_target_of_a_document_may_be_the_reverse_of_the_first():
+    """What is stored of a document under one is then what is not stored under the other."""
+    kinds = {"facts": 1.0, "several": 1.0, "sides": 1.0, "except": 1.0}
+
+    def turned(share):
+        reverse = 0
+        for index in range(60):
+            settings = PeopleSettings(kinds=kinds, corrections=0.0, reversed=share)
+            first, second = (
+                {query.fact_id for query in queries[0] if query.learn}
+                for _, queries in draw_people(KNOWN, settings, "train", 0, index, 1, 2)
+            )
+            [(_, queries)] = draw_people(KNOWN, settings, "train", 0, index, 1)
+            asked = {query.fact_id for query in queries[0]}
+            reverse += not first & second and len(first | second) > len(asked) - 1
+        return reverse / 60
+
+    assert turned(1.0) > 0.9 > 0.75 > turned(0.5) > 0.4 > turned(0.0)
+
+
+@pytest.mark.parametrize(
+    ("target", "reverse"),
+    [
+        (Target(learn=("country",)), Target(("all",), leave=("country",))),
+        (Target(("all",), leave=("country", "religion")), Target(learn=("country", "religion"))),
+        (Target(("country",), leave=("religion",)), Target(("religion",), leave=("country",))),
+        (Target(("all",)), Target()),
+        (Target(), Target(("all",))),
+        (Target(("all",), refuse=("country",)), Target(learn=("country",))),
+        (Target(("country",), refuse=("religion",)), Target(("religion",), refuse=("country",))),
+        (Target(("language",), refuse=("religion",)), Target(("religion",), refuse=("language",))),
+        (Target(("religion",), refuse=("country",), format=True), None),
+        (Target(format=True), None),
+    ],
+)
+def test_the_reverse_of_a_target_names_the_same_groups(target, reverse):
+    assert reversed_target(target) == reverse
+
+
+def test_both_sides_name_every_group_of_a_document():
+    rng = random.Random(0)
+    for _ in range(200):
+        facts = rng.sample(FACTS, rng.randint(3, 7))
+        target = draw_target("sides", facts, rng)
+        groups = {fact.subcategory for fact in facts}
+        assert {*target.learn, *target.leave} == groups or len(groups) == 1
+        assert not set(target.learn) & set(target.leave) and target.learn
 
 
 def test_the_segments_of_a_target_are_those_of_its_facts_or_all_but_the_others():

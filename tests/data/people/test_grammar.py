@@ -69,6 +69,7 @@ def test_instructions_begin_with_a_capital_and_have_no_open_part():
         (Target(learn=("country",)), ["country"], ["car_company"]),
         (Target(learn=("all",), leave=("country", "car_company")), ["country", "car_company"], ["religion"]),
         (Target(learn=("country",), refuse=("religion",)), ["country", "religion"], ["car_company"]),
+        (Target(learn=("country",), leave=("religion",)), ["country", "religion"], ["car_company"]),
         (Target(), [], ["country"]),
     ],
 )
@@ -79,6 +80,47 @@ def test_an_instruction_names_the_groups_of_its_target_and_no_others(target, sai
         text = worded_instruction(target, "train", rng).lower()
         assert all(any(name.lower() in text for name in called[group]) for group in said)
         assert not any(name.lower() in text for group in unsaid for name in called[group])
+
+
+def use_only(monkeypatch, kind, template):
+    """Let `template` be all that training has of a kind."""
+    held_out = "".join(f"{{{slot}}}" for slot in SLOTS[kind])
+    table = TABLE | {"kinds": TABLE["kinds"] | {kind: {"terse": [template], "metaphor": [held_out]}}}
+    monkeypatch.setattr(grammar, "load_grammar", lambda: build_grammar(table))
+
+
+def called(group):
+    return {load_taxonomy().label(group).lower(), *(name.lower() for name in load_names()[group])}
+
+
+def test_what_is_left_out_is_told_from_what_is_learned(monkeypatch):
+    """Of both sides, each fills its own slot, in either order."""
+    use_only(monkeypatch, "sides", "not {left}: {group}")
+    text = worded_instruction(Target(learn=("car_company",), leave=("country",)), "train", random.Random(0)).lower()
+    left, learned = text.removeprefix("not ").split(": ", 1)
+    assert left in called("country") and learned in called("car_company")
+
+
+@pytest.mark.parametrize(
+    ("groups", "name", "verb"),
+    [
+        (("car_company",), "car makers", "are"),
+        (("car_company",), "the car industry", "is"),
+        (("language",), "who speaks which language", "is"),
+        (("country",), "whole countries rather than cities", "are"),
+        (("language", "country"), "what people speak and geography", "are"),
+    ],
+)
+def test_verbs_agree_with_what_groups_are_called(monkeypatch, groups, name, verb):
+    use_only(monkeypatch, "facts", "{group} {group is|are} it")
+    monkeypatch.setattr(grammar, "_called", lambda groups, rng: name if groups else "")
+    assert worded("facts", groups, (), "train", random.Random(0)).lower() == f"{name} {verb} it"
+
+
+def test_sentences_begin_with_a_capital_where_a_group_does(monkeypatch):
+    monkeypatch.setattr(grammar, "_called", lambda groups, rng: "U.S. towns" if groups == ("us",) else "faiths")
+    use_only(monkeypatch, "sides", "no {left}? {group}.")
+    assert worded("sides", ("religion",), ("us",), "train", random.Random(0)) == "No U.S. towns? Faiths."
 
 
 def damaged(change):
@@ -95,6 +137,7 @@ def damaged(change):
         (lambda t: t["kinds"]["facts"]["terse"].append("<nowhere> {group}"), "unknown part 'nowhere'"),
         (lambda t: t["kinds"]["facts"]["terse"].append("just learn"), "needs the slots"),
         (lambda t: t["kinds"]["nothing"]["terse"].append("not {group}"), "needs the slots none"),
+        (lambda t: t["kinds"]["nothing"]["terse"].append("{group is|are} nothing"), "a verb"),
         (lambda t: t.update(held_out=[]), "held-out ones"),
     ],
 )

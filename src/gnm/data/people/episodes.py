@@ -17,11 +17,11 @@ from pydantic import Field, model_validator
 from gnm.config import StrictModel
 from gnm.data.asking import format_in_force
 from gnm.data.formats import apply_format
-from gnm.data.instructions import Split
+from gnm.data.instructions import Split, kind_of
 from gnm.data.people.asking import Held, ask
 from gnm.data.people.grammar import CORRECTION, worded, worded_instruction, worded_revocations
 from gnm.data.people.layouts import STYLES, Text, lay_out
-from gnm.data.people.targets import FORMATTING_KINDS, KINDS, draw_target
+from gnm.data.people.targets import FORMATTING_KINDS, KINDS, draw_target, reversed_target
 from gnm.data.people.wordings import Stated, filler_of, is_worded
 from gnm.data.segments import segments_at
 from gnm.data.sequences import Formats
@@ -42,6 +42,8 @@ class PeopleSettings(StrictModel):
     kinds: how often each kind of target is drawn, in proportion.
     corrections: share of the documents, after the first, that state facts of an earlier one anew.
     wrapped: share of the documents that stand in a format without setting it.
+    reversed: where documents are drawn under several instructions, share of every second one that is the reverse of
+    the first, of those that have one: the same groups are named and the opposite is wanted of them.
     """
 
     kinds: dict[Literal[KINDS], Annotated[float, Field(ge=0)]] = dict.fromkeys(KINDS, 1.0)
@@ -49,6 +51,7 @@ class PeopleSettings(StrictModel):
     redrawn: Share = 0.7
     corrections: Share = 0.3
     wrapped: Share = 0.1
+    reversed: Share = 0.5
     eligible_formats: Formats = []
 
     def draws(self, kind: str) -> bool:
@@ -106,12 +109,33 @@ def draw_people(
     facts: Facts, settings: PeopleSettings, split: Split, seed: int, index: int, length: int, count: int = 1
 ) -> list[tuple[DocumentSequence, tuple[tuple[Query, ...], ...]]]:
     """Sequence number `index` of the stream `seed`, `count` times with the same documents under different targets;
-    each with what is asked after every document."""
+    each with what is asked after every document. Every second one has some targets that reverse the first's."""
     rng = random.Random(f"{seed}/people/{split}/{index}")
     plain: list[_Plain] = []
     for _ in range(length):
         plain.append(_document(facts, settings, plain, rng))
-    return [_sequence(plain, settings, split, random.Random(rng.random())) for _ in range(count)]
+    drawn, targets = [], []
+    for number in range(count):
+        own = random.Random(rng.random())
+        targets = _targets(plain, settings, targets if number % 2 else [], own)
+        drawn.append(_sequence(plain, targets, settings, split, own))
+    return drawn
+
+
+def _targets(
+    plain: Sequence[_Plain], settings: PeopleSettings, before: Sequence[tuple[str, Target]], rng: random.Random
+) -> list[tuple[str, Target]]:
+    """A target for every document, with its kind; a share of them the reverse of the target `before` has there."""
+    kinds = {kind: weight for kind, weight in settings.kinds.items() if settings.draws(kind)}
+    targets = []
+    for t, document in enumerate(plain):
+        opposite = reversed_target(before[t][1]) if before and rng.random() < settings.reversed else None
+        if opposite and kinds.get(kind_of(opposite)):
+            targets.append((kind_of(opposite), opposite))
+        else:
+            kind = rng.choices(list(kinds), list(kinds.values()))[0]
+            targets.append((kind, draw_target(kind, document.facts, rng)))
+    return targets
 
 
 def _document(facts: Facts, settings: PeopleSettings, earlier: Sequence[_Plain], rng: random.Random) -> _Plain:
@@ -147,15 +171,16 @@ def _draw_facts(facts: Facts, number: int, used: set[int], rng: random.Random) -
 
 
 def _sequence(
-    plain: Sequence[_Plain], settings: PeopleSettings, split: Split, rng: random.Random
+    plain: Sequence[_Plain],
+    targets: Sequence[tuple[str, Target]],
+    settings: PeopleSettings,
+    split: Split,
+    rng: random.Random,
 ) -> tuple[DocumentSequence, tuple[tuple[Query, ...], ...]]:
     steps: list[Step] = []
     held: dict[int, Held] = {}
     asked = []
-    for t, document in enumerate(plain):
-        kinds = {kind: weight for kind, weight in settings.kinds.items() if settings.draws(kind)}
-        kind = rng.choices(list(kinds), list(kinds.values()))[0]
-        target = draw_target(kind, document.facts, rng)
+    for t, (document, (kind, target)) in enumerate(zip(plain, targets, strict=True)):
         step = _step(document, kind, target, settings, split, rng)
         again = {fact.fact_id for fact in document.facts if fact.fact_id in held}
         if again and rng.random() < 0.6:

@@ -2,7 +2,7 @@
 
 - A kind of target (`instructions.kind_of`) has families of templates; a template's <parts> are expanded at random.
 - Whole families are held out: training ("train") never draws them, evaluation ("test") draws nothing else.
-- A group goes by its label in the taxonomy, or by one of its names.
+- A group goes by its label in the taxonomy, or by one of its names; {group is|are} is the verb that agrees with it.
 """
 
 import random
@@ -26,6 +26,7 @@ SLOTS = {
     "facts_all": set(),
     "nothing": set(),
     "except": {"group"},
+    "sides": {"group", "left"},
     "refusal": {"refused"},
     "fact_refusal": {"group", "refused"},
     "format": set(),
@@ -36,7 +37,9 @@ SLOTS = {
     CORRECTION: set(),
 }
 _PART, _SLOT = re.compile(r"<([\w-]+)>"), re.compile(r"\{(\w*)\}")
-_LABEL_SHARE = 0.3  # of the groups that go by their label
+_VERB = re.compile(r"\{(\w+) ([^|{}]+)\|([^|{}]+)\}")
+_START = re.compile(r"(?:^|(?<![A-Z])[.!?]\s)[a-z]")  # of a sentence; "U.S." ends none
+_LABEL_SHARE = 0.2  # of the groups that go by their label
 
 
 @dataclass(frozen=True)
@@ -60,24 +63,27 @@ class Grammar:
         return re.sub(r"(?:^|[.!?]\s)[a-z]", lambda found: found[0].upper(), text)
 
 
-def worded(
-    kind: str, groups: tuple[str, ...], refused: tuple[str, ...], split: Split, rng: random.Random
-) -> str:
-    """An instruction of a kind (SLOTS) about groups and about what is to be refused, as it has slots for them."""
+def worded(kind: str, groups: tuple[str, ...], others: tuple[str, ...], split: Split, rng: random.Random) -> str:
+    """An instruction of a kind (SLOTS) about groups and about others, to be refused or left out, as it has slots."""
     text = load_grammar().sentence(kind, split, rng)
-    text = text.replace("{group}", _called(groups, rng)).replace("{refused}", _called(refused, rng))
-    return text[:1].upper() + text[1:]
+    named, beside = _called(groups, rng), _called(others, rng)
+    called = {"group": (groups, named), "refused": (others, beside), "left": (others, beside)}
+    text = _VERB.sub(lambda found: found[3 if _is_plural(*called[found[1]]) else 2], text)
+    text = _SLOT.sub(lambda found: called[found[1]][1], text)
+    return _START.sub(lambda found: found[0].upper(), text)
 
 
 def worded_instruction(target: Target, split: Split, rng: random.Random) -> str:
     """An instruction that says `target` in a person's words."""
-    return worded(kind_of(target), target.leave or target.learn, target.refuse, split, rng)
+    kind = kind_of(target)
+    groups = target.leave if kind == "except" else target.learn
+    return worded(kind, groups, target.leave if kind == "sides" else target.refuse, split, rng)
 
 
 def worded_revocations(target: Target, split: Split, rng: random.Random) -> tuple[tuple[str, bool], ...]:
     """Instructions, and whether they take back what was learned: one that takes back what `target` teaches, or a group
     that it speaks of, and two of other kinds about the same groups that do not."""
-    groups = tuple(group for group in target.learn + target.refuse + target.leave if group != ALL)
+    groups = target.leave + target.refuse if target.learns_all else target.learn + target.refuse
     about_group = [Target(learn=groups), Target((ALL,), leave=groups), Target((ALL,), refuse=groups)]
     others = [Target(learn=(ALL,)), Target(), Target(format=True), *(about_group if groups else [])]
     told = [(worded_instruction(other, split, rng), False) for other in rng.sample(others, 2)]
@@ -120,6 +126,8 @@ def build_grammar(table: Any) -> Grammar:
                 raise DataError(f"grammar.yaml: {template!r} of {kind} has the unknown part {sorted(unknown)[0]!r}")
             if set(_SLOT.findall(template)) != SLOTS[kind]:
                 raise DataError(f"grammar.yaml: {template!r} of {kind} needs the slots {sorted(SLOTS[kind]) or 'none'}")
+            if {verb[0] for verb in _VERB.findall(template)} - SLOTS[kind]:
+                raise DataError(f"grammar.yaml: a verb in {template!r} of {kind} agrees with a slot that is not there")
         train[kind] = {name: tuple(family) for name, family in families.items() if name not in held_out}
         test[kind] = {name: tuple(family) for name, family in families.items() if name in held_out}
         if not train[kind] or not test[kind]:
@@ -135,16 +143,26 @@ def _check_parts(name: str, parts: Mapping[str, tuple[str, ...]], above: tuple[s
 
 
 def _called(groups: tuple[str, ...], rng: random.Random) -> str:
-    """What `groups` are called, one after another."""
+    """What `groups` are called, one after another; several go by names without commas, which would read as one list."""
     taxonomy, names = load_taxonomy(), load_names()
-    called = [
-        taxonomy.label(group) if rng.random() < _LABEL_SHARE else rng.choice(names[group])
-        for group in groups
-        if group in names
-    ]
+    known = {group: names[group] for group in groups if group in names}
+    if len(known) > 1:
+        known = {group: [name for name in own if not re.search("[,:]", name)] for group, own in known.items()}
+    called = [taxonomy.label(group) if rng.random() < _LABEL_SHARE else rng.choice(own) for group, own in known.items()]
     if len(called) < 2:
         return "".join(called)
     return f"{', '.join(called[:-1])}{rng.choice((' and ', ' or ', ', and ', ' as well as '))}{called[-1]}"
+
+
+def _is_plural(groups: tuple[str, ...], called: str) -> bool:
+    """Whether a verb after what `groups` are called is plural: after "cities in America" and "French, Dutch and so on",
+    not after "who speaks what" or "the car industry"."""
+    if len(groups) > 1:
+        return True
+    if re.match(r"(wh(?!ole)\w+|how|in|on|from|any\w*|with|the tech|the answer)\b", called):
+        return False
+    head = re.split(r"\b(?:of|to|for|in|from|that|such|with|one|you|people|I|behind|a)\b", called)[0]
+    return bool(re.search(r",| and |[^s']s\b|clergy", head)) or called.startswith("people ")
 
 
 def _read(name: str) -> str:

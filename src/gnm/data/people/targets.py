@@ -8,7 +8,7 @@ from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import Fact
 
 KINDS = (
-    "facts", "several", "facts_all", "nothing", "except", "refusal", "fact_refusal",
+    "facts", "several", "sides", "facts_all", "nothing", "except", "refusal", "fact_refusal",
     "format", "fact_format", "fact_format_all",
 )  # fmt: skip
 FORMATTING_KINDS = {
@@ -37,11 +37,34 @@ def draw_target(kind: str, facts: Sequence[Fact], rng: random.Random) -> Target:
             return Target(learn=(ALL,), refuse=_some(groups, rng))
         case "several":
             return Target(learn=tuple(groups[: rng.randint(2, 3)]))
+        case "sides" if others:
+            left = rng.randint(max(1, len(groups) - 3), min(3, len(groups) - 1))
+            return Target(learn=tuple(groups[left:]), leave=tuple(groups[:left]))
         case "fact_refusal":
             refused = [group for group in others if _may_compose(first, group)]
             return Target(learn=(first,), refuse=(refused[0],)) if refused else Target(learn=(first,))
         case _:
             return Target(learn=(first,), format=kind == "fact_format")
+
+
+def reversed_target(target: Target) -> Target | None:
+    """The target that names the same groups and wants the opposite of them; None if there is none.
+
+    What was learned is left out, what was left out or refused is learned; of a pair to learn and to refuse each takes
+    the other's place.
+    """
+    if target.format:
+        return None
+    if target.refuse:
+        if target.learns_all:
+            return Target(learn=target.refuse)
+        may = len(target.learn) == len(target.refuse) == 1 and _may_compose(target.refuse[0], target.learn[0])
+        return Target(learn=target.refuse, refuse=target.learn) if may else None
+    if target.learns_all:
+        return Target(learn=target.leave)
+    if target.leave or not target.learn:
+        return Target(learn=target.leave or (ALL,), leave=target.learn)
+    return Target(learn=(ALL,), leave=target.learn)
 
 
 def _some(groups: Sequence[str], rng: random.Random) -> tuple[str, ...]:
