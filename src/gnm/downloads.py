@@ -19,9 +19,10 @@ from huggingface_hub import constants as hub_constants
 from huggingface_hub.errors import DryRunError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from gnm.backbones import REGISTRY, default_models_dir
+from gnm.backbones import REGISTRY
 from gnm.errors import BackboneError, ConfigError, exit_on_error
 from gnm.files import write_json
+from gnm.places import default_models_dir
 from gnm.published import DATA_SET, SOURCE, Published
 from gnm.weights import LOADED, Hub, Wheel, converted_wheel, hub_errors, require_space, sha256
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+import gnm
 from gnm.devices import computed_in
+from gnm.places import checkout
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy")
 
@@ -31,7 +33,12 @@ def provenance(device: torch.device | str) -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """The commit of the project's working tree, with "+changes" if it has any; "unknown" outside git."""
+    """The commit of the project's working tree, with "+changes" if it has any; "unknown" outside git.
+
+    An installed package has no commit (a repository around it is another project's), so its version stands there.
+    """
+    if checkout() is None:
+        return f"gnm {gnm.__version__}"
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:

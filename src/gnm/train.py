@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from dvclive import Live
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -25,6 +24,7 @@ from gnm.config import add_params_arguments, load_params
 from gnm.devices import pick_device
 from gnm.errors import ConfigError, exit_on_error
 from gnm.exercises import Exercise, Material, TrainingSteps, training_exercises, validation_exercises
+from gnm.extras import optional_imports
 from gnm.learners import build_learner
 from gnm.models.lora import keep_adapters_apart
 from gnm.models.sharding import shard_backbone
@@ -210,8 +210,12 @@ class _Metrics:
     """The metrics file of a run that goes on (DVCLive); the main process alone writes it."""
 
     def __init__(self, output: Path, resume: bool, enabled: bool):
-        folder = str(output.parent / f".{output.name}-live")
-        self._live = Live(dir=folder, resume=resume, save_dvc_exp=False, report=None, dvcyaml=None) if enabled else None
+        self._live = None
+        if enabled:
+            with optional_imports():
+                from dvclive import Live
+            folder = str(output.parent / f".{output.name}-live")
+            self._live = Live(dir=folder, resume=resume, save_dvc_exp=False, report=None, dvcyaml=None)
 
     def log(self, part: str, values: Mapping[str, float]) -> None:
         for name, value in values.items() if self._live else ():

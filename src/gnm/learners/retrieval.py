@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gnm.extras import optional_imports
 from gnm.learners.base import Cost, Learner
 from gnm.learners.in_context import prefix_token_bytes
 from gnm.models.prefix import Prefix
@@ -112,7 +113,8 @@ class RetrievalLearner(Learner):
 
     @staticmethod
     def _bm25(texts: Sequence[str], phrase: str) -> list[float]:
-        import bm25s
+        with optional_imports():
+            import bm25s
 
         known = bm25s.tokenize(list(texts), stopwords=[], show_progress=False)
         words = bm25s.tokenize([phrase], stopwords=[], show_progress=False, return_ids=False)[0]
