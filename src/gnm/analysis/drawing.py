@@ -40,9 +40,11 @@ def plot_lines(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], along: st
             axes.vlines(place, low, high, color=shown.color, linewidth=0.9, alpha=0.7)
 
 
-def reference_line(axes: Axes, value: float, name: str) -> None:
-    """A dashed line across the panel, in percent; the legend names it."""
-    axes.axhline(100 * value, color=_INK, linewidth=1.0, linestyle=(0, (6, 3)), zorder=1, label=name)
+def reference_line(axes: Axes, value: float, name: str, across: tuple[float, float] | None = None) -> None:
+    """A dashed line in percent, across the panel or between two places; the legend names it if it has a name."""
+    first, last = axes.get_xlim() if across is None else across
+    axes.plot([first, last], [100 * value] * 2, color=_INK, linewidth=1.1, linestyle=(0, (6, 3)), label=name,
+              scalex=False, scaley=False)
 
 
 def methods_of(frame: pd.DataFrame, measures: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from gnm.analysis.tables import heading
 from gnm.errors import DataError
 
 _BAR = 0.21  # inches
+_BEHIND = {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
 
 
 def at_ages(frame: pd.DataFrame, ages: Sequence[int]) -> pd.DataFrame:
@@ -28,22 +29,32 @@ def at_ages(frame: pd.DataFrame, ages: Sequence[int]) -> pd.DataFrame:
 
 
 def of_folders(folders: Mapping[str, pd.DataFrame], measures: Sequence[str]) -> pd.DataFrame:
-    """Figures of merit (`report.read_experiment`) of several folders as groups, by the folders' names in words."""
-    parts = []
-    for group, merit in folders.items():
-        rows = merit[merit["metric"].isin(measures) & merit["age"].isna()]
-        kind = np.where(rows["low"].isna(), "none", "bootstrap")
-        parts.append(rows.rename(columns={"metric": "measure"}).assign(group=group, interval=kind))
-    if not parts or not sum(map(len, parts)):
+    """Figures of merit of several folders as groups, by the folders' names in words; raises DataError for none."""
+    parts = [_merit_rows(merit, measures).assign(group=group) for group, merit in folders.items()]
+    if not sum(map(len, parts)):
         raise DataError(f"no folder has {', '.join(measures)}")
     return pd.concat(parts, ignore_index=True)
+
+
+def of_measures(merit: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """Figures of merit as groups of one panel, in the order of `measures`; raises DataError when there is none."""
+    rows = _merit_rows(merit, measures)
+    if rows.empty:
+        raise DataError(f"no method has {', '.join(measures)}")
+    rows = rows.sort_values("measure", key=lambda names: names.map(list(measures).index), kind="stable")
+    return rows.assign(group=rows["measure"].map(heading), measure="figures_of_merit")
+
+
+def _merit_rows(merit: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    rows = merit[merit["metric"].isin(measures) & merit["age"].isna()].rename(columns={"metric": "measure"})
+    return rows.assign(interval=np.where(rows["low"].isna(), "none", "bootstrap"))
 
 
 def grouped_bars(frame: pd.DataFrame, title: str, measures: Sequence[str], reference: str | None = None) -> Figure:
     """A panel a measure, in percent; groups are the values of the frame's column `group`, in its order.
 
-    The method `reference` is a dashed line at its mean over the panel's groups instead of bars, where the frame has it.
-    A method without a group's number leaves its place empty. Raises DataError when no method has one of `measures`.
+    The method `reference` is a dashed line across each group instead of a bar, where the frame has it. A method
+    without a group's number leaves its place empty. Raises DataError when no method has one of `measures`.
     """
     methods = [method for method in methods_of(frame, measures) if method != reference]
     groups = list(dict.fromkeys(frame["group"]))
@@ -55,9 +66,9 @@ def grouped_bars(frame: pd.DataFrame, title: str, measures: Sequence[str], refer
         for axes, measure in zip(panels, measures, strict=True):
             rows = frame[frame["measure"] == measure]
             _bars(axes, rows, methods, groups)
-            flat = rows.loc[rows["method"] == reference, "value"]
-            if len(flat):
-                reference_line(axes, float(flat.mean()), method_style(reference).name)
+            for label, (_, row) in enumerate(rows[rows["method"] == reference].iterrows()):
+                across = (groups.index(row["group"]) - 0.48, groups.index(row["group"]) + 0.48)
+                reference_line(axes, row["value"], "" if label else method_style(reference).name, across)
             axes.set_ylabel(f"{heading(measure)}, %")
         legend_below(body, panels, width)
     return figure
@@ -81,7 +92,7 @@ def _bars(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], groups: Sequen
             axes.errorbar(x, value, yerr=whiskers, fmt="none", color="#222222", linewidth=1.0, capsize=1.5)
         for each, top, number in zip(x, reach, value, strict=True):
             axes.annotate(f"{number:.0f}", (each, top), xytext=(0, 1.5), textcoords="offset points", ha="center",
-                          fontsize=6.5, color="#222222")
+                          fontsize=6.5, color="#222222", bbox=_BEHIND)
     axes.set_xticks(range(len(groups)), [textwrap.fill(group, 18) for group in groups])
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.set_ylim(0, 112)

@@ -58,7 +58,7 @@ def _matrix(axes: Axes, cells: pd.DataFrame, n: int) -> None:
             else:
                 ink = "white" if shown[q, t] > _DARK else "#222222"
                 axes.text(t, q, f"{shown[q, t]:.0f}", ha="center", va="center", color=ink,
-                          fontsize=5.0 if n > _MANY else 6.5)
+                          fontsize=5.0 if n > _MANY else 6.5, in_layout=False)
     axes.imshow(shown, cmap="Blues", vmin=0, vmax=100, aspect="equal")
     axes.grid(visible=False)
     axes.tick_params(length=0, labelsize=7)

@@ -44,12 +44,12 @@ def measure_lines(frame: pd.DataFrame, title: str, measures: Sequence[str], alon
         for axes, (measure, rows) in zip(panels, panels_of.items(), strict=True):
             shown = rows.assign(**{along: rows[along] + (along == "t")})
             plot_lines(axes, shown[shown["method"] != reference], lines, along)
-            flat = rows.loc[rows["method"] == reference, "value"]
-            if len(flat):
-                reference_line(axes, float(flat.mean()), method_style(reference).name)
             axes.set_title(f"{heading(measure)}, %")
             axes.set_ylim(0, 104)
             _finish(axes, int(shown[along].min()), int(shown[along].max()), along)
+            flat = rows.loc[rows["method"] == reference, "value"]
+            if len(flat):
+                reference_line(axes, float(flat.mean()), method_style(reference).name)
         legend_below(body, panels, figure.get_figwidth())
     return figure
 
