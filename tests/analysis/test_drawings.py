@@ -96,7 +96,7 @@ def test_the_footnote_says_how_intervals_were_made(evaluations):
     both = footnote(measure_frame(evaluations, ["accuracy"], "age"))
     assert both.startswith("Whiskers: 95 % intervals, bootstrap over 4 sequences. Whiskers from a summary's counts")
     score = footnote(measure_frame(evaluations, ["score"], "age"))
-    assert score.endswith("No intervals (a summary alone): Retrieval (untrained), No memory.")
+    assert score.endswith("No intervals (no records): Retrieval (untrained), No memory.")
     frame = measure_frame({"retrieval": evaluations["retrieval"]}, ["score"], "age")
     assert footnote(frame) == "No intervals: summaries without records or counts."
 

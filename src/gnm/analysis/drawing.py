@@ -67,7 +67,7 @@ def footnote(frame: pd.DataFrame) -> str:
     with_some = set(frame.loc[frame["interval"] != "none", "method"])
     without = [method_style(method).name for method in in_order(set(frame["method"]) - with_some)]
     if without and parts:
-        parts.append(f"No intervals (a summary alone): {', '.join(without)}.")
+        parts.append(f"No intervals (no records): {', '.join(without)}.")
     elif without:
         parts.append("No intervals: summaries without records or counts.")
     return " ".join(parts)
