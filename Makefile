@@ -1,4 +1,4 @@
-# The README's two commands. Both install into a virtual environment of the project's own first; a second call
+# The README's commands. They install into a virtual environment of the project's own first; a second call
 # installs only what has changed. Settings: PYTHON (3.11 or newer), VENV (the environment's folder), TORCH_INDEX (see
 # requirements.txt).
 
@@ -11,7 +11,7 @@ BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test notebooks clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.installed
@@ -21,6 +21,10 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+# every figure, out of the saved evaluations, into plots/notebooks; the notebooks themselves stay as they are
+notebooks: $(VENV)/.installed
+	$(BIN)/jupyter execute notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV)

@@ -13,14 +13,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gnm.analysis.drawing import plot_lines
 from gnm.analysis.style import in_order, method_style, style
 from gnm.analysis.tables import DEFAULT_FIGURES, heading
 from gnm.errors import DataError
 
 _ROW = 0.26
+_LINES = 7.2  # inches that a panel of lines and its legend take
 _TITLE = 21  # letters of a panel's title that fit on a line
-_TRAINED = ("-", ":", "-.")  # one for each variant of a method
-_UNTRAINED = ("--", (0, (1, 3)), (0, (5, 2, 1, 2, 1, 2)))
 _NOTE = "Whiskers: 95 % intervals, bootstrap over sequences"
 
 
@@ -47,7 +47,7 @@ def retention_lines(merit: pd.DataFrame, title: str, figure_name: str = "retenti
     """
     methods = _methods(merit, [figure_name])
     with style():
-        figure = Figure(figsize=(7.2, max(3.0, 1.0 + 0.24 * len(methods))), layout="constrained")
+        figure = Figure(figsize=(_LINES, max(3.0, 1.0 + 0.24 * len(methods))), layout="constrained")
         figure.suptitle(title, fontsize=10.5)
         _lines(figure.subplots(), merit, methods, figure_name)
         _note(figure, merit[merit["metric"] == figure_name])
@@ -65,7 +65,9 @@ def overview(merit: pd.DataFrame, title: str, figures: Sequence[str] = DEFAULT_F
     methods = _methods(merit, [*figures, figure_name])
     with style():
         upper, lower = 0.7 + _ROW * len(methods), max(2.6, 0.7 + 0.23 * len(methods))
-        figure = Figure(figsize=(2.2 + 1.75 * len(figures), 0.7 + upper + lower), layout="constrained")
+        # lines need their width, however few bars there are
+        width = max(_LINES, 2.2 + 1.75 * len(figures))
+        figure = Figure(figsize=(width, 0.7 + upper + lower), layout="constrained")
         figure.suptitle(title, fontsize=10.5)
         top, bottom = figure.subfigures(2, 1, height_ratios=[upper, lower], hspace=0.04)
         _bars(top.subplots(1, len(figures), sharey=True, squeeze=False)[0], merit, methods, figures)
@@ -110,20 +112,7 @@ def _bars(panels: Sequence[Axes], merit: pd.DataFrame, methods: Sequence[str], f
 
 def _lines(axes: Axes, merit: pd.DataFrame, methods: Sequence[str], name: str) -> None:
     rows = merit[merit["metric"] == name]
-    spread = 0.045 if rows["low"].notna().any() else 0.0
-    shifts = spread * (np.arange(len(methods)) - (len(methods) - 1) / 2)
-    for method, shift in zip(methods, shifts, strict=True):
-        line = rows[rows["method"] == method].sort_values("age")
-        if line.empty:
-            continue
-        shown = method_style(method)
-        variant = sum(method_style(other).marker == shown.marker for other in methods[:methods.index(method)])
-        age = line["age"].to_numpy(dtype=float) + shift
-        value, low, high = (100 * line[key].to_numpy(dtype=float) for key in ("value", "low", "high"))
-        axes.plot(age, value, color=shown.color, marker=shown.marker, markerfacecolor=shown.face,
-                  linestyle=(_UNTRAINED if shown.hollow else _TRAINED)[variant % 3], label=shown.name)
-        if not np.isnan(low).all():
-            axes.vlines(age, low, high, color=shown.color, linewidth=0.9, alpha=0.7)
+    plot_lines(axes, rows, methods, "age")
     axes.set_ylim(0, 103)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
     oldest = int(rows["age"].max())

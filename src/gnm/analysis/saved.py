@@ -43,6 +43,12 @@ class SavedEvaluation:
         return _read_json(self.folder / "summary.json")
 
     @property
+    def counts(self) -> dict[str, list[Any]] | None:
+        """How many samples stand behind each entry of the summary, None when it was not saved. Raises DataError."""
+        path = self.folder / "counts.json"
+        return _read_json(path) if path.is_file() else None
+
+    @property
     def run_config(self) -> dict[str, Any]:
         """The settings of the run; empty when they were not saved. Raises DataError."""
         path = self.folder / "run_config.json"

@@ -50,6 +50,9 @@ METHODS: dict[str, MethodStyle] = {
     "dummy": MethodStyle("Dummy", GREY, "*", hollow=True),
 }
 
+# of bars beside each other: neighbours in the order of METHODS differ in print without colour
+_HATCHES = ("", "///", "...", "xxx", "\\\\\\", "---", "+++", "ooo", "|||", "//", "..", "xx", "\\\\", "--")
+
 _SETTINGS = {
     "font.size": 9.0,
     "axes.titlesize": 9.5,
@@ -71,6 +74,7 @@ _SETTINGS = {
     "lines.markersize": 5.0,
     "figure.facecolor": "white",
     "savefig.dpi": 200,
+    "hatch.linewidth": 0.7,
     "svg.fonttype": "none",
     "svg.hashsalt": "gnm",
 }
@@ -91,6 +95,11 @@ def method_style(method: str) -> MethodStyle:
     base, _, variant = method.removesuffix(")").partition(" (")
     shown = METHODS.get(base, MethodStyle(base, GREY, "."))
     return replace(shown, name=f"{shown.name}, {variant.replace('_', ' ')}") if variant else shown
+
+
+def method_hatch(method: str) -> str:
+    """The hatch of a method's bars; an unlisted method has none."""
+    return dict(zip(METHODS, _HATCHES, strict=True)).get(method.partition(" (")[0], "")
 
 
 def in_order(methods: Iterable[str]) -> list[str]:

@@ -1,0 +1,51 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What the gradient through writing brings
+#
+# GNM, the same trained without a gradient through writing, and the untrained memory. The published
+# figure of alignment by layer belongs to the memory analysis and is not drawn here.
+
+# %%
+from gnm.analysis.measures import PARTS
+from gnm.analysis.page import Page
+from gnm.analysis.sentences import ranking
+
+# %% tags=["parameters"]
+ROOT = "../saved_evals"  # where the evaluations are: <ROOT>/<folder>/<method>/summary.json
+NAMES = {  # published folder: this project's
+    "mixed_documents": "small_exp2",
+}
+OUTPUT = "../plots/notebooks"
+METHODS = ["gnm", "gnm_ablation", "memoryllm"]
+COMMAND = "cd experiments/small_exp2 && dvc repro"  # makes what is missing
+
+# %%
+page = Page(ROOT, NAMES, OUTPUT)
+folder = page.read("mixed_documents").only(*METHODS)
+folder.missing(METHODS, COMMAND)
+
+# %%
+page.table(folder)
+
+# %%
+merits = ["score", *PARTS, "format_accuracy", "refusal_f1"]
+page.bars("ablation", folder, "Experiment 2: with and without a gradient through writing", merits)
+
+# %%
+measures = ["score", "format_accuracy", "refusal_f1"]
+page.lines("ablation_by_age", folder, "With and without a gradient through writing", measures)
+
+# %%
+page.say(lambda: ranking(folder.merit()) + " " + ranking(folder.merit(), "selectivity"))

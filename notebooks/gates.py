@@ -1,0 +1,94 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Gates: what is stored, for how long, and what can be taken back
+#
+# What is this project's alone: write gates store a share of a document; streams of 20 and 50
+# documents go into a pool for five; what was learned is forgotten, taken back by an instruction, or
+# turned round. Leakage: of ignored facts that a method answers truly with nothing written, the share
+# that it answers as the document states; less is better.
+
+# %%
+from gnm.analysis.gates import compression, segment_merit
+from gnm.analysis.grouped import grouped_bars, of_measures
+from gnm.analysis.measures import PARTS
+from gnm.analysis.page import Page
+from gnm.analysis.sentences import ranking, with_age
+
+# %% tags=["parameters"]
+ROOT = "../saved_evals"  # where the evaluations are: <ROOT>/<folder>/<method>/summary.json
+NAMES = {}  # nothing here was published
+OUTPUT = "../plots/notebooks"
+METHODS = ["generalist", "generalist (all)", "generalist (reread)", "generalist (25)", "generalist (10)"]
+COMMAND = "cd experiments/small_gates && dvc repro"  # makes what is missing
+
+# %%
+page = Page(ROOT, NAMES, OUTPUT)
+folder = page.read("small_gates") or page.read("small_exp1")
+folder.missing(METHODS, COMMAND)
+
+
+# %%
+def kept():
+    merit = folder.merit()
+    return compression(merit, folder.cost(), "Score against what is kept"), merit[merit["metric"] == "score"]
+
+
+page.draw("gates_kept", kept)
+
+
+# %%
+def stored():
+    frame = of_measures(segment_merit(folder.evaluations), ["segments", "stored"])
+    return grouped_bars(frame, "Segments decided rightly, and the share of tokens stored", ["figures_of_merit"]), frame
+
+
+page.draw("gates_stored", stored)
+
+# %%
+page.say(lambda: ranking(segment_merit(folder.evaluations), "stored", "most"))
+
+# %%
+page.lines("gates_leakage", folder, "What leaks, by age", ["accuracy", "leakage", "neighbour_leakage"])
+
+# %%
+streams = {"20 documents": page.read("small_gates_20"), "50 documents": page.read("small_gates_50")}
+long = ["generalist (weakest)", "generalist (all_random)"]
+page.say(lambda: " ".join(each.missing(long, COMMAND).text for each in streams.values()))
+
+# %%
+page.lines("gates_retention_20", streams["20 documents"], "20 documents into a pool for five", ["score", *PARTS])
+
+# %%
+page.lines("gates_retention_50", streams["50 documents"], "50 documents into a pool for five", ["score", *PARTS])
+
+# %%
+page.say(lambda: with_age(streams["50 documents"].measures(["accuracy"], "age"), "accuracy"))
+
+# %%
+taken = {
+    "Forgotten by number": page.read("small_gates_forgetting"),
+    "Taken back by an instruction": page.read("small_gates_revocation"),
+    "Turned round": page.read("small_gates_unlearning"),
+}
+page.say(lambda: " ".join(each.missing(["generalist"], COMMAND).text for each in taken.values()))
+
+# %%
+measures = ["accuracy_age_0", "forgotten_accuracy", "remaining_accuracy", "unlearning_accuracy"]
+page.folders("gates_taken_back", taken, "What is forgotten, what remains, what is turned round", measures)
+
+# %%
+page.say(
+    lambda: " ".join(f"{words}: {ranking(each.merit(), 'accuracy_age_0')}" for words, each in taken.items() if each)
+)

@@ -1,0 +1,101 @@
+"""Bars beside each other: groups across (ages, folders of evaluations, measures), a bar a method."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gnm.analysis.drawing import footnote, legend_below, methods_of, reference_line, sheet
+from gnm.analysis.style import method_hatch, method_style, style
+from gnm.analysis.tables import heading
+from gnm.errors import DataError
+
+_BAR = 0.21  # inches
+_BEHIND = {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+
+
+def at_ages(frame: pd.DataFrame, ages: Sequence[int]) -> pd.DataFrame:
+    """The rows of `measure_frame(..., by="age")` at chosen ages, as groups; ages that no method has are left out.
+
+    Raises DataError when none is left.
+    """
+    rows = frame[frame["age"].isin(ages)].sort_values("age", kind="stable")
+    if rows.empty:
+        raise DataError(f"no method was asked at age {', '.join(map(str, ages))}")
+    return rows.assign(group=[f"Age {age}" for age in rows["age"]])
+
+
+def of_folders(folders: Mapping[str, pd.DataFrame], measures: Sequence[str]) -> pd.DataFrame:
+    """Figures of merit of several folders as groups, by the folders' names in words; raises DataError for none."""
+    parts = [_merit_rows(merit, measures).assign(group=group) for group, merit in folders.items()]
+    if not sum(map(len, parts)):
+        raise DataError(f"no folder has {', '.join(measures)}")
+    return pd.concat(parts, ignore_index=True)
+
+
+def of_measures(merit: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """Figures of merit as groups of one panel, in the order of `measures`; raises DataError when there is none."""
+    rows = _merit_rows(merit, measures)
+    if rows.empty:
+        raise DataError(f"no method has {', '.join(measures)}")
+    rows = rows.sort_values("measure", key=lambda names: names.map(list(measures).index), kind="stable")
+    return rows.assign(group=rows["measure"].map(heading), measure="figures_of_merit")
+
+
+def _merit_rows(merit: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    rows = merit[merit["metric"].isin(measures) & merit["age"].isna()].rename(columns={"metric": "measure"})
+    return rows.assign(interval=np.where(rows["low"].isna(), "none", "bootstrap"))
+
+
+def grouped_bars(frame: pd.DataFrame, title: str, measures: Sequence[str], reference: str | None = None) -> Figure:
+    """A panel a measure, in percent; groups are the values of the frame's column `group`, in its order.
+
+    The method `reference` is a dashed line across each group instead of a bar, where the frame has it. A method
+    without a group's number leaves its place empty. Raises DataError when no method has one of `measures`.
+    """
+    methods = [method for method in methods_of(frame, measures) if method != reference]
+    groups = list(dict.fromkeys(frame["group"]))
+    width = max(0.9 + len(groups) * max(_BAR * (len(methods) + 1), 0.9), 4.2)
+    height = 0.6 + 1.9 * len(measures) + 0.8 * len(methods) / width
+    figure, body = sheet(width, height, title, footnote(frame[frame["measure"].isin(measures)]))
+    with style():
+        panels = body.subplots(len(measures), 1, squeeze=False)[:, 0]
+        for axes, measure in zip(panels, measures, strict=True):
+            rows = frame[frame["measure"] == measure]
+            _bars(axes, rows, methods, groups)
+            for label, (_, row) in enumerate(rows[rows["method"] == reference].iterrows()):
+                across = (groups.index(row["group"]) - 0.48, groups.index(row["group"]) + 0.48)
+                reference_line(axes, row["value"], "" if label else method_style(reference).name, across)
+            axes.set_ylabel(f"{heading(measure)}, %")
+        legend_below(body, panels, width)
+    return figure
+
+
+def _bars(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], groups: Sequence[str]) -> None:
+    share = 1 / (len(methods) + 1)
+    for place, method in enumerate(methods):
+        shown = method_style(method)
+        cells = rows[rows["method"] == method].set_index("group")
+        cells = cells.loc[[group for group in groups if group in cells.index]]
+        if cells.empty:
+            continue
+        x = np.array([groups.index(group) for group in cells.index]) + share * (place - (len(methods) - 1) / 2)
+        value, low, high = (100 * cells[key].to_numpy(dtype=float) for key in ("value", "low", "high"))
+        axes.bar(x, value, 0.9 * share, facecolor=shown.face, edgecolor=shown.color, linewidth=1.0, label=shown.name,
+                 hatch=method_hatch(method), hatchcolor=shown.color if shown.hollow else "white")
+        reach = np.where(np.isnan(high), value, np.maximum(high, value))
+        whiskers = np.nan_to_num([np.maximum(value - low, 0), reach - value])
+        if not np.isnan(low).all():
+            axes.errorbar(x, value, yerr=whiskers, fmt="none", color="#222222", linewidth=1.0, capsize=1.5)
+        for each, top, number in zip(x, reach, value, strict=True):
+            axes.annotate(f"{number:.0f}", (each, top), xytext=(0, 1.5), textcoords="offset points", ha="center",
+                          fontsize=6.5, color="#222222", bbox=_BEHIND)
+    axes.set_xticks(range(len(groups)), [textwrap.fill(group, 18) for group in groups])
+    axes.set_xlim(-0.6, len(groups) - 0.4)
+    axes.set_ylim(0, 112)
+    axes.set_yticks(range(0, 101, 25))
+    axes.grid(axis="x", visible=False)
+    axes.tick_params(axis="x", length=0)

@@ -1,0 +1,112 @@
+"""Measures against age, against documents seen, and cost against documents seen: a panel a measure, a line a method."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from gnm.analysis.drawing import footnote, legend_below, methods_of, plot_lines, reference_line, sheet
+from gnm.analysis.saved import SavedEvaluation
+from gnm.analysis.style import in_order, method_style, style
+from gnm.analysis.tables import heading
+from gnm.errors import DataError
+
+COST = {  # what a cost file holds, in which unit it is shown
+    "query_flops": ("One question, GFLOP", 1e-9),
+    "query_seconds": ("One question, seconds", 1.0),
+    "write_seconds": ("Writing one document, seconds", 1.0),
+    "kept": ("Kept: slots or tokens", 1.0),
+    "bytes": ("Kept, MB", 1e-6),
+    "flops_per_token": ("As published, GFLOP", 1e-9),
+}
+_WIDE = 4  # largest over smallest cost from which a scale is logarithmic
+_PANEL, _AXIS = 2.9, {"age": "Documents written since the question's own", "t": "Documents seen"}
+
+
+def measure_lines(frame: pd.DataFrame, title: str, measures: Sequence[str], along: str = "age",
+                  reference: str | None = None) -> Figure:
+    """Panels of `measures` in percent; `frame` is `measure_frame(..., by=along)`.
+
+    The method `reference` is a dashed line at its mean over the panel's groups, where the frame has it.
+    Raises DataError when no method has one of `measures`, or the documents are single.
+    """
+    methods = methods_of(frame, measures)
+    if frame[along].max() < 1:
+        raise DataError("the evaluations are of single documents; there is nothing to follow")
+    lines = [method for method in methods if method != reference]
+    panels_of = {measure: frame[frame["measure"] == measure] for measure in measures}
+    note = footnote(frame[frame["measure"].isin(measures)])
+    figure, body, panels = _panels(title, len(measures), len(methods), note)
+    with style():
+        for axes, (measure, rows) in zip(panels, panels_of.items(), strict=True):
+            shown = rows.assign(**{along: rows[along] + (along == "t")})
+            plot_lines(axes, shown[shown["method"] != reference], lines, along)
+            axes.set_title(f"{heading(measure)}, %")
+            axes.set_ylim(0, 104)
+            _finish(axes, int(shown[along].min()), int(shown[along].max()), along)
+            flat = rows.loc[rows["method"] == reference, "value"]
+            if len(flat):
+                reference_line(axes, float(flat.mean()), method_style(reference).name)
+        legend_below(body, panels, figure.get_figwidth())
+    return figure
+
+
+def cost_by_documents(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
+    """Cost of every method that saved it: columns method, measure (a key of COST), t, value.
+
+    A published summary without a cost file gives its `flops_per_token`. Raises DataError when no method has any.
+    """
+    rows = []
+    for method, evaluation in evaluations.items():
+        cost = evaluation.cost
+        if cost is None:
+            cost = {"flops_per_token": np.atleast_1d(evaluation.summary.get("flops_per_token", [[]])[-1]).tolist()}
+        rows += [(method, key, t, value) for key in COST for t, value in enumerate(cost.get(key, [])) if value]
+    if not rows:
+        raise DataError("no evaluation has saved its cost")
+    return pd.DataFrame(rows, columns=["method", "measure", "t", "value"])
+
+
+def cost_lines(frame: pd.DataFrame, title: str) -> Figure:
+    """A panel a kind of cost that the frame (`cost_by_documents`) has; a logarithmic scale where it varies much."""
+    methods, has = in_order(frame["method"]), set(frame["measure"])
+    measures = [key for key in COST if key in has]
+    figure, body, panels = _panels(title, len(measures), len(methods), "")
+    with style():
+        for axes, measure in zip(panels, measures, strict=True):
+            rows = frame[frame["measure"] == measure].assign(low=np.nan, high=np.nan)
+            name, scale = COST[measure]
+            plot_lines(axes, rows.assign(t=rows["t"] + 1), methods, "t", scale)
+            if rows["value"].max() > _WIDE * rows["value"].min():
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axes.yaxis.set_minor_formatter(NullFormatter())
+            else:
+                axes.set_ylim(0, 1.15 * scale * rows["value"].max())
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+            axes.set_title(name)
+            _finish(axes, 1, int(frame["t"].max()) + 1, "t")
+        legend_below(body, panels, figure.get_figwidth())
+    return figure
+
+
+def _panels(title: str, count: int, methods: int, note: str) -> tuple[Figure, SubFigure, list[Axes]]:
+    """At most three panels in a row, none narrower for the others."""
+    across = 2 if count == 4 else min(count, 3)
+    down = -(-count // across)
+    figure, body = sheet(max(_PANEL * across, 4.2), 0.7 + 2.5 * down + 0.18 * -(-methods // across), title, note)
+    with style():
+        panels = list(body.subplots(down, across, squeeze=False).flatten())
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, body, panels[:count]
+
+
+def _finish(axes: Axes, first: int, last: int, along: str) -> None:
+    step = max(1, round((last - first) / 5))
+    axes.set_xticks(range(first, last + 1, step))
+    axes.set_xlim(first - 0.5, last + 0.5)
+    axes.set_xlabel(_AXIS[along], fontsize=8)

@@ -1,0 +1,187 @@
+"""What a notebook needs: evaluations by the published name of their folder, and pictures with their tables.
+
+Nothing here ends in a traceback for evaluations that are not there: a picture that cannot be drawn is a sentence.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from gnm.analysis.drawing import save_with_table
+from gnm.analysis.grouped import at_ages, grouped_bars, of_folders, of_measures
+from gnm.analysis.heatmaps import heatmaps
+from gnm.analysis.lines import cost_by_documents, cost_lines, measure_lines
+from gnm.analysis.measures import measure_frame
+from gnm.analysis.report import cost_frame
+from gnm.analysis.saved import SavedEvaluation, find_evaluations, merit_frame
+from gnm.analysis.style import in_order, method_style, with_variant
+from gnm.analysis.tables import figures_in, select, wide
+from gnm.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A drawn figure; a notebook shows its PNG."""
+
+    path: Path
+
+    def _repr_png_(self) -> bytes:
+        return self.path.read_bytes()
+
+    def __repr__(self) -> str:
+        return f"picture {self.path.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """Text; a notebook shows it as Markdown."""
+
+    text: str
+
+    def _repr_markdown_(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The evaluations of one folder by method; empty where there are none."""
+
+    name: str
+    evaluations: Mapping[str, SavedEvaluation]
+
+    def merit(self) -> pd.DataFrame:
+        """Figures of merit. Raises DataError when the folder has no evaluation."""
+        if not self.evaluations:
+            raise DataError(f"there are no evaluations of {self.name}")
+        parts = [merit_frame([each]).assign(method=method, variant="") for method, each in self.evaluations.items()]
+        return select(pd.concat(parts, ignore_index=True))
+
+    def measures(self, names: Sequence[str], by: str) -> pd.DataFrame:
+        """Measures by cell, age or t. Raises DataError when the folder has no evaluation, or none of them."""
+        if not self.evaluations:
+            raise DataError(f"there are no evaluations of {self.name}")
+        return measure_frame(self.evaluations, names, by)
+
+    def cost(self) -> pd.DataFrame:
+        """Cost after the last document, of the methods that saved it."""
+        return cost_frame(self.evaluations)
+
+    def __bool__(self) -> bool:
+        return bool(self.evaluations)
+
+    def only(self, *methods: str) -> "Folder":
+        """The same folder with these methods alone."""
+        return Folder(self.name, {method: each for method, each in self.evaluations.items() if method in methods})
+
+    def missing(self, methods: Sequence[str], command: str) -> Sentence:
+        """Which of `methods` have no evaluation here, and the command that makes them."""
+        absent = [method_style(method).name for method in in_order(set(methods) - set(self.evaluations))]
+        if not absent:
+            return Sentence(f"`{self.name}` has every method of the paper's figure.")
+        return Sentence(f"Missing in `{self.name}`: {'; '.join(absent)}. `{command}` makes them.")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Where a notebook reads and draws. `names` turns published folder names into this project's."""
+
+    root: Path
+    names: Mapping[str, str]
+    output: Path
+
+    def read(self, published: str, variant: str | None = None) -> Folder:
+        """The evaluations under the published name where the root has it, else under this project's.
+
+        `variant`: those alone whose folder's name ends so (`gnm_val_id`), under the method's own name; None: all.
+        Raises DataError for a damaged evaluation, not for an absent one.
+        """
+        own = self.names.get(published, published)
+        name = published if (Path(self.root) / published).is_dir() else own
+        try:
+            found = find_evaluations(self.root, [name])
+        except DataError:
+            return Folder(name, {})
+        if variant is not None:
+            found = [each for each in found if each.variant == variant]
+        several = variant is None and len({each.variant for each in found}) > 1
+        return Folder(name, {with_variant(each.method, each.variant if several else ""): each for each in found})
+
+    def draw(self, name: str, make: Callable[[], tuple[Figure, pd.DataFrame]]) -> Picture | Sentence:
+        """Save what `make` draws, and its table, as `output/name`; a sentence where there is nothing to draw."""
+        try:
+            figure, frame = make()
+        except DataError as error:
+            return Sentence(f"Not drawn: {error}.")
+        return Picture(save_with_table(figure, frame, Path(self.output) / name)[0])
+
+    def say(self, make: Callable[[], str]) -> Sentence:
+        """What `make` says, or that there is nothing to say."""
+        try:
+            return Sentence(make())
+        except DataError as error:
+            return Sentence(f"Nothing to say: {error}.")
+
+    def table(self, folder: Folder) -> pd.DataFrame | Sentence:
+        """The usual figures of merit and the cost, a row a method."""
+        try:
+            merit = folder.merit()
+        except DataError as error:
+            return Sentence(f"No table: {error}.")
+        return wide(merit, figures_in(merit), folder.cost())
+
+    def bars(self, name: str, folder: Folder, title: str, measures: Sequence[str],
+             reference: str | None = None) -> Picture | Sentence:
+        """Figures of merit beside each other, those of `measures` that some method has."""
+        def make() -> tuple[Figure, pd.DataFrame]:
+            frame = of_measures(folder.merit(), measures)
+            return grouped_bars(frame, title, [*frame["measure"].unique()], reference), frame
+        return self.draw(name, make)
+
+    def folders(self, name: str, folders: Mapping[str, Folder], title: str,
+                measures: Sequence[str]) -> Picture | Sentence:
+        """The same figures of merit in several folders, by what these are called in words; empty ones are left out."""
+        def make() -> tuple[Figure, pd.DataFrame]:
+            merits = {words: folder.merit() for words, folder in folders.items() if folder.evaluations}
+            frame = of_folders(merits, measures)
+            return grouped_bars(frame, title, _there(frame, measures)), frame
+        return self.draw(name, make)
+
+    def at_ages(self, name: str, folder: Folder, title: str, measures: Sequence[str], ages: Sequence[int],
+                reference: str | None = None) -> Picture | Sentence:
+        """Bars of measures at chosen ages."""
+        def make() -> tuple[Figure, pd.DataFrame]:
+            frame = at_ages(folder.measures(measures, "age"), ages)
+            return grouped_bars(frame, title, _there(frame, measures), reference), frame
+        return self.draw(name, make)
+
+    def lines(self, name: str, folder: Folder, title: str, measures: Sequence[str], along: str = "age",
+              reference: str | None = None) -> Picture | Sentence:
+        """Lines of measures by age, or by documents seen (`along="t"`)."""
+        def make() -> tuple[Figure, pd.DataFrame]:
+            frame = folder.measures(measures, along)
+            return measure_lines(frame, title, _there(frame, measures), along, reference), frame
+        return self.draw(name, make)
+
+    def heatmaps(self, name: str, folder: Folder, title: str, measures: Sequence[str]) -> Picture | Sentence:
+        """Matrices of methods and measures."""
+        def make() -> tuple[Figure, pd.DataFrame]:
+            frame = folder.measures(measures, "cell")
+            return heatmaps(frame, title, _there(frame, measures)), frame
+        return self.draw(name, make)
+
+    def cost(self, name: str, folder: Folder, title: str) -> Picture | Sentence:
+        """Cost by documents seen."""
+        def make() -> tuple[Figure, pd.DataFrame]:
+            frame = cost_by_documents(folder.evaluations)
+            return cost_lines(frame, title), frame
+        return self.draw(name, make)
+
+
+def _there(frame: pd.DataFrame, measures: Sequence[str]) -> list[str]:
+    return [measure for measure in measures if measure in set(frame["measure"])]

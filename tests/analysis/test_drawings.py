@@ -1,0 +1,128 @@
+"""Heatmaps, lines and grouped bars show the numbers of their tables, in print without colour too."""
+
+import pandas as pd
+import pytest
+from evaluations import made_up_records, save_evaluation
+
+from gnm.analysis.drawing import footnote, save_with_table
+from gnm.analysis.figures import overview
+from gnm.analysis.grouped import at_ages, grouped_bars, of_folders
+from gnm.analysis.heatmaps import heatmaps
+from gnm.analysis.lines import cost_by_documents, cost_lines, measure_lines
+from gnm.analysis.measures import measure_frame
+from gnm.analysis.report import ReportParams, read_experiment, report
+from gnm.analysis.style import METHODS, method_hatch
+from gnm.errors import DataError
+
+
+@pytest.fixture
+def root(tmp_path):
+    for seed, method in enumerate(("gnm", "retrieval", "no_memory")):
+        save_evaluation(tmp_path / "e" / method, made_up_records(seed), keep_records=method == "gnm")
+    save_evaluation(tmp_path / "single" / "gnm", made_up_records(documents=1), keep_records=False)
+    return tmp_path
+
+
+@pytest.fixture
+def evaluations(root):
+    return read_experiment(root / "e")[0]
+
+
+def panels(figure):
+    return figure.subfigs[0].axes
+
+
+def test_heatmaps_write_every_cell_and_hatch_the_empty_ones(evaluations):
+    frame = measure_frame(evaluations, ["accuracy", "selectivity"], "cell")
+    frame.loc[(frame["q"] == 0) & (frame["t"] == 0), "value"] = 0.0
+    axes = heatmaps(frame, "A title", ["accuracy", "selectivity"]).axes
+    assert len(axes) == 6
+    for panel in axes:
+        assert len(panel.texts) == 9 and len(panel.patches) == 1 and panel.patches[0].get_hatch()
+        assert panel.texts[0].get_text() == "0"
+    drawn = frame[(frame["method"] == "gnm") & (frame["measure"] == "accuracy")]
+    assert [text.get_text() for text in axes[0].texts] == [f"{100 * value:.0f}" for value in drawn["value"]]
+
+
+def test_lines_follow_the_frame_and_the_reference_is_dashed_across(evaluations):
+    frame = measure_frame(evaluations, ["accuracy", "refusal_f1"], "age")
+    figure = measure_lines(frame, "A title", ["accuracy", "refusal_f1"], reference="no_memory")
+    accuracy = panels(figure)[0]
+    rows = frame[(frame["measure"] == "accuracy") & (frame["method"] == "gnm")]
+    assert accuracy.lines[0].get_ydata().tolist() == pytest.approx((100 * rows["value"]).tolist())
+    assert [line.get_label() for line in accuracy.lines] == ["GNM", "Retrieval (untrained)", "No memory"]
+    mean = frame[(frame["measure"] == "accuracy") & (frame["method"] == "no_memory")]["value"].mean()
+    assert accuracy.lines[2].get_ydata() == pytest.approx([100 * mean] * 2)
+    (legend,) = figure.subfigs[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["GNM", "Retrieval (untrained)", "No memory"]
+
+
+def test_bars_at_ages_have_lengths_whiskers_and_hatches(evaluations):
+    frame = at_ages(measure_frame(evaluations, ["score", "accuracy"], "age"), [0, 3, 9])
+    assert list(dict.fromkeys(frame["group"])) == ["Age 0", "Age 3"]
+    figure = grouped_bars(frame, "A title", ["accuracy"], reference="no_memory")
+    bars = panels(figure)[0].patches
+    expected = [100 * value for method in ("gnm", "retrieval")
+                for value in frame[(frame["method"] == method) & (frame["measure"] == "accuracy")]["value"]]
+    assert [bar.get_height() for bar in bars] == pytest.approx(expected)
+    assert bars[0].get_hatch() != bars[2].get_hatch()
+    assert len({method_hatch(method) for method in METHODS}) == len(METHODS)
+    with pytest.raises(DataError, match="no method was asked at age 9"):
+        at_ages(frame, [9])
+
+
+def test_folders_stand_beside_each_other(root):
+    merits = {name: read_experiment(root / name)[1] for name in ("e", "single")}
+    frame = of_folders(merits, ["score"])
+    axes = panels(grouped_bars(frame, "A title", ["score"]))[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["e", "single"]
+    assert len(axes.patches) == 4
+    with pytest.raises(DataError, match="no folder has beauty"):
+        of_folders(merits, ["beauty"])
+
+
+def test_cost_is_drawn_where_it_was_saved(evaluations, root):
+    frame = cost_by_documents(evaluations)
+    seconds = frame[(frame["method"] == "gnm") & (frame["measure"] == "query_seconds")]
+    assert seconds[["t", "value"]].to_numpy().tolist() == [[3, 0.5]]
+    titles = [axes.get_title() for axes in panels(cost_lines(frame, "A title"))]
+    assert titles[0] == "One question, GFLOP" and len(titles) == 5
+    (root / "single" / "gnm" / "cost.json").unlink()
+    with pytest.raises(DataError, match="no evaluation has saved its cost"):
+        cost_by_documents(read_experiment(root / "single")[0])
+
+
+def test_the_footnote_says_how_intervals_were_made(evaluations):
+    both = footnote(measure_frame(evaluations, ["accuracy"], "age"))
+    assert both.startswith("Whiskers: 95 % intervals, bootstrap over 4 sequences. Whiskers from a summary's counts")
+    score = footnote(measure_frame(evaluations, ["score"], "age"))
+    assert score.endswith("No intervals (no records): Retrieval (untrained), No memory.")
+    frame = measure_frame({"retrieval": evaluations["retrieval"]}, ["score"], "age")
+    assert footnote(frame) == "No intervals: summaries without records or counts."
+
+
+def test_single_documents_have_no_ages_to_follow(root):
+    evaluations = read_experiment(root / "single")[0]
+    with pytest.raises(DataError, match="single documents; there is nothing to follow"):
+        measure_lines(measure_frame(evaluations, ["score"], "age"), "A title", ["score"])
+    with pytest.raises(DataError, match="single documents; a heatmap needs sequences"):
+        heatmaps(measure_frame(evaluations, ["accuracy"], "cell"), "A title", ["accuracy"])
+
+
+def test_the_numbers_lie_beside_the_figure(evaluations, tmp_path):
+    frame = measure_frame(evaluations, ["score"], "age")
+    paths = save_with_table(measure_lines(frame, "A title", ["score"]), frame, tmp_path / "plots" / "x")
+    assert [path.name for path in paths] == ["x.png", "x.svg", "x.csv"]
+    assert pd.read_csv(paths[2])["value"].tolist() == pytest.approx(frame["value"].tolist())
+
+
+def test_one_measure_does_not_squeeze_the_lines_below_it(root):
+    merit = read_experiment(root / "e")[1]
+    assert overview(merit, "A title", ["score"]).get_figwidth() >= 7
+
+
+def test_samples_of_a_summary_alone_are_explained(root):
+    settings = {"title": "A", "output": root / "plots" / "a", "figures_of_merit": ["score"], "samples": 2}
+    with pytest.raises(DataError, match="samples: no evaluation has records"):
+        report(ReportParams(evaluations=root / "single", **settings))
+    assert not (root / "plots").exists()

@@ -1,0 +1,116 @@
+"""Every notebook runs on evaluations of our own, on the published ones, and where nothing is; pairs are in step."""
+
+import ast
+from pathlib import Path
+
+import jupytext
+import pandas as pd
+import pytest
+from evaluations import made_up_records, save_evaluation
+from nbclient import NotebookClient
+
+from gnm.analysis.page import Page, Sentence
+from gnm.records import write_segments
+
+PROJECT = Path(__file__).resolve().parents[2]
+NAMES = ("ablation", "comp_gen", "flops", "format_generalization", "gates", "mixed_docs", "mixed_docs_heatmaps",
+         "warmup_heatmaps", "warmup_summary")
+FOLDERS = ("small_exp1", "small_exp1_20", "small_exp2", "small_exp2_20", "small_exp2_train", "small_exp2_held_out_keys",
+           "small_exp2_unseen_family", "small_gates", "small_gates_20", "small_gates_50", "small_gates_revocation")
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A root with every folder that the notebooks read, each of two or three methods; one has gates."""
+    root = tmp_path_factory.mktemp("saved_evals")
+    for folder in FOLDERS:
+        for seed, method in enumerate(("gnm", "generalist", "no_memory")):
+            save_evaluation(root / folder / method, made_up_records(seed), keep_records=method != "no_memory")
+    save_evaluation(root / "small_exp3" / "gnm", made_up_records(documents=1), keep_records=False)
+    segment = {"sequence": 0, "t": 0, "text": "a b", "tokens": 2, "stored": 1, "strength": 0.9,
+               "wanted": True, "of_document": True}
+    write_segments(root / "small_gates" / "generalist" / "segments.parquet",
+                   [segment, segment | {"sequence": 1, "stored": 0, "strength": 0.1}])
+    return root
+
+
+def run(name, root, output):
+    """What the cells of a notebook show, run in this process with these parameters."""
+    space, shown = {}, []
+    for cell in jupytext.read(PROJECT / "notebooks" / f"{name}.py").cells:
+        if cell.cell_type != "code":
+            continue
+        tree = ast.parse(cell.source)
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, name, "exec"), space)
+        if last is not None:
+            shown.append(eval(compile(ast.Expression(last.value), name, "eval"), space))
+        if "parameters" in cell.metadata.get("tags", ()):
+            space |= {"ROOT": root, "OUTPUT": output}
+    return shown
+
+
+def said(shown):
+    return " ".join(each.text for each in shown if isinstance(each, Sentence))
+
+
+def test_the_notebooks_are_these():
+    assert sorted(path.stem for path in (PROJECT / "notebooks").glob("*.py")) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pairs_are_in_step_and_hold_no_outputs(name):
+    text, notebook = (jupytext.read(PROJECT / "notebooks" / f"{name}.{suffix}") for suffix in ("py", "ipynb"))
+    assert [(c.cell_type, c.source) for c in text.cells] == [(c.cell_type, c.source) for c in notebook.cells]
+    assert all(not cell.get("outputs") and not cell.get("execution_count") for cell in notebook.cells)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebooks_draw_what_is_there(name, own, tmp_path):
+    shown = run(name, own, tmp_path)
+    pictures = sorted(tmp_path.glob("*.png"))
+    assert pictures and all(path.with_suffix(".svg").is_file() for path in pictures)
+    assert all(len(pd.read_csv(path.with_suffix(".csv"))) for path in pictures)
+    assert "dvc repro` makes them" in said(shown) or name == "gates"
+    assert "Nothing to say" not in said(shown)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebooks_say_what_is_missing_where_nothing_is(name, tmp_path):
+    shown = run(name, tmp_path / "nothing", tmp_path / "plots")
+    assert "dvc repro` makes them" in said(shown) and not (tmp_path / "plots").exists()
+
+
+def test_notebooks_read_the_published_evaluations(shared, tmp_path):
+    published = shared / "reference/saved_evals"
+    two = tmp_path / "two"  # heatmaps of all methods take a minute
+    for folder in ("warmup_seq_10", "mixed_documents_seq_10"):
+        (two / folder).mkdir(parents=True)
+        (two / folder / "gnm").symlink_to(published / folder / "gnm")
+    texts = {}
+    for name in set(NAMES) - {"gates"}:
+        texts[name] = said(run(name, two if name.endswith("heatmaps") else published, tmp_path / "plots"))
+        assert "Nothing to say" not in texts[name] or name.endswith("heatmaps") or name == "flops"
+    assert "Score in percent, best first: GNM 86.7;" in texts["warmup_summary"]
+    assert "GNM 78.0" in texts["mixed_docs"] and "GNM 73.8" in texts["comp_gen"]
+    assert "Retrieval FT 52.2" in texts["format_generalization"]
+    assert "In-context FT (document first) 5.05 times" in texts["flops"]
+    assert len(list((tmp_path / "plots").glob("*.png"))) >= 14
+
+
+def test_a_real_kernel_shows_the_pictures(own, tmp_path):
+    notebook = jupytext.read(PROJECT / "notebooks" / "comp_gen.ipynb")
+    place = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
+    notebook.cells[place].source += f"\nROOT, OUTPUT = {str(own)!r}, {str(tmp_path)!r}"
+    done = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
+    outputs = [output["data"] for cell in done.cells for output in cell.get("outputs", ()) if "data" in output]
+    assert any("image/png" in data for data in outputs) and any("text/markdown" in data for data in outputs)
+
+
+def test_a_damaged_evaluation_is_a_sentence(tmp_path):
+    save_evaluation(tmp_path / "e" / "gnm", made_up_records(), keep_records=False)
+    (tmp_path / "e" / "gnm" / "summary.json").write_text("{}")
+    page = Page(tmp_path, {"published": "e"}, tmp_path / "plots")
+    shown = page.bars("x", page.read("published"), "A title", ["score"])
+    assert "Not drawn" in shown.text and "lacks fact_accuracy_matrix" in shown.text
+    assert "No table" in page.table(page.read("published")).text
