@@ -55,10 +55,10 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):
 
     honest = Trainer.step
 
-    def killed_at_5(self, step):
+    def killed_at_5(self, step, *drawn):
         if step == 5:
             raise KeyboardInterrupt
-        return honest(self, step)
+        return honest(self, step, *drawn)
 
     monkeypatch.setattr(Trainer, "step", killed_at_5)
     with pytest.raises(KeyboardInterrupt):
@@ -66,7 +66,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "step", honest)
     second = trainer(data, tmp_path / "killed")
     steps = []
-    monkeypatch.setattr(Trainer, "step", lambda self, step: steps.append(step) or honest(self, step))
+    monkeypatch.setattr(Trainer, "step", lambda self, step, *drawn: steps.append(step) or honest(self, step, *drawn))
     second.fit()
     assert steps == [4, 5]  # the checkpoint of step 4 was whole
     whole, resumed = (load_file(tmp_path / name / "gnm" / WEIGHTS) for name in ("whole", "killed"))
@@ -285,7 +285,8 @@ def test_a_saved_memory_model_without_adapters_gets_a_new_one(data, tmp_path):
 def test_a_killed_training_of_a_memory_model_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):
     changed_trainer(data, tmp_path / "whole", MEMORY_MODEL).fit()
     run, honest = changed_trainer(data, tmp_path / "killed", MEMORY_MODEL), Trainer.step
-    monkeypatch.setattr(Trainer, "step", lambda self, step: {}[step] if step == 5 else honest(self, step))
+    killed = lambda self, step, *drawn: {}[step] if step == 5 else honest(self, step, *drawn)  # noqa: E731
+    monkeypatch.setattr(Trainer, "step", killed)
     with pytest.raises(KeyError):
         run.fit()
     monkeypatch.setattr(Trainer, "step", honest)
