@@ -5,13 +5,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
+MODULE ?= *
+TESTS ?= test
 
 BIN := $(abspath $(VENV))/bin
 # the stages' own commands (torchrun, python) are those of the environment
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test notebooks clean
+.PHONY: quickstart test notebooks mutants clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.installed
@@ -26,8 +28,14 @@ test: $(VENV)/.installed-dev
 notebooks: $(VENV)/.installed
 	$(BIN)/jupyter execute notebooks/*.ipynb
 
+# faults put into the code one by one, and which of them no test notices: make mutants MODULE=memory.pool
+# [TESTS="test_pool or test_gates"], as for pytest's -k
+mutants: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 PYTEST_ADDOPTS='-k "$(TESTS)"' $(BIN)/mutmut run 'gnm.$(MODULE).*'
+	$(BIN)/mutmut results
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) mutants
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -13,7 +14,9 @@ from gnm import cli
 from gnm import evaluate as program
 from gnm.analysis import report
 from gnm.config import validate
+from gnm.data.documents import read_documents
 from gnm.data.instructions import revoking_instruction
+from gnm.data.sequences import evaluation_sequences
 from gnm.data.targets import parse_target
 from gnm.data.taxonomy import load_taxonomy
 from gnm.errors import ConfigError, DataError
@@ -203,6 +206,18 @@ def test_formats_and_refusals_are_judged_where_they_are_asked_for(data, tmp_path
     summary = json.loads((folder / "summary.json").read_text())
     assert 0 < summary["refusal_recall"][0] < 1 and 0 < summary["refusal_precision"][0] < 1
     assert {"format_accuracy", "format_retention", "format_selectivity", "fact_accuracy"} <= summary.keys()
+
+
+@pytest.mark.parametrize(("said", "right"), [("In OSLO, I think", True), ("osl o", False), ("", False)])
+def test_an_answer_holds_the_expected_object_in_capitals_too(data, tmp_path, said, right):
+    params = evaluate_params(data, tmp_path)
+    sequence = evaluation_sequences(read_documents(data / "test.json"), params.sequences(), 1, 0)[0]
+    query = replace(sequence.steps[0].queries[0], target_output="Oslo")
+    answer = Answer(said, 0.0, 1.0, 0.5, 2)
+    row = program.record((0, sequence), 0, 0, query, answer, 1.0, params.sequences())
+    assert (row["generated_correct"], row["fact_correct"]) == (right, False)
+    even = program.record((0, sequence), 0, 0, query, Answer(said, 1.0, 1.0, 0.5, 2), 1.0, params.sequences())
+    assert not even["fact_correct"]  # a contest that no one wins
 
 
 def test_an_experiment_on_facts_alone_judges_no_formats_and_no_refusals(data, tmp_path):

@@ -227,6 +227,27 @@ def test_the_appended_document_enters_the_unlearning_means_only():
         *(f"unlearning_fact_{name}" for name in FACTS), "loss", "non_compositions"}
 
 
+@pytest.mark.parametrize("group", ["forgotten", "remaining"])
+def test_rows_after_something_was_forgotten_enter_their_own_means_only(group):
+    """Also where the sequence ends with a document that turned something round."""
+    stream = synthetic(7)
+    stream = stream[~stream["unlearning"]]
+    last = stream[stream["t"] == 2]
+    after = pd.concat([last, last.assign(unlearning=True)]).assign(**{group: True})
+    turned = {name: ~after[name] for name in ("fact_correct", "generated_correct")}
+    after = after.assign(**turned)
+    records = pd.concat([stream, after])
+    merit, plain = figures_of_merit(records), figures_of_merit(stream)
+    others = merit[~merit["metric"].str.startswith(group)].reset_index(drop=True)
+    assert len(others) == len(merit) - 6
+    pd.testing.assert_frame_equal(others, plain)
+    accuracy = after[(after["type"] == "paraphrase") & after["learn"]]["fact_correct"].astype(float).mean()
+    assert values_of(merit)[f"{group}_accuracy", None] == pytest.approx(accuracy)
+    whole, part = summarise(records).values, summarise(stream).values
+    assert {key for key in whole if whole[key] != part.get(key)} == {
+        *(f"{group}_fact_{name}" for name in FACTS), "loss", "non_compositions"}
+
+
 def test_queries_about_later_documents_show_in_the_matrix_and_nowhere_else():
     row = {"q": 0, "t": 0, "type": "paraphrase", "learn": True, "fact_correct": True}
     ahead = frame([row, row | {"q": 1, "t": 1}, row | {"q": 1, "fact_correct": False}])

@@ -22,7 +22,7 @@ from gnm.params import TrainParams
 from gnm.pretrained import load_model
 from gnm.train import Trainer
 from gnm.trained import WEIGHTS, copied
-from gnm.training_loss import TrainingLoss
+from gnm.training_loss import SUMS, TrainingLoss
 from small_runs import SAMPLING, train_params, train_settings, write_small_documents
 
 
@@ -55,10 +55,10 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):
 
     honest = Trainer.step
 
-    def killed_at_5(self, step):
+    def killed_at_5(self, step, *drawn):
         if step == 5:
             raise KeyboardInterrupt
-        return honest(self, step)
+        return honest(self, step, *drawn)
 
     monkeypatch.setattr(Trainer, "step", killed_at_5)
     with pytest.raises(KeyboardInterrupt):
@@ -66,7 +66,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "step", honest)
     second = trainer(data, tmp_path / "killed")
     steps = []
-    monkeypatch.setattr(Trainer, "step", lambda self, step: steps.append(step) or honest(self, step))
+    monkeypatch.setattr(Trainer, "step", lambda self, step, *drawn: steps.append(step) or honest(self, step, *drawn))
     second.fit()
     assert steps == [4, 5]  # the checkpoint of step 4 was whole
     whole, resumed = (load_file(tmp_path / name / "gnm" / WEIGHTS) for name in ("whole", "killed"))
@@ -110,6 +110,101 @@ def test_training_stops_early_when_validation_gets_worse(data, tmp_path, monkeyp
     run = trainer(data, tmp_path, steps=50, validate_every=1, patience=2)
     run.fit()
     assert read_about(tmp_path / "gnm")["made"]["steps"] == 3
+
+
+def validations(monkeypatch, *losses):
+    """Runs whose steps add 1 to every weight, and whose validations give these losses."""
+    values = iter([{"loss": value} for value in losses])
+    monkeypatch.setattr(Trainer, "validate", lambda self: next(values))
+
+    @torch.no_grad()
+    def step(self, number, drawn):
+        for parameter in self.parameters:
+            parameter.add_(1.0)
+        return {}
+
+    monkeypatch.setattr(Trainer, "step", step)
+
+
+@pytest.mark.parametrize(
+    ("losses", "steps", "best"),
+    [
+        ((5.0, 6.0, 4.0, 5.0, 6.0), 5, 3),  # an improvement begins the count anew
+        ((5.0, 5.0, 5.0), 3, 1),  # as good is no better
+        ((5.0, 6.0, 4.0, 3.0, 2.0, 1.0), 6, 6),
+    ],
+)
+def test_training_waits_for_so_many_validations_in_a_row_that_are_no_better(
+    data, tmp_path, monkeypatch, losses, steps, best
+):
+    validations(monkeypatch, *losses)
+    trainer(data, tmp_path, steps=6, validate_every=1, patience=2).fit()
+    made = read_about(tmp_path / "gnm")["made"]
+    assert (made["steps"], made["best step"], made["validation loss"]) == (steps, best, f"{min(losses):.4f}")
+
+
+def test_the_last_step_is_validated_whatever_its_number(data, tmp_path, monkeypatch):
+    validations(monkeypatch, 2.0, 1.0)
+    trainer(data, tmp_path, steps=3, validate_every=2).fit()
+    assert read_about(tmp_path / "gnm")["made"]["best step"] == 3
+
+
+def test_a_resumed_run_keeps_the_best_weights_so_far_and_the_count_of_worse_ones(data, tmp_path, monkeypatch):
+    """The first validation is the best; the run is killed after the second, and the third ends it."""
+    settings = {"steps": 6, "validate_every": 1, "patience": 2, "checkpoint_every": 1}
+    validations(monkeypatch, 1.0, 2.0)
+    with pytest.raises(StopIteration):  # there is no third validation
+        trainer(data, tmp_path, **settings).fit()
+    validations(monkeypatch, 3.0)
+    run = trainer(data, tmp_path, **settings)
+    start = copied(run.parts)["default"]
+    run.fit()
+    saved, made = load_file(tmp_path / "gnm" / WEIGHTS), read_about(tmp_path / "gnm")["made"]
+    assert all(torch.equal(saved[name], (start[name] + 1).bfloat16()) for name in saved)  # those after one step
+    assert (made["steps"], made["best step"], made["validation loss"]) == (3, 1, "1.0000")
+
+
+def gradients_of_a_step(run, monkeypatch):
+    """What the optimizer is given in step 0."""
+    seen = []
+    monkeypatch.setattr(run.optimizer, "step", lambda: seen.extend(p.grad.clone() for p in run.parameters))
+    run.step(0)
+    return seen
+
+
+def test_a_step_follows_the_means_over_tokens_and_over_documents(data, tmp_path, monkeypatch):
+    """The answers' loss is a mean over tokens, the writes' own one over documents."""
+    changes = {
+        "methods": {"gnm": {"method": "gnm", "write": {"gates": {"threshold": 0.0}}}},
+        "opt": {"learning_rate": 0.02, "warmup_steps": 1, "clip_norm": 1e9},
+    }
+    run = changed_trainer(data, tmp_path, changes)
+    losses, sums = run.module(training_exercises(run.params, run.train, 0))
+    sums = dict(zip(SUMS, sums.tolist(), strict=True))
+    assert sums["documents"] == 4 < sums["tokens"]
+    (losses[0] / sums["tokens"] + losses[1] / 4).backward()
+    expected = [p.grad.clone() for p in run.parameters]
+    run.module.zero_grad()
+    for ours, theirs in zip(gradients_of_a_step(run, monkeypatch), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
+
+
+def test_gradients_are_clipped_to_the_norm(data, tmp_path, monkeypatch):
+    norms = []
+    for clip in (1e9, 1e-3):
+        run = changed_trainer(data, tmp_path, {"opt": {"learning_rate": 0.02, "warmup_steps": 1, "clip_norm": clip}})
+        seen = gradients_of_a_step(run, monkeypatch)
+        norms.append(float(torch.cat([gradient.flatten() for gradient in seen]).norm()))
+    assert norms[0] > 2e-3 and norms[1] == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_step_has_its_own_learning_rate_and_leaves_no_gradient(data, tmp_path):
+    opt = {"learning_rate": 0.02, "warmup_steps": 2, "own_rate": 10.0}
+    run = changed_trainer(data, tmp_path, {**MEMORY_MODEL, "opt": opt})
+    for step, rate in ((0, 0.01), (1, 0.02), (4, 0.01)):
+        run.step(step)
+        assert [group["lr"] for group in run.optimizer.param_groups] == pytest.approx([rate, rate, 10 * rate])
+        assert all(parameter.grad is None for parameter in run.parameters)
 
 
 def test_gradients_reach_what_the_setting_says(data, tmp_path):
@@ -285,7 +380,8 @@ def test_a_saved_memory_model_without_adapters_gets_a_new_one(data, tmp_path):
 def test_a_killed_training_of_a_memory_model_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):
     changed_trainer(data, tmp_path / "whole", MEMORY_MODEL).fit()
     run, honest = changed_trainer(data, tmp_path / "killed", MEMORY_MODEL), Trainer.step
-    monkeypatch.setattr(Trainer, "step", lambda self, step: {}[step] if step == 5 else honest(self, step))
+    killed = lambda self, step, *drawn: {}[step] if step == 5 else honest(self, step, *drawn)  # noqa: E731
+    monkeypatch.setattr(Trainer, "step", killed)
     with pytest.raises(KeyError):
         run.fit()
     monkeypatch.setattr(Trainer, "step", honest)

@@ -97,6 +97,19 @@ def test_a_document_of_any_length_takes_the_same_slots(backbone):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_each_layer_drops_slots_of_its_own_where_the_checkpoint_says_so(monkeypatch, per_layer):
+    shape = MemoryShape(SLOTS, 4, per_layer=per_layer)
+    monkeypatch.setitem(REGISTRY, "own", {"random": Random("llama", memory=shape)})
+    learner = learner_of(load_backbone("own", dtype="float32"))
+    start = learner.reset([3])
+    after = learner.write(start, [DOCUMENTS[0]], [INSTRUCTIONS[0]]).state.slots[0, :, :-SLOTS]
+    left = [(old[:, None] == new[None]).all(-1).any(1) for old, new in zip(start.state.slots[0], after, strict=True)]
+    assert [int(layer.sum()) for layer in left] == [CAPACITY - SLOTS] * len(left)
+    assert torch.equal(left[0], left[1]) != per_layer
+
+
+@torch.no_grad()
 @pytest.mark.usefixtures("as_asked")
 def test_a_bfloat16_memory_with_two_adapters_writes_and_answers(monkeypatch):
     shape = MemoryShape(SLOTS, 4, per_layer=True, lora=LoraSettings(r=2, alpha=4), two_adapters=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gnm.config import validate
 from gnm.errors import ConfigError, MemoryFileError
-from gnm.memory.pool import PoolSettings, append, check_fits, repeated
+from gnm.memory.pool import PoolSettings, append, check_fits, merge, repeated
 from gnm.memory.state import HEAD, MIXED, MemoryState
 
 HEAD_SLOTS = 2
@@ -118,6 +118,53 @@ def test_random_draws_anew_at_every_write():
 @pytest.mark.parametrize("seed", [-5, 2**62, -(2**63)])
 def test_any_seed_that_fits_a_tensor_will_do(seed):
     assert len(held(fill([[7], [2]], PoolSettings(capacity=CAPACITY), [seed]))) == HEAD_SLOTS + CAPACITY
+
+
+def strong(state, strength, settings):
+    """One more document for a single memory with gates, a slot for each of `strength`."""
+    gated = {"strength": torch.tensor([strength]), "segment": torch.zeros(1, len(strength), dtype=torch.long)}
+    numbers = 100.0 * (state.written + 1) + torch.arange(len(strength))
+    valid = torch.ones(1, len(strength), dtype=torch.bool)
+    return append(state, numbers[None, None, :, None], valid, settings, **gated)[0]
+
+
+def gated_empty():
+    ones = torch.ones(1, HEAD_SLOTS)
+    return replace(empty([0]), strength=ones * 0.01, segment=torch.full_like(ones, -1, dtype=torch.long))
+
+
+def test_the_weakest_go_first_and_of_equals_the_oldest():
+    pool = PoolSettings(capacity=6, eviction="weakest")
+    full = strong(strong(gated_empty(), [0.9, 0.2, 0.5], pool), [0.2, 0.7, 0.2], pool)
+    assert held(full) == [0, 1, 100, 101, 102, 200, 201, 202]
+    assert held(strong(full, [0.1], pool)) == [0, 1, 100, 102, 200, 201, 202, 300]
+    assert held(strong(full, [0.1] * 2, pool)) == [0, 1, 100, 102, 201, 202, 300, 301]
+    assert held(strong(full, [0.1] * 4, pool)) == [0, 1, 100, 201, 300, 301, 302, 303]
+
+
+def test_a_merged_pool_keeps_both_documents_in_their_order_and_drops_no_more_than_it_must():
+    pool = PoolSettings(capacity=5, eviction="weakest")
+    one, other = strong(gated_empty(), [0.9, 0.2, 0.5], pool), strong(gated_empty(), [0.3, 0.8, 0.4], pool)
+    whole, small = merge(one, other, PoolSettings()), merge(one, other, pool)
+    assert held(whole) == [0, 1, 100, 101, 102, 100, 101, 102]
+    assert held(small) == [0, 1, 100, 102, 100, 101, 102]
+    assert small.documents() == {0: 2, 1: 3} and small.written == whole.written == 2
+    assert held(merge(small, other, pool)) == [0, 1, 100, 102, 101, 101, 102] and merge(small, other, pool).written == 3
+    assert merge(one, other, PoolSettings(capacity=6)).used().tolist() == [6]
+
+
+@pytest.mark.parametrize("other", ["batch", "layers", "width", "gates"])
+def test_memories_of_two_kinds_do_not_merge(other):
+    one = empty([0])
+    others = {
+        "batch": empty([0, 1]),
+        "layers": replace(one, slots=one.slots.expand(-1, 2, -1, -1)),
+        "width": replace(one, slots=one.slots.expand(-1, -1, -1, 2)),
+        "gates": gated_empty(),
+    }
+    for pair in ((one, others[other]), (others[other], one)):
+        with pytest.raises(MemoryFileError, match="two kinds"):
+            merge(*pair, PoolSettings())
 
 
 def test_kept_indices_move_what_stands_beside_the_slots():

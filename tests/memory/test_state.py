@@ -45,6 +45,17 @@ def test_used_slots_and_documents_count_neither_head_nor_padding():
     assert (state.documents(0), state.documents(1)) == ({0: 2, 1: 1, 2: 1}, {0: 1, 1: 2})
 
 
+def test_slots_are_read_one_after_another_or_each_document_where_the_head_ends():
+    state = state_of([[HEAD, HEAD, 0, 0, None, 1, 2, 2], [HEAD, None, 1, 1, 1, 2, None, None]])
+
+    def positions(shared):
+        return [row[v].tolist() for row, v in zip(state.positions(shared), state.valid, strict=True)]
+
+    assert positions(False) == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4]]
+    assert positions(True) == [[0, 1, 2, 3, 2, 2, 3], [0, 1, 2, 3, 1]]
+    assert (state.positions()[~state.valid] >= 0).all()  # padding has one too
+
+
 def test_selected_slots_stay_whole_and_padding_stays_out():
     state = state_of(SOURCES)
     keep = torch.tensor([[1, 0, 1, 1, 0, 1], [1, 1, 0, 0, 1, 1]], dtype=torch.bool)

@@ -19,7 +19,7 @@ from gnm.memory.pool import append
 from gnm.memory.state import MIXED, MemoryState
 from gnm.models.decoder import Decoder
 from gnm.models.lora import DEFAULT, use_adapter
-from gnm.models.memoryllm import load_published
+from gnm.models.memoryllm import load_published, parse_config
 from gnm.reader import Reader
 from stock import IdDecoder
 
@@ -193,6 +193,12 @@ def test_a_write_updates_the_golden_pool(case, replay):
     case.close(memory.state.slots[0], "g.memory_after")
     case.close(memory.state.slots[:, :, -8:], "g.delta")
     assert memory.state.documents() == {0: 8}
+
+
+@pytest.mark.parametrize(("said", "per_layer"), [({"drop_memory_per_layer": True}, True), ({}, False)])
+def test_the_config_says_whether_each_layer_draws_what_it_drops(said, per_layer):
+    pool = parse_config({"model_type": "llama", "num_tokens": 4, "num_blocks": 3, **said})[1].pool
+    assert (pool.capacity, pool.per_layer, pool.fill, pool.eviction) == (12, per_layer, True, "random")
 
 
 # --- a pool that was never written to

@@ -139,10 +139,19 @@ def test_any_other_instruction_changes_nothing(learner):
 @torch.no_grad()
 def test_only_the_rows_that_are_told_to_forget_do(learner, monkeypatch):
     before = written(learner, (FIRST, FIRST), seeds=(0, 0))
-    hears = lambda hidden: torch.tensor([9.0, -0.1])  # noqa: E731
+    hears = lambda hidden: torch.tensor([0.0, -0.001])  # noqa: E731 - one half is enough
     monkeypatch.setattr(learner.lm.gating.revoke_gate, "forward", hears)
     after = learner.revoke(before, [TOLD, TOLD]).state
     assert after.segments(0, 0) != before.state.segments(0, 0) and after.segments(0, 1) == before.state.segments(0, 1)
+
+
+@pytest.mark.parametrize(("logit", "takes"), [(0.0, True), (-0.001, False)])
+def test_an_instruction_is_said_to_take_back_from_one_half_on(learner, logit, takes):
+    gate = learner.lm.gating.revoke_gate
+    with torch.no_grad():
+        gate.weight.zero_()
+        gate.bias.fill_(logit)
+    assert learner.takes_back(TOLD) is takes
 
 
 def test_a_memory_without_keep_gates_writes_the_instruction_like_any_other(tiny):
