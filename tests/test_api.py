@@ -23,6 +23,7 @@ from gnm.memory import save_memory
 from gnm.memory.state import MIXED
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.pretrained import save_pretrained
+from spoiling import without_checksums
 
 DOCUMENT, INSTRUCTION = "* The capital of Elbonia is Orvane", "Memorize all facts."
 
@@ -168,7 +169,7 @@ def test_words_take_back_what_they_are_about(gated, tmp_path, monkeypatch, capsy
 
 
 def test_gates_that_were_never_trained_are_refused(gated):
-    path = gated / "memory_module.safetensors"
+    path = without_checksums(gated) / "memory_module.safetensors"
     whole = load_file(path)
     path.unlink()
     with pytest.raises(CheckpointError, match="no weights for gate.weight, gate.bias"):

@@ -13,12 +13,13 @@ from gnm import pretrained
 from gnm.api import Conversation, load
 from gnm.backbones import REGISTRY, Random, load_backbone
 from gnm.checkpoints import save_adapter
-from gnm.errors import BackboneError, CheckpointError, ConfigError
+from gnm.errors import BackboneError, CheckpointError, ConfigError, GNMError
 from gnm.models.lora import LoraSettings, add_lora, use_adapter
 from gnm.models.memoryllm import MemoryShape
 from gnm.pretrained import STATE
 from gnm.trained import copied, trained_parameters
 from hub import stand_in
+from spoiling import flip_a_bit, without_checksums
 from stock import plain_sdpa, stock_logits
 
 MODULE = "memory_module.safetensors"
@@ -110,7 +111,7 @@ def test_pefts_own_loading_gives_the_same_adapters(conversation, tmp_path):
 
 def test_a_memory_module_that_does_not_fit_is_refused(tmp_path):
     load(None, backbone="tiny-memoryllm", **OPTIONS).save_pretrained(tmp_path / "model")
-    path = tmp_path / "model" / MODULE
+    path = without_checksums(tmp_path / "model") / MODULE
     whole = load_file(path)
     save_file({**whole, "bos_embedding": whole["bos_embedding"][:2].clone()}, path)
     with pytest.raises(CheckpointError, match=r"bos_embedding is of shape \(2, 1, 48\), not \(3, 1, 48\)"):
@@ -120,6 +121,16 @@ def test_a_memory_module_that_does_not_fit_is_refused(tmp_path):
     path.write_bytes(b"?")
     with pytest.raises(CheckpointError, match="missing or damaged"):
         load(tmp_path / "model", **OPTIONS)
+
+
+def test_one_flipped_bit_of_the_weights_is_told(conversation, tmp_path):
+    conversation.save_pretrained(tmp_path / "model")
+    for path in sorted((tmp_path / "model").rglob("*.safetensors")):
+        whole = path.read_bytes()
+        flip_a_bit(path)
+        with pytest.raises(GNMError, match=f"{path.name} is damaged .*checksum is another.*restore"):
+            load(tmp_path / "model", **OPTIONS)
+        path.write_bytes(whole)
 
 
 def test_a_repository_of_the_hub_is_loaded_by_its_name(tmp_path, monkeypatch):

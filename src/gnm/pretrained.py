@@ -18,16 +18,16 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from gnm.backbones import Backbone
-from gnm.checkpoints import ABOUT, CARD, check_backbone, load_adapter, model_card, read_about
+from gnm.checkpoints import ABOUT, check_backbone, check_weights, load_adapter, read_about, write_model
 from gnm.config import validate
 from gnm.errors import BackboneError, CheckpointError, ConfigError
-from gnm.files import atomic_folder, write_json, write_text
+from gnm.files import atomic_folder
 from gnm.learners import LearnerSettings
 from gnm.memory import MemoryState, save_memory
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.models.memory_lm import MARKS, MemoryLM
 from gnm.params import TrainParams
-from gnm.trained import MODULE, copied, read_weights, trained_parameters, weight_file, write_weights
+from gnm.trained import MODULE, copied, read_weights, trained_parameters, weight_file
 from gnm.weights import LOADED, Hub, hub_errors
 
 STATE = "memory_state.safetensors"
@@ -53,14 +53,12 @@ def save_pretrained(
         raise CheckpointError(f"{folder} holds something else than a memory model; name a new folder")
     with atomic_folder(folder) as new:
         lora = about["lora"] and validate(about["lora"], LoraSettings, "lora")
-        write_weights(new, copied(trained_parameters(model, lm.own_parameters())), lora, backbone.name)
+        write_model(new, copied(trained_parameters(model, lm.own_parameters())), lora, about)
         if state is not None:
             save_memory(new / STATE, state, digest, dict(notes or {}))
         backbone.tokenizer.save_pretrained(new)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(new)
-        write_json(new / ABOUT, about)
-        write_text(new / CARD, model_card(about))
 
 
 def load_model(folder: str | Path, backbone: Backbone) -> tuple[dict[str, Any], Backbone]:
@@ -72,6 +70,8 @@ def load_model(folder: str | Path, backbone: Backbone) -> tuple[dict[str, Any], 
     about = read_about(folder)
     if about["lora"] is not None:
         load_adapter(folder, backbone)
+    else:
+        check_weights(folder, about)
     loaded = _with_memory_module(folder, backbone)
     check_backbone(folder, about, backbone)
     return about, loaded
