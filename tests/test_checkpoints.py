@@ -312,7 +312,7 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(interrupted, tiny, monke
 
 def test_a_kill_between_two_checkpoints_leaves_the_last_one(interrupted, tiny):
     folder, _ = interrupted
-    folder.rename(folder.parent / ".c.x1y2.old")
+    folder.rename(folder.parent / ".c.x1y2z3w4.old")
     assert load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))[1]["step"] == 3
     assert [p.name for p in folder.parent.iterdir()] == ["c"]
 

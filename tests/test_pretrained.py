@@ -196,3 +196,17 @@ def test_the_card_says_what_the_folder_holds(tmp_path):
     card = (tmp_path / "model" / "README.md").read_text()
     assert "A memory model of Generalized Neural Memory" in card and "It was made by" not in card
     assert "library_name" not in card and "base_model: tiny-memoryllm" in card
+
+
+@pytest.mark.parametrize("use", ["load", "save"])
+def test_a_model_that_a_kill_left_moved_aside_is_brought_back(tmp_path, monkeypatch, use):
+    memory = load(None, backbone="tiny", **OPTIONS)
+    memory.write("The capital of Elbonia is Orvane.", "Learn.")
+    monkeypatch.chdir(tmp_path)  # "here/model" could be the name of a repository, too
+    memory.save_pretrained("here/model")
+    (tmp_path / "here" / "model").rename(tmp_path / "here" / ".model.abcd1234.old")
+    (tmp_path / "here" / ".model.efgh5678.part").mkdir()
+    if use == "save":
+        memory.save_pretrained("here/model")
+        assert [path.name for path in (tmp_path / "here").iterdir()] == ["model"]
+    same(memory, load("here/model", **OPTIONS))

@@ -136,8 +136,12 @@ def check_backbone(folder: Path, about: Mapping[str, Any], backbone: Backbone) -
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """gnm.json of an adapter folder. Raises CheckpointError if it is missing or damaged."""
+    """gnm.json of an adapter folder. Raises CheckpointError if it is missing or damaged.
+
+    If a save was killed while the old folder and the new one changed places, the old one is brought back first.
+    """
     try:
+        recover_folder(folder)
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if not isinstance(about, dict):
             raise ValueError(f"it holds a {type(about).__name__}, not a mapping")

@@ -21,7 +21,7 @@ from gnm.backbones import Backbone
 from gnm.checkpoints import ABOUT, check_backbone, check_weights, load_adapter, read_about, write_model
 from gnm.config import validate
 from gnm.errors import BackboneError, CheckpointError, ConfigError
-from gnm.files import atomic_folder
+from gnm.files import atomic_folder, recover_folder
 from gnm.learners import LearnerSettings
 from gnm.memory import MemoryState, save_memory
 from gnm.models.lora import LoraSettings, add_lora
@@ -49,6 +49,7 @@ def save_pretrained(
     Raises CheckpointError if `folder` holds something else than such a model.
     """
     model, folder = backbone.model, Path(folder)
+    recover_folder(folder)
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / ABOUT).is_file())):
         raise CheckpointError(f"{folder} holds something else than a memory model; name a new folder")
     with atomic_folder(folder) as new:
@@ -117,6 +118,7 @@ def local_folder(name: str | Path) -> Path:
     Raises BackboneError if a repository is not reachable.
     """
     folder = Path(name)
+    recover_folder(folder)
     if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "models/")):
         return folder
     with hub_errors(f"{name} (no folder here)", Hub(str(name), "main", 0), folder):
