@@ -197,6 +197,20 @@ def test_two_saved_memories_become_one(memory, tmp_path, monkeypatch):
     assert [d.number for d in memory.documents] == [0]
 
 
+def test_memories_that_could_not_be_read_together_are_not_merged(memory, tmp_path):
+    window = memory._learner.lm.decoder.window
+    memory.write("a" * int(window * 0.6), INSTRUCTION)
+    memory.save_memory(tmp_path / "a")
+    before = memory.state
+    with pytest.raises(MemoryFileError, match=f"the memory would take .* attends over {window}.*forget a document"):
+        memory.merge(tmp_path / "a")
+    assert same(memory.state, before) and len(memory.documents) == 1
+    small = tiny(capacity=int(window * 0.7), eviction="oldest")
+    small.load_memory(tmp_path / "a")
+    small.merge(tmp_path / "a")
+    small.ask("The capital of Elbonia is")
+
+
 def test_numbers_go_on_after_forgetting(memory):
     memory.write(DOCUMENT, INSTRUCTION)
     memory.forget(0)

@@ -1,6 +1,7 @@
 """Memory models saved and loaded as the ecosystem does it."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -156,6 +157,9 @@ def test_what_is_pushed_is_what_is_saved(tmp_path, monkeypatch):
         def create_repo(self, repo, **options):
             calls.append((repo, options))
 
+        def repo_info(self, repo):
+            return SimpleNamespace(private=repo != "somebody/public")
+
         def upload_folder(self, repo_id, folder_path, **_):
             calls.append((repo_id, {path.name for path in folder_path.iterdir()}))
             return "https://hub/commit"
@@ -164,6 +168,10 @@ def test_what_is_pushed_is_what_is_saved(tmp_path, monkeypatch):
     assert memory.push_to_hub("somebody/memory") == "https://hub/commit"
     assert calls[0] == ("somebody/memory", {"private": True, "exist_ok": True})
     assert calls[1][0] == "somebody/memory" and {"gnm.json", STATE, "README.md"} <= calls[1][1]
+    with pytest.raises(BackboneError, match="nothing was pushed: everybody can read somebody/public.*private=False"):
+        memory.push_to_hub("somebody/public")
+    assert len(calls) == 3  # nothing was uploaded
+    assert memory.push_to_hub("somebody/public", private=False) == "https://hub/commit"
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):

@@ -170,12 +170,13 @@ class Conversation:
     def merge(self, path: str | Path) -> None:
         """Take in all documents of another saved memory of this model; they are numbered on from this one's.
 
-        Raises MemoryFileError if it is damaged or another model's.
+        Raises MemoryFileError if it is damaged or another model's, or if both together could never be read.
         """
         other, notes = self._read(path)
         first = self.state.written
         renumbered = {str(int(number) + first): note for number, note in notes.items()}
         state = merge(self.state, other, self._learner.lm.pool)
+        self._learner.lm.check_state(state)
         self._change(self._attach(state), only_stored({**self._notes, **renumbered}, state))
 
     def undo(self) -> None:
@@ -232,7 +233,8 @@ class Conversation:
     def push_to_hub(self, repo: str, private: bool = True) -> str:
         """Upload model and memory to the hub ("owner/name"); `load(repo)` gets them. Returns the commit's address.
 
-        Raises BackboneError if the hub is out of reach or refuses.
+        private: a new repository is, and one that everybody can read is refused, as the notes are people's text.
+        Raises BackboneError if it is such a repository, or if the hub is out of reach or refuses.
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "model")

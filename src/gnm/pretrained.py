@@ -128,11 +128,17 @@ def local_folder(name: str | Path) -> Path:
 def push_to_hub(folder: str | Path, repo: str, private: bool = True) -> str:
     """Upload a saved memory model to the hub's repository `repo`, made if there is none; returns its commit's address.
 
-    Raises BackboneError if the hub is out of reach or refuses.
+    The memory's notes are people's text, so nothing goes into a repository that everybody can read, unless `private` is
+    False. Raises BackboneError if it is such a repository, or if the hub is out of reach or refuses.
     """
     api = HfApi()
     try:
         api.create_repo(repo, private=private, exist_ok=True)
+        if private and not api.repo_info(repo).private:
+            raise BackboneError(
+                f"nothing was pushed: everybody can read {repo}, and a memory holds text of its documents; name a "
+                "private repository, or say private=False to publish it"
+            )
         return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload a memory model"))
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx2.HTTPError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)

@@ -9,13 +9,12 @@
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from dvclive import Live
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -33,6 +32,7 @@ from gnm.params import TrainParams
 from gnm.pretrained import starting_point
 from gnm.provenance import command_line, provenance
 from gnm.trained import MODULE, Weights, copied, trained_parameters
+from gnm.training_log import TrainingLog
 from gnm.training_loss import SUMS, TrainingLoss, means_of
 
 
@@ -119,7 +119,7 @@ class Trainer:
             start -= progress["seconds"]
         main = self.accelerator.is_main_process
         bar = tqdm(total=loop.steps, initial=progress["step"], disable=not main, desc=self.output.name, mininterval=5)
-        with _Metrics(self.output, resume=bool(found), enabled=main) as live:
+        with TrainingLog(self.output, progress["step"], enabled=main) as live:
             drawn = iter(self.steps_from(progress["step"]))
             while progress["step"] < loop.steps and progress["bad"] < loop.patience:
                 step = progress["step"]
@@ -204,29 +204,6 @@ class Trainer:
 
 def _batches(items: Sequence, size: int):
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-class _Metrics:
-    """The metrics file of a run that goes on (DVCLive); the main process alone writes it."""
-
-    def __init__(self, output: Path, resume: bool, enabled: bool):
-        folder = str(output.parent / f".{output.name}-live")
-        self._live = Live(dir=folder, resume=resume, save_dvc_exp=False, report=None, dvcyaml=None) if enabled else None
-
-    def log(self, part: str, values: Mapping[str, float]) -> None:
-        for name, value in values.items() if self._live else ():
-            self._live.log_metric(f"{part}/{name}", value)
-
-    def next_step(self) -> None:
-        if self._live:
-            self._live.next_step()
-
-    def __enter__(self) -> "_Metrics":
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        if self._live:
-            self._live.end()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -175,7 +175,7 @@ class MemoryLM(nn.Module):
             index, valid = repeated(memory.state, valid, self.pool)
             slots = slots_at(slots, index)
         state, left = append(memory.state, slots, valid, self.pool, **gated)
-        self._check_readable(self._reach(state))
+        self.check_state(state)
         sides = []
         for old, new in zip((memory.keys, memory.values), self.decoder.project(slots), strict=True):
             old = old if left is None else at_layers(old, left)
@@ -238,11 +238,15 @@ class MemoryLM(nn.Module):
         after = (state.positions(self.pool.positions == "shared") + 1).masked_fill(~state.valid, 0)
         return (int(after.max()) if after.numel() else 0) + (self.write_settings.tap == "outputs")
 
+    def check_state(self, state: MemoryState) -> None:
+        """Raise MemoryFileError if `state` leaves no room for a question: it could never be read."""
+        self._check_readable(self._reach(state))
+
     def _check_readable(self, positions: int) -> None:
         """Raise MemoryFileError if a memory that takes so many positions leaves no room for a question."""
         if positions + self._room > self.decoder.window:
             raise MemoryFileError(
-                f"with this document the memory takes {positions} positions, and a question up to {self._room}; the "
+                f"the memory would take {positions} positions, and a question up to {self._room}; the "
                 f"decoder attends over {self.decoder.window}: forget a document first, start another memory, or use a "
                 "smaller pool (memory.capacity)"
             )
