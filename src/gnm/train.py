@@ -4,7 +4,7 @@
   cross-entropy over answer tokens.
 - `loop.through`: gradients reach the writing of the current document only ("last") or of every earlier one ("all").
 - Which sequences a step sees is a pure function of seed and step, so a run that was killed goes on to bit-equal
-  weights, and the number of processes changes nothing but the order of sums.
+  weights (on as many processes), and the number of processes changes nothing but the order of sums.
 """
 
 import argparse

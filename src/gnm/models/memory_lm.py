@@ -209,12 +209,18 @@ class MemoryLM(nn.Module):
     def check_text(self, tokens: int) -> None:
         """Raise MemoryFileError if a text of `tokens` tokens can never be written, or never be read."""
         check_fits(self.slots_of(tokens), self.pool)
-        room = self.decoder.window - len(self.head) - (self._room if self._keeps_all else 0)
-        if tokens > room:
+        if tokens > self.room:
             raise MemoryFileError(
-                f"a document with its instruction takes {tokens} tokens; {room} of the {self.decoder.window} positions "
-                "that the decoder attends over are free for it: split the document"
+                f"a document with its instruction takes {tokens} tokens; {self.room} of the {self.decoder.window} "
+                'positions that the decoder attends over are free for it: split the document (long="split", in the '
+                "shell --long split)"
             )
+
+    @property
+    def room(self) -> int:
+        """Tokens that one text may have."""
+        free = self.decoder.window - len(self.head) - (self._room if self._keeps_all else 0)
+        return free if self.pool.capacity is None or not self._keeps_all else min(free, self.pool.capacity)
 
     @property
     def _keeps_all(self) -> bool:
