@@ -23,6 +23,7 @@ from gnm.memory import save_memory
 from gnm.memory.state import MIXED
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.pretrained import save_pretrained
+from spoiling import without_checksums
 
 DOCUMENT, INSTRUCTION = "* The capital of Elbonia is Orvane", "Memorize all facts."
 
@@ -168,7 +169,7 @@ def test_words_take_back_what_they_are_about(gated, tmp_path, monkeypatch, capsy
 
 
 def test_gates_that_were_never_trained_are_refused(gated):
-    path = gated / "memory_module.safetensors"
+    path = without_checksums(gated) / "memory_module.safetensors"
     whole = load_file(path)
     path.unlink()
     with pytest.raises(CheckpointError, match="no weights for gate.weight, gate.bias"):
@@ -194,6 +195,20 @@ def test_two_saved_memories_become_one(memory, tmp_path, monkeypatch):
     assert torch.equal(memory.state.slots, whole.state.slots) and torch.equal(memory.state.source, whole.state.source)
     memory.forget(1)
     assert [d.number for d in memory.documents] == [0]
+
+
+def test_memories_that_could_not_be_read_together_are_not_merged(memory, tmp_path):
+    window = memory._learner.lm.decoder.window
+    memory.write("a" * int(window * 0.6), INSTRUCTION)
+    memory.save_memory(tmp_path / "a")
+    before = memory.state
+    with pytest.raises(MemoryFileError, match=f"the memory would take .* attends over {window}.*forget a document"):
+        memory.merge(tmp_path / "a")
+    assert same(memory.state, before) and len(memory.documents) == 1
+    small = tiny(capacity=int(window * 0.7), eviction="oldest")
+    small.load_memory(tmp_path / "a")
+    small.merge(tmp_path / "a")
+    small.ask("The capital of Elbonia is")
 
 
 def test_numbers_go_on_after_forgetting(memory):

@@ -292,7 +292,7 @@ def test_cache_of_an_older_pin(copied, wheel, monkeypatch):
 
 
 def test_leftovers_of_a_killed_run_are_cleared(copied, tmp_path):
-    leftover = tmp_path / "models" / "fake" / ".backbone.abc.part"
+    leftover = tmp_path / "models" / "fake" / ".backbone.abcd1234.part"
     leftover.mkdir(parents=True)
     (leftover / "half.gguf").write_text("")
     load_backbone("fake")

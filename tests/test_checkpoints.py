@@ -13,6 +13,7 @@ from gnm.errors import CheckpointError
 from gnm.models.decoder import Decoder
 from gnm.models.lora import DEFAULT, LoraSettings, add_lora
 from gnm.trained import copied, trained_parameters
+from spoiling import flip_a_bit, without_checksums
 from stock import another, plain_sdpa, stock_logits
 
 SETTINGS = LoraSettings(r=2, alpha=6, target_modules=("q_proj", "down_proj"))
@@ -117,10 +118,13 @@ def test_an_adapter_of_another_backbone_is_refused(tmp_path):
 
 
 def change_weights(change):
+    """Other tensors in a folder that has no checksums, as those of earlier versions."""
+
     def spoil(folder):
         tensors = load_file(folder / "adapter_model.safetensors")
         change(tensors)
         save_file(tensors, folder / "adapter_model.safetensors")
+        without_checksums(folder)
 
     return spoil
 
@@ -150,8 +154,15 @@ SPOILT = {
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is missing"),
     "weights cut off": (
         lambda f: (f / "adapter_model.safetensors").write_bytes((f / "adapter_model.safetensors").read_bytes()[:-9]),
-        "adapter_model.safetensors is missing or damaged",
+        "adapter_model.safetensors is damaged .its checksum is another.*train it anew",
     ),
+    "one bit flipped": (
+        lambda f: flip_a_bit(f / "adapter_model.safetensors", 8),
+        "adapter_model.safetensors is damaged .its checksum is another.*restore the folder from a copy",
+    ),
+    "checksums that are none": (rewrite_about(lambda m: m | {"checksums": 3}), "checksums of .*a are damaged"),
+    "NaN": (change_weights(lambda t: t[FIRST].fill_(float("nan"))), f"NaN or infinity in {FIRST}; restore"),
+    "infinity": (change_weights(lambda t: t[FIRST][0, 0].fill_(float("inf"))), f"NaN or infinity in {FIRST}"),
     "a tensor short": (change_weights(lambda t: t.pop(FIRST)), f"does not fit.* 1 tensors.*{FIRST}"),
     "a tensor too many": (change_weights(lambda t: t.update(extra=torch.zeros(1))), "does not fit.* 1 tensors.*extra"),
     "a tensor misshapen": (
@@ -168,6 +179,15 @@ def test_a_damaged_adapter_is_refused_by_what_is_wrong(tiny, tmp_path, how):
     spoil(tmp_path / "a")
     with pytest.raises(CheckpointError, match=message):
         load_adapter(tmp_path / "a", tiny)
+
+
+@torch.no_grad()
+def test_an_adapter_without_checksums_is_loaded(tiny, tmp_path):
+    expected = saved_adapter(tmp_path / "a")
+    assert read_about(tmp_path / "a")["checksums"].keys() == {"adapter_model.safetensors"}
+    without_checksums(tmp_path / "a")
+    assert "checksums" not in load_adapter(tmp_path / "a", tiny)
+    assert torch.equal(stock_logits(tiny.model, IDS), expected)
 
 
 @pytest.mark.parametrize("where", ["absent", "file"])
@@ -260,6 +280,25 @@ def test_a_damaged_checkpoint_is_refused(interrupted, tiny, file, how):
         load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))
 
 
+@pytest.mark.parametrize("place", [-40, 8, 60])
+@pytest.mark.parametrize(
+    "file", ["optimizer.pt", "progress.json", "adapter_model.safetensors", "gnm.json", "checksums.json"]
+)
+def test_a_checkpoint_with_one_flipped_bit_is_refused(interrupted, tiny, file, place):
+    folder, _ = interrupted
+    flip_a_bit(folder / file, min(place, len((folder / file).read_bytes()) // 2 - 1))
+    before = weights(tiny)[DEFAULT]
+    with pytest.raises(CheckpointError, match=r"\bc\b"):
+        load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))
+    assert all(torch.equal(value, before[name]) for name, value in weights(tiny)[DEFAULT].items())
+
+
+def test_a_checkpoint_without_checksums_is_gone_on_from(interrupted, tiny):
+    folder, _ = interrupted
+    (folder / "checksums.json").unlink()
+    assert load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))[1]["step"] == 3
+
+
 def test_a_kill_while_saving_leaves_the_last_checkpoint(interrupted, tiny, monkeypatch):
     folder, _ = interrupted
     _, optimizer = optimised(tiny, 0, [p for n, p in tiny.model.named_parameters() if ".lora_" in n])
@@ -273,7 +312,7 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(interrupted, tiny, monke
 
 def test_a_kill_between_two_checkpoints_leaves_the_last_one(interrupted, tiny):
     folder, _ = interrupted
-    folder.rename(folder.parent / ".c.x1y2.old")
+    folder.rename(folder.parent / ".c.x1y2z3w4.old")
     assert load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))[1]["step"] == 3
     assert [p.name for p in folder.parent.iterdir()] == ["c"]
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 
@@ -66,3 +67,19 @@ def test_a_reader_that_goes_away_ends_the_program_quietly():
 def test_what_the_output_cannot_show_becomes_a_question_mark():
     process = run("print('a \\u2014 b')", PYTHONIOENCODING="ascii")
     assert process.communicate(timeout=60) == (b"a ? b\n", b"") and process.returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["atomic_path", "atomic_folder"])
+def test_a_program_that_is_terminated_removes_what_it_was_writing(tmp_path, kind):
+    body = f"import time\n    from gnm.files import {kind}\n    with {kind}({str(tmp_path / 'f')!r}):\n"
+    process = run(f"{body}        print('writing', flush=True)\n        time.sleep(60)")
+    assert process.stdout.readline() == b"writing\n" and len(list(tmp_path.iterdir())) == 1
+    process.terminate()
+    assert process.wait(30) == 128 + signal.SIGTERM and process.stderr.read() == b""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_is_the_programs_own_again_afterwards():
+    with exit_on_error():
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -230,3 +230,13 @@ def test_a_changed_setting_reruns_only_what_depends_on_it(runs, name, change, re
     path.write_text(before)
     stages = re.findall(r"^Running stage '([^']*)'", said, flags=re.MULTILINE)
     assert sorted(stages) == sorted(rerun)
+
+
+def test_what_settings_put_into_a_command_is_quoted_for_the_shell(project):
+    """A key or value of params.yaml is then one word there, whatever spaces or semicolons it has."""
+    files = sorted(project.glob("*/*/dvc.yaml"))
+    assert len(files) > 15
+    for path in files:
+        for name, stage in yaml.safe_load(path.read_text(encoding="utf-8"))["stages"].items():
+            command = stage.get("do", stage)["cmd"]
+            assert "${" not in re.sub(r"'\$\{[\w.]+\}'", "", command), f"{path}: {name}: {command}"

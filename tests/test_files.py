@@ -2,11 +2,20 @@
 
 import json
 import os
+import signal
 import stat
 
 import pytest
 
-from gnm.files import atomic_folder, atomic_path, recover_folder, remove_leftovers, write_json, write_text
+from gnm.files import (
+    atomic_folder,
+    atomic_path,
+    recover_folder,
+    recover_folders,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
 
 
 def listing(folder):
@@ -141,7 +150,8 @@ def test_a_file_in_the_place_of_a_folder_is_left_alone(tmp_path):
     assert listing(tmp_path) == ["d"] and (tmp_path / "d").read_text() == "a file"
 
 
-def test_a_folder_that_a_kill_left_aside_is_brought_back(tmp_path, monkeypatch):
+@pytest.mark.parametrize("one", [True, False])
+def test_a_folder_that_a_kill_left_aside_is_brought_back(tmp_path, monkeypatch, one):
     """The kill falls between the two renamings: nothing that Python would do after an error is done."""
     target = tmp_path / ".d[1]"
     target.mkdir()
@@ -155,15 +165,52 @@ def test_a_folder_that_a_kill_left_aside_is_brought_back(tmp_path, monkeypatch):
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
     assert not target.exists()
-    recover_folder(target)
+    (recover_folder(target) if one else recover_folders(tmp_path))
     assert listing(target) == ["old"]
+    with atomic_folder(target) as temporary:
+        (temporary / "newer").touch()
+    assert listing(tmp_path) == [".d[1]"] and listing(target) == ["newer"]  # nothing is left of the killed one
+
+
+def test_a_save_after_a_kill_between_the_renamings_keeps_the_old_folder_until_it_is_whole(tmp_path):
+    (tmp_path / ".d.abcd1234.old").mkdir()
+    (tmp_path / ".d.abcd1234.old" / "old").touch()
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "d"):
+        raise KeyboardInterrupt
+    assert listing(tmp_path) == ["d"] and listing(tmp_path / "d") == ["old"]
+
+
+def killed(work):
+    """Run `work` in another process, which kills itself in it."""
+    process = os.fork()
+    if process == 0:
+        work()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("kind", [atomic_path, atomic_folder])
+def test_the_next_save_removes_what_a_killed_one_left_and_not_what_another_is_writing(tmp_path, kind):
+    def half():
+        with kind(tmp_path / "d"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    killed(half)
+    (left,) = tmp_path.iterdir()
+    assert left.suffix == ".part"
+    with kind(tmp_path / "d") as temporary:
+        assert listing(tmp_path) == [temporary.name] and temporary != left
+        with kind(tmp_path / "d") as other:
+            assert set(listing(tmp_path)) == {temporary.name, other.name}
+        assert set(listing(tmp_path)) == {temporary.name, "d"}
+    assert listing(tmp_path) == ["d"]
 
 
 def test_nothing_is_brought_back_where_nothing_is_missing(tmp_path):
     recover_folder(tmp_path / "never")
-    for folder in ("d", ".d.abc.old", ".e.abc.old"):
+    for folder in ("d", ".d.abcd1234.old", ".e.abcd1234.old"):
         (tmp_path / folder).mkdir()
-    (tmp_path / ".d.abc.old" / "older").touch()
+    (tmp_path / ".d.abcd1234.old" / "older").touch()
     recover_folder(tmp_path / "d")
     recover_folder(tmp_path / "e")  # what was moved aside is empty: the kill came before the first renaming
     assert listing(tmp_path / "d") == [] and not (tmp_path / "e").exists()

@@ -1,6 +1,7 @@
 """Memory models saved and loaded as the ecosystem does it."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,12 +14,13 @@ from gnm import pretrained
 from gnm.api import Conversation, load
 from gnm.backbones import REGISTRY, Random, load_backbone
 from gnm.checkpoints import save_adapter
-from gnm.errors import BackboneError, CheckpointError, ConfigError
+from gnm.errors import BackboneError, CheckpointError, ConfigError, GNMError
 from gnm.models.lora import LoraSettings, add_lora, use_adapter
 from gnm.models.memoryllm import MemoryShape
 from gnm.pretrained import STATE
 from gnm.trained import copied, trained_parameters
 from hub import stand_in
+from spoiling import flip_a_bit, without_checksums
 from stock import plain_sdpa, stock_logits
 
 MODULE = "memory_module.safetensors"
@@ -110,7 +112,7 @@ def test_pefts_own_loading_gives_the_same_adapters(conversation, tmp_path):
 
 def test_a_memory_module_that_does_not_fit_is_refused(tmp_path):
     load(None, backbone="tiny-memoryllm", **OPTIONS).save_pretrained(tmp_path / "model")
-    path = tmp_path / "model" / MODULE
+    path = without_checksums(tmp_path / "model") / MODULE
     whole = load_file(path)
     save_file({**whole, "bos_embedding": whole["bos_embedding"][:2].clone()}, path)
     with pytest.raises(CheckpointError, match=r"bos_embedding is of shape \(2, 1, 48\), not \(3, 1, 48\)"):
@@ -120,6 +122,16 @@ def test_a_memory_module_that_does_not_fit_is_refused(tmp_path):
     path.write_bytes(b"?")
     with pytest.raises(CheckpointError, match="missing or damaged"):
         load(tmp_path / "model", **OPTIONS)
+
+
+def test_one_flipped_bit_of_the_weights_is_told(conversation, tmp_path):
+    conversation.save_pretrained(tmp_path / "model")
+    for path in sorted((tmp_path / "model").rglob("*.safetensors")):
+        whole = path.read_bytes()
+        flip_a_bit(path)
+        with pytest.raises(GNMError, match=f"{path.name} is damaged .*checksum is another.*restore"):
+            load(tmp_path / "model", **OPTIONS)
+        path.write_bytes(whole)
 
 
 def test_a_repository_of_the_hub_is_loaded_by_its_name(tmp_path, monkeypatch):
@@ -145,6 +157,9 @@ def test_what_is_pushed_is_what_is_saved(tmp_path, monkeypatch):
         def create_repo(self, repo, **options):
             calls.append((repo, options))
 
+        def repo_info(self, repo):
+            return SimpleNamespace(private=repo != "somebody/public")
+
         def upload_folder(self, repo_id, folder_path, **_):
             calls.append((repo_id, {path.name for path in folder_path.iterdir()}))
             return "https://hub/commit"
@@ -153,6 +168,10 @@ def test_what_is_pushed_is_what_is_saved(tmp_path, monkeypatch):
     assert memory.push_to_hub("somebody/memory") == "https://hub/commit"
     assert calls[0] == ("somebody/memory", {"private": True, "exist_ok": True})
     assert calls[1][0] == "somebody/memory" and {"gnm.json", STATE, "README.md"} <= calls[1][1]
+    with pytest.raises(BackboneError, match="nothing was pushed: everybody can read somebody/public.*private=False"):
+        memory.push_to_hub("somebody/public")
+    assert len(calls) == 3  # nothing was uploaded
+    assert memory.push_to_hub("somebody/public", private=False) == "https://hub/commit"
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
@@ -185,3 +204,17 @@ def test_the_card_says_what_the_folder_holds(tmp_path):
     card = (tmp_path / "model" / "README.md").read_text()
     assert "A memory model of Generalized Neural Memory" in card and "It was made by" not in card
     assert "library_name" not in card and "base_model: tiny-memoryllm" in card
+
+
+@pytest.mark.parametrize("use", ["load", "save"])
+def test_a_model_that_a_kill_left_moved_aside_is_brought_back(tmp_path, monkeypatch, use):
+    memory = load(None, backbone="tiny", **OPTIONS)
+    memory.write("The capital of Elbonia is Orvane.", "Learn.")
+    monkeypatch.chdir(tmp_path)  # "here/model" could be the name of a repository, too
+    memory.save_pretrained("here/model")
+    (tmp_path / "here" / "model").rename(tmp_path / "here" / ".model.abcd1234.old")
+    (tmp_path / "here" / ".model.efgh5678.part").mkdir()
+    if use == "save":
+        memory.save_pretrained("here/model")
+        assert [path.name for path in (tmp_path / "here").iterdir()] == ["model"]
+    same(memory, load("here/model", **OPTIONS))

@@ -67,8 +67,17 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):
     second = trainer(data, tmp_path / "killed")
     steps = []
     monkeypatch.setattr(Trainer, "step", lambda self, step, *drawn: steps.append(step) or honest(self, step, *drawn))
+    logged = tmp_path / "killed" / ".gnm-live" / "plots" / "metrics" / "train" / "loss.tsv"
+    assert len(logged.read_text().splitlines()) == 6  # a heading and steps 0 to 4
     second.fit()
     assert steps == [4, 5]  # the checkpoint of step 4 was whole
+    assert [line.split("\t")[0] for line in logged.read_text().splitlines()] == ["step", *"012345"]
+    logs = [tmp_path / name / ".gnm-live" / "plots" / "metrics" for name in ("whole", "killed")]
+    names = [sorted(path.relative_to(log) for path in log.rglob("*.tsv")) for log in logs]
+    assert names[0] == names[1]
+    for name in names[0]:
+        if name.stem != "seconds":
+            assert (logs[0] / name).read_text() == (logs[1] / name).read_text()
     whole, resumed = (load_file(tmp_path / name / "gnm" / WEIGHTS) for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -25,6 +25,7 @@ from gnm.history import History
 from gnm.learners import LearnerSettings, build_learner
 from gnm.learners.base import Segment
 from gnm.learners.memory import MemoryLearner
+from gnm.long_documents import Long, parts_for, write_parts
 from gnm.memory import MemoryState, load_memory, merge, save_memory
 from gnm.memory.files import locked, version_of
 from gnm.memory.state import MIXED
@@ -74,20 +75,25 @@ class Conversation:
         self._versions: dict[str, str | None] = {}  # of each file that was loaded or saved, its checksum then
 
     @torch.no_grad()
-    def write(self, document: str, instruction: str, keep_notes: bool = True) -> int:
+    def write(self, document: str, instruction: str, keep_notes: bool = True, long: Long = "refuse") -> int:
         """Write `document` as `instruction` says; returns its number.
 
         keep_notes: whether the memory keeps words of it for people to read (`documents`); the model needs none.
+        long: what is done with a document that is longer than the model reads at once: "refuse", or "split" it into
+        parts that are read one by one, each with the instruction. They are one document of the memory.
 
-        Raises DataError for an empty text, MemoryFileError for a document larger than the pool.
+        Raises DataError for an empty text, MemoryFileError for a document larger than the pool or too long,
+        ConfigError for another `long`.
         """
+        if long not in get_args(Long):
+            raise ConfigError(f"long: {long!r} is none of {', '.join(get_args(Long))}")
         for name, text in (("document", document), ("instruction", instruction)):
             if not text.strip():
                 raise DataError(f"the {name} is empty; there is nothing to write")
         number = self.state.written
-        memory = self._learner.write(self._memory, [document], [instruction])
-        segments = self._learner.segments(memory, 0, document, instruction)
-        note = note_of(document, instruction, segments, memory.state.documents().get(number, 0))
+        parts = parts_for(self._learner, document, instruction) if long == "split" else [document]
+        memory, segments, slots = write_parts(self._learner, self._memory, parts, instruction)
+        note = note_of(document, instruction, segments, slots)
         new = {str(number): note}
         if not (keep_notes and self._keep_notes):
             new = without_text(new)
@@ -170,12 +176,13 @@ class Conversation:
     def merge(self, path: str | Path) -> None:
         """Take in all documents of another saved memory of this model; they are numbered on from this one's.
 
-        Raises MemoryFileError if it is damaged or another model's.
+        Raises MemoryFileError if it is damaged or another model's, or if both together could never be read.
         """
         other, notes = self._read(path)
         first = self.state.written
         renumbered = {str(int(number) + first): note for number, note in notes.items()}
         state = merge(self.state, other, self._learner.lm.pool)
+        self._learner.lm.check_state(state)
         self._change(self._attach(state), only_stored({**self._notes, **renumbered}, state))
 
     def undo(self) -> None:
@@ -232,7 +239,8 @@ class Conversation:
     def push_to_hub(self, repo: str, private: bool = True) -> str:
         """Upload model and memory to the hub ("owner/name"); `load(repo)` gets them. Returns the commit's address.
 
-        Raises BackboneError if the hub is out of reach or refuses.
+        private: a new repository is, and one that everybody can read is refused, as the notes are people's text.
+        Raises BackboneError if it is such a repository, or if the hub is out of reach or refuses.
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "model")

@@ -5,6 +5,8 @@
   a model card, README.md.
 - A training checkpoint is an adapter plus the optimizer's state and the position in the training; folders are
   written whole and then renamed, so a kill at any moment leaves the last one usable.
+- Checksums are saved along and checked on loading: in gnm.json those of an adapter's tensors, in checksums.json those
+  of all files of a training checkpoint. An adapter that was saved without them is loaded all the same.
 """
 
 import json
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 
 from gnm.backbones import Backbone
+from gnm.checksums import check_files, checksums_of
 from gnm.config import validate
 from gnm.errors import CheckpointError, ConfigError
 from gnm.files import atomic_folder, recover_folder, write_json, write_text
@@ -23,6 +26,8 @@ from gnm.models.lora import DEFAULT, READER, LoraSettings, inject_lora
 from gnm.trained import MODULE, Parameters, Weights, load_weights, trained_parameters, weight_file, write_weights
 
 ABOUT, CARD = "gnm.json", "README.md"
+CHECKSUMS = "checksums"
+"""In gnm.json, the SHA-256 of each file of weights."""
 
 
 def save_adapter(folder: str | Path, weights: Weights, settings: LoraSettings | None, about: Mapping[str, Any]) -> None:
@@ -36,7 +41,7 @@ def save_adapter(folder: str | Path, weights: Weights, settings: LoraSettings | 
         for part, tensors in weights.items()
     }
     with atomic_folder(folder) as temporary:
-        _write_adapter(temporary, rounded, settings, about)
+        write_model(temporary, rounded, settings, about)
 
 
 def save_checkpoint(
@@ -49,9 +54,11 @@ def save_checkpoint(
 ) -> None:
     """Write what is needed to go on: weights, optimizer state and `progress` (JSON: step, best loss, ...)."""
     with atomic_folder(folder) as temporary:
-        _write_adapter(temporary, weights, settings, about)
+        write_model(temporary, weights, settings, about)
         torch.save(optimizer, temporary / "optimizer.pt")
         write_json(temporary / "progress.json", progress)
+        files = [path for path in temporary.rglob("*") if path.is_file()]
+        write_json(temporary / "checksums.json", checksums_of(temporary, files))
 
 
 def load_checkpoint(
@@ -66,12 +73,15 @@ def load_checkpoint(
     if not folder.exists():
         return None
     made = read_about(folder)
+    made.pop(CHECKSUMS, None)
     if made != json.loads(json.dumps(about)):
         changed = sorted(key for key in {*made, *about} if made.get(key) != json.loads(json.dumps(about.get(key))))
         raise CheckpointError(
             f"{folder} was made with other settings ({', '.join(changed)}); delete it to start anew, "
             "or restore the settings to go on"
         )
+    if (folder / "checksums.json").exists():  # older ones have none
+        check_files(folder, _read_checksums(folder), "delete the folder to start anew")
     load_weights(folder, parameters)
     try:
         optimizer = torch.load(folder / "optimizer.pt", weights_only=True)
@@ -91,6 +101,7 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
     """
     folder = Path(folder)
     about = read_about(folder)
+    check_weights(folder, about)
     if about["lora"] is None:
         raise CheckpointError(f"{folder} holds a memory model without an adapter; name its backbone instead")
     check_backbone(folder, about, backbone)
@@ -108,6 +119,12 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
     return about
 
 
+def check_weights(folder: Path, about: Mapping[str, Any]) -> None:
+    """Raise CheckpointError if a file of weights is damaged by the checksums that gnm.json tells `about`, if any."""
+    if CHECKSUMS in about:
+        check_files(folder, about[CHECKSUMS], "restore the folder from a copy, or train it anew")
+
+
 def check_backbone(folder: Path, about: Mapping[str, Any], backbone: Backbone) -> None:
     """Raise CheckpointError if what gnm.json of `folder` tells `about` was trained on another backbone."""
     if about["backbone"]["digest"] != backbone.config_digest:
@@ -119,8 +136,12 @@ def check_backbone(folder: Path, about: Mapping[str, Any], backbone: Backbone) -
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """gnm.json of an adapter folder. Raises CheckpointError if it is missing or damaged."""
+    """gnm.json of an adapter folder. Raises CheckpointError if it is missing or damaged.
+
+    If a save was killed while the old folder and the new one changed places, the old one is brought back first.
+    """
     try:
+        recover_folder(folder)
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if not isinstance(about, dict):
             raise ValueError(f"it holds a {type(about).__name__}, not a mapping")
@@ -138,10 +159,21 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _write_adapter(folder: Path, weights: Weights, settings: LoraSettings | None, about: Mapping[str, Any]) -> None:
+def write_model(folder: Path, weights: Weights, settings: LoraSettings | None, about: Mapping[str, Any]) -> None:
+    """Write weights, gnm.json with their checksums, and the model card into `folder`."""
     write_weights(folder, weights, settings, about["backbone"]["name"])
-    write_json(folder / ABOUT, about)
+    checksums = checksums_of(folder, [weight_file(folder, part) for part in weights])
+    write_json(folder / ABOUT, {**about, CHECKSUMS: checksums})
     write_text(folder / CARD, model_card(about))
+
+
+def _read_checksums(folder: Path) -> Any:
+    try:
+        return json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / 'checksums.json'} is damaged ({error}); delete the folder to start anew"
+        ) from error
 
 
 def model_card(about: Mapping[str, Any]) -> str:
@@ -151,7 +183,7 @@ def model_card(about: Mapping[str, Any]) -> str:
     how = f"It was made by\n\n| | |\n|---|---|\n{rows}\nwith these settings:" if made else "Its settings:"
     kind = "memory model" if about["lora"] is None else "LoRA adapter"
     library = "" if about["lora"] is None else "library_name: peft\n"
-    settings = json.dumps({key: about[key] for key in about if key != "made"}, indent=2)
+    settings = json.dumps({key: about[key] for key in about if key not in ("made", CHECKSUMS)}, indent=2)
     return (
         f"---\nbase_model: {backbone}\n{library}---\n\n# {about['learner']['method']} on {backbone}\n\n"
         f"A {kind} of Generalized Neural Memory; its licence is the project's, together with the backbone's own. {how}"

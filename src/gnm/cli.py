@@ -42,6 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     write = commands.add_parser("write", parents=[changing], help="write a document into the memory; makes the file")
     write.add_argument("document", nargs="+", help="a text, @FILE, or @FOLDER with a text in each of its files")
     write.add_argument("--instruction", required=True, help="what to take from each, in plain English")
+    write.add_argument(
+        "--long", choices=("refuse", "split"), default="refuse",
+        help="what to do with a document that is longer than the model reads at once (default: refuse)",
+    )  # fmt: skip
     write.set_defaults(run=_write)
     ask = commands.add_parser("ask", parents=[common], help="have questions answered, or phrases continued")
     ask.add_argument("phrase", nargs="+")
@@ -104,7 +108,7 @@ def _write(options: argparse.Namespace) -> None:
     documents = [text for given in options.document for text in documents_of(given)]
     with _changing(options, must_exist=False) as conversation:
         for text in documents:
-            conversation.write(text, options.instruction)
+            conversation.write(text, options.instruction, long=options.long)
         conversation.save_memory(options.memory)
     for written in conversation.documents[-len(documents) :]:
         print(f"document {written.number}: {written.slots} slots written to {options.memory}")

@@ -4,7 +4,9 @@ import errno
 import io
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +48,7 @@ _DISK = {
     errno.EEXIST: "a file of this name is in the way; choose another folder",
 }
 _TEMPORARY = re.compile(r"\.(.+)\.[^.]{8}\.part")
-_BROKEN_PIPE = 128 + 13  # what a shell says of a program that SIGPIPE ended
+_BROKEN_PIPE, _TERMINATED = 128 + 13, 128 + 15  # what a shell says of a program that SIGPIPE or SIGTERM ended
 
 
 @contextmanager
@@ -54,12 +56,14 @@ def exit_on_error() -> Iterator[None]:
     """End the program with the error's sentence, without a traceback, if it is the user's to solve.
 
     So are a full disk and files that cannot be written. A reader of the output that goes away (`| head`) ends the
-    program quietly. Characters that the output's encoding does not have are shown as question marks.
+    program quietly. Characters that the output's encoding does not have are shown as question marks. SIGTERM ends the
+    program as an error does, so that half-written files are removed.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
-        yield
+        with _terminable():
+            yield
         if sys.stdout is not None:
             sys.stdout.flush()  # here, not while the interpreter ends
     except GNMError as error:
@@ -72,6 +76,19 @@ def exit_on_error() -> Iterator[None]:
         if sentence is None:
             raise
         sys.exit(f"error: {sentence}")
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises SystemExit, unless the program has a use for it of its own, or this is not its main thread."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _of_disk(error: Exception) -> str | None:

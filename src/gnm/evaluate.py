@@ -2,7 +2,8 @@
 
 - After each document of a sequence (or every `loop.ask_every`-th) every query of it and of the earlier ones is
   answered (protocol, section 6); and once by the same method with nothing written, to tell memory from knowledge.
-- Sequences are shared out among processes and gathered again; each one's result depends on nothing but itself.
+- Sequences are shared out among processes and gathered again; each one's result depends on nothing but itself, up to
+  rounding: in bfloat16 a few answers differ where other numbers of sequences are read at once.
 - Written per method: records.parquet (a row a query), summary.json, counts.json, cost.json, run_config.json; with
   write gates also segments.parquet (a row a segment of a written text). The folder is replaced whole.
 """

@@ -1,5 +1,10 @@
-"""Files are written whole or not at all: to a temporary name beside the target, then renamed onto it."""
+"""Files are written whole or not at all: to a temporary name beside the target, then renamed onto it.
 
+- A process locks what it is writing, so that the next one can tell what a killed one left, and removes that.
+- Folders change places under a lock of the folder around them, so that nobody sees the instant between.
+"""
+
+import fcntl
 import glob
 import json
 import os
@@ -21,9 +26,8 @@ def atomic_path(target: str | Path, private: bool = False) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    remove_leftovers(target)
+    temporary, handle = _new_temporary(target, folder=False)
     try:
         yield temporary
         temporary.chmod(_mode(target, private))
@@ -32,6 +36,7 @@ def atomic_path(target: str | Path, private: bool = False) -> Iterator[Path]:
         _to_disk(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def _mode(target: Path, private: bool) -> int:
@@ -45,18 +50,62 @@ def _mode(target: Path, private: bool) -> int:
 
 def _to_disk(path: Path) -> None:
     """Wait until a file, or a folder's list of names, is on the disk: a power loss leaves no empty file."""
+    with _opened(path) as handle:
+        os.fsync(handle)
+
+
+def remove_leftovers(target: str | Path) -> None:
+    """Delete the temporary files and folders that killed processes left for `target`; not those that one still has."""
+    target = Path(target)
+    for left in _beside(target, "part"):
+        with suppress(OSError), _opened(left) as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error if a process holds it
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _new_temporary(target: Path, folder: bool) -> tuple[Path, int]:
+    """A new temporary file or folder for `target`, and the open handle that locks it."""
+    while True:
+        if folder:
+            temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+        else:
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+            os.close(handle)
+            temporary = Path(name)
+        with suppress(FileNotFoundError):  # before it was locked, another process took it for a leftover
+            handle = os.open(temporary, os.O_RDONLY)
+            _lock(handle)
+            if temporary.exists():
+                return temporary, handle
+            os.close(handle)
+
+
+def _beside(target: Path, kind: str) -> list[Path]:
+    """The temporary names of `target`: `.NAME.XXXXXXXX.part` is being written, `.NAME.XXXXXXXX.old` was moved aside."""
+    return sorted(target.parent.glob(f".{glob.escape(target.name)}.????????.{kind}"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        yield handle
     finally:
         os.close(handle)
 
 
-def remove_leftovers(target: str | Path) -> None:
-    """Delete the temporary files that killed `atomic_path`s left for `target`. No other process may be writing it."""
-    target = Path(os.path.realpath(target))
-    for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
-        left.unlink(missing_ok=True)
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process is here meanwhile, where the file system has locks."""
+    with _opened(folder) as handle:
+        _lock(handle)
+        yield
+
+
+def _lock(handle: int) -> None:
+    """Lock an open file or folder until it is closed, also by a kill. Some network file systems have no such locks."""
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 @contextmanager
@@ -65,43 +114,59 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
 
     The old folder is moved aside before the new one is moved in and deleted after, so `target` is at every
     moment either the old content, absent for an instant, or the new content, never a mixture. After a kill in
-    that instant `recover_folder` brings the old content back.
+    that instant `recover_folder` brings the old content back. What killed processes left is removed first.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    recover_folder(target)
+    remove_leftovers(target)
+    with _alone(target.parent):
+        for left in _beside(target, "old"):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary, handle = _new_temporary(target, folder=True)
     try:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
-        _exchange(target, temporary)
+        with _alone(target.parent):
+            _exchange(target, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
 
 
 def _exchange(target: Path, new: Path) -> None:
-    """Rename the folder `new` to `target`; what stood there is deleted after, or brought back on an error."""
+    """Rename the folder `new` to `target`; what stood there is then called `new`, or is brought back on an error."""
     if not target.is_dir():
         os.replace(new, target)
         return
     old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
-    os.replace(target, old)
     try:
+        os.replace(target, old)
         os.replace(new, target)
+        os.replace(old, new)
     except BaseException:
-        os.replace(old, target)
+        if not target.exists():
+            os.replace(old, target)
         raise
-    shutil.rmtree(old)
 
 
 def recover_folder(target: str | Path) -> None:
     """If `target` is absent, bring back what a killed `atomic_folder` had moved aside, if anything."""
     target = Path(target)
-    for old in sorted(target.parent.glob(f".{glob.escape(target.name)}.*.old")):
-        if not target.exists() and any(old.iterdir()):
-            with suppress(FileNotFoundError):  # another process was faster
+    if target.exists() or not _beside(target, "old"):
+        return
+    with _alone(target.parent):
+        for old in _beside(target, "old"):
+            if not target.exists() and any(old.iterdir()):
                 os.replace(old, target)
+
+
+def recover_folders(parent: str | Path) -> None:
+    """`recover_folder` for all folders in `parent`."""
+    for old in Path(parent).glob(".?*.????????.old"):
+        recover_folder(old.with_name(old.name[1 : -len(".12345678.old")]))
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -18,16 +18,16 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from gnm.backbones import Backbone
-from gnm.checkpoints import ABOUT, CARD, check_backbone, load_adapter, model_card, read_about
+from gnm.checkpoints import ABOUT, check_backbone, check_weights, load_adapter, read_about, write_model
 from gnm.config import validate
 from gnm.errors import BackboneError, CheckpointError, ConfigError
-from gnm.files import atomic_folder, write_json, write_text
+from gnm.files import atomic_folder, recover_folder
 from gnm.learners import LearnerSettings
 from gnm.memory import MemoryState, save_memory
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.models.memory_lm import MARKS, MemoryLM
 from gnm.params import TrainParams
-from gnm.trained import MODULE, copied, read_weights, trained_parameters, weight_file, write_weights
+from gnm.trained import MODULE, copied, read_weights, trained_parameters, weight_file
 from gnm.weights import LOADED, Hub, hub_errors
 
 STATE = "memory_state.safetensors"
@@ -49,18 +49,17 @@ def save_pretrained(
     Raises CheckpointError if `folder` holds something else than such a model.
     """
     model, folder = backbone.model, Path(folder)
+    recover_folder(folder)
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / ABOUT).is_file())):
         raise CheckpointError(f"{folder} holds something else than a memory model; name a new folder")
     with atomic_folder(folder) as new:
         lora = about["lora"] and validate(about["lora"], LoraSettings, "lora")
-        write_weights(new, copied(trained_parameters(model, lm.own_parameters())), lora, backbone.name)
+        write_model(new, copied(trained_parameters(model, lm.own_parameters())), lora, about)
         if state is not None:
             save_memory(new / STATE, state, digest, dict(notes or {}))
         backbone.tokenizer.save_pretrained(new)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(new)
-        write_json(new / ABOUT, about)
-        write_text(new / CARD, model_card(about))
 
 
 def load_model(folder: str | Path, backbone: Backbone) -> tuple[dict[str, Any], Backbone]:
@@ -72,6 +71,8 @@ def load_model(folder: str | Path, backbone: Backbone) -> tuple[dict[str, Any], 
     about = read_about(folder)
     if about["lora"] is not None:
         load_adapter(folder, backbone)
+    else:
+        check_weights(folder, about)
     loaded = _with_memory_module(folder, backbone)
     check_backbone(folder, about, backbone)
     return about, loaded
@@ -117,6 +118,7 @@ def local_folder(name: str | Path) -> Path:
     Raises BackboneError if a repository is not reachable.
     """
     folder = Path(name)
+    recover_folder(folder)
     if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "models/")):
         return folder
     with hub_errors(f"{name} (no folder here)", Hub(str(name), "main", 0), folder):
@@ -126,11 +128,17 @@ def local_folder(name: str | Path) -> Path:
 def push_to_hub(folder: str | Path, repo: str, private: bool = True) -> str:
     """Upload a saved memory model to the hub's repository `repo`, made if there is none; returns its commit's address.
 
-    Raises BackboneError if the hub is out of reach or refuses.
+    The memory's notes are people's text, so nothing goes into a repository that everybody can read, unless `private` is
+    False. Raises BackboneError if it is such a repository, or if the hub is out of reach or refuses.
     """
     api = HfApi()
     try:
         api.create_repo(repo, private=private, exist_ok=True)
+        if private and not api.repo_info(repo).private:
+            raise BackboneError(
+                f"nothing was pushed: everybody can read {repo}, and a memory holds text of its documents; name a "
+                "private repository, or say private=False to publish it"
+            )
         return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload a memory model"))
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx2.HTTPError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)

@@ -4,12 +4,12 @@
   cross-entropy over answer tokens.
 - `loop.through`: gradients reach the writing of the current document only ("last") or of every earlier one ("all").
 - Which sequences a step sees is a pure function of seed and step, so a run that was killed goes on to bit-equal
-  weights, and the number of processes changes nothing but the order of sums.
+  weights (on as many processes), and the number of processes changes nothing but the order of sums.
 """
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +24,6 @@ from gnm.config import add_params_arguments, load_params
 from gnm.devices import pick_device
 from gnm.errors import ConfigError, exit_on_error
 from gnm.exercises import Exercise, Material, TrainingSteps, training_exercises, validation_exercises
-from gnm.extras import optional_imports
 from gnm.learners import build_learner
 from gnm.models.lora import keep_adapters_apart
 from gnm.models.sharding import shard_backbone
@@ -33,6 +32,7 @@ from gnm.params import TrainParams
 from gnm.pretrained import starting_point
 from gnm.provenance import command_line, provenance
 from gnm.trained import MODULE, Weights, copied, trained_parameters
+from gnm.training_log import TrainingLog
 from gnm.training_loss import SUMS, TrainingLoss, means_of
 
 
@@ -119,7 +119,7 @@ class Trainer:
             start -= progress["seconds"]
         main = self.accelerator.is_main_process
         bar = tqdm(total=loop.steps, initial=progress["step"], disable=not main, desc=self.output.name, mininterval=5)
-        with _Metrics(self.output, resume=bool(found), enabled=main) as live:
+        with TrainingLog(self.output, progress["step"], enabled=main) as live:
             drawn = iter(self.steps_from(progress["step"]))
             while progress["step"] < loop.steps and progress["bad"] < loop.patience:
                 step = progress["step"]
@@ -204,33 +204,6 @@ class Trainer:
 
 def _batches(items: Sequence, size: int):
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-class _Metrics:
-    """The metrics file of a run that goes on (DVCLive); the main process alone writes it."""
-
-    def __init__(self, output: Path, resume: bool, enabled: bool):
-        self._live = None
-        if enabled:
-            with optional_imports():
-                from dvclive import Live
-            folder = str(output.parent / f".{output.name}-live")
-            self._live = Live(dir=folder, resume=resume, save_dvc_exp=False, report=None, dvcyaml=None)
-
-    def log(self, part: str, values: Mapping[str, float]) -> None:
-        for name, value in values.items() if self._live else ():
-            self._live.log_metric(f"{part}/{name}", value)
-
-    def next_step(self) -> None:
-        if self._live:
-            self._live.next_step()
-
-    def __enter__(self) -> "_Metrics":
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        if self._live:
-            self._live.end()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -65,12 +65,16 @@ def write_weights(folder: Path, weights: Weights, settings: LoraSettings | None,
 
 
 def read_weights(folder: Path, part: str) -> dict[str, Tensor]:
-    """The tensors of one part. Raises CheckpointError if its file is missing or damaged."""
+    """The tensors of one part. Raises CheckpointError if its file is missing or damaged, or has NaN or infinity."""
     path = weight_file(folder, part)
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is missing or damaged ({error}); restore it") from error
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(f"{path} holds NaN or infinity in {name}; restore it from a copy, or train it anew")
+    return tensors
 
 
 def load_weights(folder: Path, parameters: Parameters) -> None:

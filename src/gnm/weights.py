@@ -71,8 +71,6 @@ def converted_wheel(name: str, wheel: Wheel, models_dir: Path) -> Path:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.parent / ".backbone.lock"):
                 if not folder.exists():
-                    for leftover in folder.parent.glob(".backbone.*.part"):  # of a killed run: we hold the lock
-                        shutil.rmtree(leftover, ignore_errors=True)
                     _convert(name, wheel, folder)
         except OSError as error:
             raise _storage_error(name, error, folder.parent) from error

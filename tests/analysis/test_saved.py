@@ -54,6 +54,14 @@ def test_figures_come_from_records_where_there_are_any(tmp_path):
     assert of_none["value"]["score"] == pytest.approx(of_gnm.set_index("metric")["value"]["score"])
 
 
+def test_an_evaluation_that_a_kill_left_moved_aside_is_brought_back(tmp_path):
+    save(tmp_path / "one" / "gnm")
+    (tmp_path / "one" / "gnm").rename(tmp_path / "one" / ".gnm.abcd1234.old")
+    save(tmp_path / "one" / ".gnm.efgh5678.part")
+    (found,) = find_evaluations(tmp_path, ["one"])
+    assert found.folder == tmp_path / "one" / "gnm" and len(found.records) == 9
+
+
 def test_absent_and_damaged_evaluations_are_explained(tmp_path):
     with pytest.raises(DataError, match="no saved evaluation under"):
         find_evaluations(tmp_path)

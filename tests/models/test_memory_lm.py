@@ -400,7 +400,7 @@ def test_a_write_that_could_never_be_read_is_refused_before_its_pass(monkeypatch
     lm.write(memory, *ids_of(100, 250))
     monkeypatch.setattr(lm.decoder, "run", lambda *_: pytest.fail("the pass came first"))
     head = len(lm.head)
-    with pytest.raises(MemoryFileError, match=f"takes {head + 300} positions, and a question up to 100; .* over 400: "):
+    with pytest.raises(MemoryFileError, match=f"take {head + 300} positions, and a question up to 100; .* over 400: "):
         lm.write(memory, *ids_of(180, 20))
     with pytest.raises(MemoryFileError, match=f"takes 301 tokens; {300 - head} of the 400 .*: split the doc"):
         lm.write(memory, *ids_of(20, 301))

@@ -16,7 +16,7 @@ from gnm.analysis.saved import split_method
 from gnm.analysis.style import in_order, method_style, save_figure, style, with_variant
 from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.errors import DataError, exit_on_error
-from gnm.files import write_text
+from gnm.files import recover_folders, write_text
 
 HEADINGS = {
     "learned": "Learned",
@@ -47,9 +47,10 @@ class PeopleReport(StrictModel):
 
 def report(params: PeopleReport) -> str:
     """Save tables and figure; returns the text that the program prints."""
+    recover_folders(params.evaluations)
     figures = {
         path.parent.name: pd.read_csv(path, keep_default_na=False, na_values=[""])
-        for path in sorted(params.evaluations.glob("*/figures.csv"))
+        for path in sorted(params.evaluations.glob("[!.]*/figures.csv"))
     }
     if params.shown not in figures:
         raise DataError(f"{params.evaluations} has no evaluation of {params.shown!r}; it has: {', '.join(figures)}")

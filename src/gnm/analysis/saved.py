@@ -16,6 +16,7 @@ import pandas as pd
 
 from gnm.analysis.style import METHODS
 from gnm.errors import DataError
+from gnm.files import recover_folders
 from gnm.metrics import figures_of_merit, merit_of_summary
 from gnm.records import read_records
 
@@ -87,11 +88,14 @@ def split_method(folder_name: str) -> tuple[str, str]:
 def find_evaluations(root: str | Path, experiments: Collection[str] | None = None) -> list[SavedEvaluation]:
     """Every evaluation under `root`, or of the named experiments, sorted by experiment and folder.
 
+    One that a kill left moved aside while it was replaced is brought back first.
     Raises DataError when the folder, or a named experiment, has none.
     """
     root = Path(root)
+    for experiment in root.glob("*/"):
+        recover_folders(experiment)
     found = [SavedEvaluation(path.parent.parent.name, *split_method(path.parent.name), folder=path.parent)
-             for path in sorted(root.glob("*/*/summary.json"))]
+             for path in sorted(root.glob("[!.]*/[!.]*/summary.json"))]
     have = {evaluation.experiment for evaluation in found}
     if not found:
         raise DataError(f"no saved evaluation under {root} (looked for <experiment>/<method>/summary.json)")

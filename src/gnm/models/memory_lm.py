@@ -175,7 +175,7 @@ class MemoryLM(nn.Module):
             index, valid = repeated(memory.state, valid, self.pool)
             slots = slots_at(slots, index)
         state, left = append(memory.state, slots, valid, self.pool, **gated)
-        self._check_readable(self._reach(state))
+        self.check_state(state)
         sides = []
         for old, new in zip((memory.keys, memory.values), self.decoder.project(slots), strict=True):
             old = old if left is None else at_layers(old, left)
@@ -209,12 +209,18 @@ class MemoryLM(nn.Module):
     def check_text(self, tokens: int) -> None:
         """Raise MemoryFileError if a text of `tokens` tokens can never be written, or never be read."""
         check_fits(self.slots_of(tokens), self.pool)
-        room = self.decoder.window - len(self.head) - (self._room if self._keeps_all else 0)
-        if tokens > room:
+        if tokens > self.room:
             raise MemoryFileError(
-                f"a document with its instruction takes {tokens} tokens; {room} of the {self.decoder.window} positions "
-                "that the decoder attends over are free for it: split the document"
+                f"a document with its instruction takes {tokens} tokens; {self.room} of the {self.decoder.window} "
+                'positions that the decoder attends over are free for it: split the document (long="split", in the '
+                "shell --long split)"
             )
+
+    @property
+    def room(self) -> int:
+        """Tokens that one text may have."""
+        free = self.decoder.window - len(self.head) - (self._room if self._keeps_all else 0)
+        return free if self.pool.capacity is None or not self._keeps_all else min(free, self.pool.capacity)
 
     @property
     def _keeps_all(self) -> bool:
@@ -238,11 +244,15 @@ class MemoryLM(nn.Module):
         after = (state.positions(self.pool.positions == "shared") + 1).masked_fill(~state.valid, 0)
         return (int(after.max()) if after.numel() else 0) + (self.write_settings.tap == "outputs")
 
+    def check_state(self, state: MemoryState) -> None:
+        """Raise MemoryFileError if `state` leaves no room for a question: it could never be read."""
+        self._check_readable(self._reach(state))
+
     def _check_readable(self, positions: int) -> None:
         """Raise MemoryFileError if a memory that takes so many positions leaves no room for a question."""
         if positions + self._room > self.decoder.window:
             raise MemoryFileError(
-                f"with this document the memory takes {positions} positions, and a question up to {self._room}; the "
+                f"the memory would take {positions} positions, and a question up to {self._room}; the "
                 f"decoder attends over {self.decoder.window}: forget a document first, start another memory, or use a "
                 "smaller pool (memory.capacity)"
             )

@@ -1,0 +1,33 @@
+"""SHA-256 of the files of a folder, so that a damaged one is told before anything is answered from it."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gnm.errors import CheckpointError
+
+
+def checksums_of(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """The SHA-256 of each of `files`, by its path in `folder`."""
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(files)}
+
+
+def check_files(folder: Path, expected: Any, remedy: str) -> None:
+    """Raise CheckpointError if a file of `folder` has another checksum than is `expected` of it, or is missing.
+
+    remedy: what to do about it, the end of the sentence.
+    """
+    if not isinstance(expected, Mapping):
+        raise CheckpointError(f"the checksums of {folder} are damaged; {remedy}")
+    for name, checksum in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; {remedy}")
+        if _sha256(path) != checksum:
+            raise CheckpointError(f"{path} is damaged (its checksum is another than when it was saved); {remedy}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
