@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 
-from gnm.backbones import load_backbone
 from gnm.config import load_params
 from gnm.data.asking import asked
 from gnm.data.sequences import evaluation_sequences
 from gnm.evaluate import read_documents_of
 from gnm.learners import Question, build_learner
 from gnm.params import EvaluateParams
-from gnm.pretrained import load_model
+from gnm.weights.backbones import load_backbone
+from gnm.weights.pretrained import load_model
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "small_gates"
 METHODS = ("generalist_strict_weakest", "generalist_weakest", "generalist_all")

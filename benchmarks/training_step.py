@@ -18,17 +18,17 @@ from pathlib import Path
 import torch
 from peft.tuners.lora import Linear as PeftLinear
 
-from gnm import flops
 from gnm.config import load_params
 from gnm.data.counterfact import categorise
 from gnm.data.documents import make_documents, write_documents
 from gnm.data.sources import read_records
 from gnm.data.taxonomy import load_taxonomy
-from gnm.exercises import Exercise, training_exercises
+from gnm.inference.prompts import block
+from gnm.models import flops
 from gnm.models.lora import FusedLoraLinear
 from gnm.params import TrainParams
-from gnm.prompts import block
 from gnm.train import Trainer
+from gnm.training.batches import Exercise, training_exercises
 
 CHUNK = 2
 SETTINGS = Path(__file__).resolve().parents[1] / "experiments" / "small_exp1" / "params.yaml"

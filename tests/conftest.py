@@ -15,8 +15,8 @@ import hypothesis
 import pytest
 import torch
 
-from gnm.backbones import Backbone, load_backbone
 from gnm.places import default_models_dir
+from gnm.weights.backbones import Backbone, load_backbone
 
 PROJECT = Path(__file__).resolve().parents[1]
 TINY = ("tiny", "tiny-qwen2", "tiny-qwen3", "tiny-mistral")
@@ -50,7 +50,7 @@ def shared() -> Path:
 @pytest.fixture
 def as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Backbones compute in the dtype that is asked for, also on a CPU that emulates it."""
-    monkeypatch.setattr("gnm.backbones.computed_in", lambda dtype, device: dtype)
+    monkeypatch.setattr("gnm.weights.backbones.computed_in", lambda dtype, device: dtype)
 
 
 @pytest.fixture

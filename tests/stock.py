@@ -11,13 +11,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gnm.backbones import Backbone, load_backbone
-from gnm.chat import ChatFormat
+from gnm.inference.chat import ChatFormat
+from gnm.inference.prompts import QUESTION, block
+from gnm.inference.questions import Answer, Question
+from gnm.inference.reader import Reader
 from gnm.models.decoder import Decoder
 from gnm.models.prefix import Prefix
-from gnm.prompts import QUESTION, block
-from gnm.questions import Answer, Question
-from gnm.reader import Reader
+from gnm.weights.backbones import Backbone, load_backbone
 
 DOCUMENTS = ("Oslo lies in Norway.", "Ada Lovelace wrote for the Engine; she spoke English.", "Quartz: six.")
 INSTRUCTIONS = ("Learn all.", "Only languages.", "Nothing at all")

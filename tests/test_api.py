@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from gnm import api, cli
 from gnm.api import load
-from gnm.backbones import load_backbone
-from gnm.checkpoints import read_about
 from gnm.errors import CheckpointError, ConfigError, DataError, MemoryFileError
 from gnm.learners import LearnerSettings, build_learner
 from gnm.memory import save_memory
 from gnm.memory.state import MIXED
 from gnm.models.lora import LoraSettings, add_lora
-from gnm.pretrained import save_pretrained
+from gnm.weights.adapters import read_about
+from gnm.weights.backbones import load_backbone
+from gnm.weights.pretrained import save_pretrained
 from spoiling import without_checksums
 
 DOCUMENT, INSTRUCTION = "* The capital of Elbonia is Orvane", "Memorize all facts."

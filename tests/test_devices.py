@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from gnm.backbones import load_backbone
 from gnm.devices import computed_in, pick_device
 from gnm.errors import ConfigError
+from gnm.weights.backbones import load_backbone
 
 FAULTS_OF_ONE_MORE_TENSOR = """
 import resource, torch

@@ -18,10 +18,10 @@ from torch.distributed.tensor import DTensor
 from gnm import evaluate as evaluation
 from gnm.config import validate
 from gnm.errors import ConfigError
+from gnm.metrics.records import read_records
 from gnm.params import TrainParams
-from gnm.records import read_records
 from gnm.train import Trainer
-from gnm.trained import WEIGHTS
+from gnm.weights.trained import WEIGHTS
 from processes import free_port, in_processes
 from small_runs import evaluate_params, evaluate_settings, train_params, train_settings, write_small_documents
 

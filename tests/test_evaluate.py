@@ -24,7 +24,7 @@ from gnm.evaluate import evaluate
 from gnm.learners import Answer
 from gnm.learners.dummy import DummyLearner
 from gnm.learners.memory import MemoryLearner
-from gnm.records import read_records, read_segments
+from gnm.metrics.records import read_records, read_segments
 from small_runs import evaluate_params, evaluate_settings, write_small_documents
 
 

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from gnm import places, provenance
 from gnm.errors import ConfigError
 from gnm.extras import EXTRAS, optional_imports
-from gnm.training_log import TrainingLog
+from gnm.training.log import TrainingLog
 
 NOT_SHIPPED = (".git", ".venv", ".dvc", "backbone", "exp1", "exp2", "saved_evals", "plots", "data", "__pycache__")
 MISSING = ("dvc", "dvclive", "pandas", "pyarrow", "matplotlib", "jupyterlab", "nbconvert", "datasets", "bm25s")
@@ -163,7 +163,7 @@ def test_a_program_whose_extra_is_missing_names_it(installed, tmp_path, program)
 def test_training_without_its_tracker_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "dvclive", None)
     with pytest.raises(ConfigError, match=r"needs the package dvclive, .* pip install 'gnm\[train\]'"):
-        TrainingLog(tmp_path / "gnm", resume=False, enabled=True)
+        TrainingLog(tmp_path / "gnm", first=0, enabled=True)
 
 
 def test_a_missing_package_of_no_extra_is_an_error_of_its_own():

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from gnm import plan as planning
-from gnm.backbones import load_backbone
 from gnm.cli import main
 from gnm.config import validate
 from gnm.errors import ConfigError
 from gnm.learners import LearnerSettings, Question, build_learner
 from gnm.models.lora import LoraSettings, add_lora
-from gnm.models.memoryllm import empty_model, memory_sizes
 from gnm.params import EvaluateParams, TrainParams
 from gnm.plan import QUESTION_TOKENS, Model, known_shape, plan
+from gnm.weights.backbones import load_backbone
+from gnm.weights.memoryllm import empty_model, memory_sizes
 from small_runs import evaluate_settings, train_settings
 
 LORA = LoraSettings(r=4, alpha=8)

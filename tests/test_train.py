@@ -9,20 +9,20 @@ from safetensors.torch import load_file
 
 from gnm import train
 from gnm.api import load
-from gnm.backbones import load_backbone
-from gnm.checkpoints import load_adapter, read_about
 from gnm.config import validate
 from gnm.data.documents import read_documents
 from gnm.data.instructions import instruction_for
 from gnm.data.types import NEIGHBOUR, PARAPHRASE
 from gnm.errors import CheckpointError, ConfigError, DataError
-from gnm.exercises import Material, training_exercises
 from gnm.learners import LearnerSettings, build_learner
 from gnm.params import TrainParams
-from gnm.pretrained import load_model
 from gnm.train import Trainer
-from gnm.trained import WEIGHTS, copied
-from gnm.training_loss import SUMS, TrainingLoss
+from gnm.training.batches import Material, training_exercises
+from gnm.training.loss import SUMS, TrainingLoss
+from gnm.weights.adapters import load_adapter, read_about
+from gnm.weights.backbones import load_backbone
+from gnm.weights.pretrained import load_model
+from gnm.weights.trained import WEIGHTS, copied
 from small_runs import SAMPLING, train_params, train_settings, write_small_documents
 
 

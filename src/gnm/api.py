@@ -15,24 +15,24 @@ from typing import Any, get_args
 
 import torch
 
-from gnm.backbones import Backbone, load_backbone
-from gnm.checkpoints import read_about
 from gnm.config import validate
 from gnm.devices import pick_device
 from gnm.errors import CheckpointError, ConfigError, DataError, MemoryFileError
-from gnm.generation import decode_stream, generate_tokens, generation_config
-from gnm.history import History
+from gnm.inference.generation import decode_stream, generate_tokens, generation_config
 from gnm.learners import LearnerSettings, build_learner
 from gnm.learners.base import Segment
+from gnm.learners.long_documents import Long, parts_for, write_parts
 from gnm.learners.memory import MemoryLearner
-from gnm.long_documents import Long, parts_for, write_parts
 from gnm.memory import MemoryState, load_memory, merge, save_memory
 from gnm.memory.files import locked, version_of
+from gnm.memory.history import History
+from gnm.memory.notes import Notes, check_notes, note_of, only_stored, without_text
 from gnm.memory.state import MIXED
 from gnm.models.projected import Memory
-from gnm.notes import Notes, check_notes, note_of, only_stored, without_text
 from gnm.places import default_adapter
-from gnm.pretrained import STATE, load_model, local_folder, model_digest, push_to_hub, save_pretrained
+from gnm.weights.adapters import read_about
+from gnm.weights.backbones import Backbone, load_backbone
+from gnm.weights.pretrained import STATE, load_model, local_folder, model_digest, push_to_hub, save_pretrained
 
 DEFAULT_ADAPTER = default_adapter()
 
@@ -119,9 +119,10 @@ class Conversation:
     def generate(self, request: str, seed: int = 0, **settings: Any) -> Iterator[str]:
         """The answer to a free request, streamed as pieces of text.
 
-        settings: of transformers' GenerationConfig, such as max_new_tokens, do_sample, temperature, top_p
-        (`gnm.generation.SETTINGS` has all that count). Raises DataError for an empty request, ConfigError for a setting
-        that is unknown or makes no sense, both at once and not when the first piece is taken.
+        settings: of transformers' GenerationConfig, such as max_new_tokens, do_sample, temperature, top_p; all that
+        count are in `gnm.inference.generation.SETTINGS`.
+        Raises DataError for an empty request, ConfigError for a setting that is unknown or makes no sense, both at once
+        and not when the first piece is taken.
         """
         if not request.strip():
             raise DataError("the request is empty; say what the model is to do")
@@ -301,11 +302,11 @@ def load(
 
     adapter: folder of a trained memory adapter or of a saved memory model, or such a repository of the hub
     ("owner/name"); None: the memory of `backbone` as it is. The default is the adapter that is shipped.
-    backbone: a name of gnm.backbones; None: the one that the adapter was trained on.
+    backbone: a name of gnm.weights.backbones; None: the one that the adapter was trained on.
     capacity, eviction: size of the pool in slots and what goes when it is full; None: as the model has it, which is
     no limit and `random` if it does not say.
-    gates: settings of its write gates that are to be other than the model has them (`gnm.models.gates.GateSettings`),
-    such as {"threshold": 0.95, "reread": True}.
+    gates: settings of its write gates that are to be other than the model has them, such as {"threshold": 0.95,
+    "reread": True}; all are in `gnm.models.gates.write.GateSettings`.
     keep_notes: whether the memory keeps words of its documents (instruction, stored text) for people to read.
     undo_steps: how many changes can be undone.
     Raises BackboneError or CheckpointError if model or adapter cannot be loaded, ConfigError for a setting that makes

@@ -149,7 +149,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from gnm.models.weight_files import convert
+    from gnm.weights.tensor_files import convert
 
     print(f"{options.target}: {convert(options.checkpoint, options.target)} tensors")
 

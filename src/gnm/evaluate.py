@@ -19,7 +19,6 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from gnm.backbones import load_backbone
 from gnm.config import add_params_arguments, load_params
 from gnm.data.asking import asked, format_age
 from gnm.data.documents import read_documents
@@ -36,10 +35,11 @@ from gnm.errors import ConfigError, exit_on_error
 from gnm.files import atomic_folder, write_json
 from gnm.learners import Answer, Learner, Question, build_learner
 from gnm.metrics import summarise, write_summary
+from gnm.metrics.records import records_frame, write_records, write_segments
 from gnm.params import EvaluateParams
-from gnm.pretrained import load_model
 from gnm.provenance import command_line, provenance
-from gnm.records import records_frame, write_records, write_segments
+from gnm.weights.backbones import load_backbone
+from gnm.weights.pretrained import load_model
 
 _TIMED_QUESTIONS = 5
 

@@ -18,7 +18,6 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
-from gnm.backbones import load_backbone
 from gnm.config import add_params_arguments, load_params
 from gnm.data.formats import apply_format, recognise
 from gnm.data.probes import Probe, ProbeQuery, read_probes
@@ -30,8 +29,9 @@ from gnm.files import atomic_folder, write_json
 from gnm.learners import Answer, Learner, Question, build_learner
 from gnm.metrics.people import people_figures
 from gnm.params import Methods
-from gnm.pretrained import load_model
 from gnm.provenance import command_line, provenance
+from gnm.weights.backbones import load_backbone
+from gnm.weights.pretrained import load_model
 
 
 class PeopleParams(Methods):

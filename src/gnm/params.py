@@ -168,7 +168,7 @@ class Methods(StrictModel):
         return self.methods[name]
 
     def backbone_of(self, name: str) -> dict[str, str | None]:
-        """The arguments of gnm.backbones.load_backbone for one method, but for the device."""
+        """The arguments of gnm.weights.backbones.load_backbone for one method, but for the device."""
         own = self.method(name).backbone
         source = None if own else self.backbone.source
         return {"name": own or self.backbone.name, "dtype": self.backbone.dtype, "source": source}

@@ -20,7 +20,6 @@ import torch
 import yaml
 from transformers import LlamaConfig
 
-from gnm.backbones import REGISTRY
 from gnm.config import load_params, read_blocks
 from gnm.errors import ConfigError, exit_on_error
 from gnm.learners import LearnerSettings
@@ -28,9 +27,10 @@ from gnm.learners.retrieval import CONTEXTS_AT_ONCE
 from gnm.models.attention import SCORES
 from gnm.models.latent_bank import LatentBank
 from gnm.models.lora import LoraSettings
-from gnm.models.memoryllm import MemoryShape, empty_model, memory_sizes, parse_config
 from gnm.params import EvaluateParams, TrainParams
-from gnm.published import Published
+from gnm.weights.backbones import REGISTRY
+from gnm.weights.memoryllm import MemoryShape, empty_model, memory_sizes, parse_config
+from gnm.weights.published import Published
 
 DOCUMENT_TOKENS, QUESTION_TOKENS = 200, 40
 _BYTES = {"bfloat16": 2, "float32": 4}

@@ -18,22 +18,22 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gnm.backbones import load_backbone
-from gnm.checkpoints import load_checkpoint, save_adapter, save_checkpoint
 from gnm.config import add_params_arguments, load_params
 from gnm.devices import pick_device
 from gnm.errors import ConfigError, exit_on_error
-from gnm.exercises import Exercise, Material, TrainingSteps, training_exercises, validation_exercises
 from gnm.learners import build_learner
 from gnm.models.lora import keep_adapters_apart
 from gnm.models.sharding import shard_backbone
-from gnm.optimizer import build_optimizer, set_learning_rate
 from gnm.params import TrainParams
-from gnm.pretrained import starting_point
 from gnm.provenance import command_line, provenance
-from gnm.trained import MODULE, Weights, copied, trained_parameters
-from gnm.training_log import TrainingLog
-from gnm.training_loss import SUMS, TrainingLoss, means_of
+from gnm.training.batches import Exercise, Material, TrainingSteps, training_exercises, validation_exercises
+from gnm.training.log import TrainingLog
+from gnm.training.loss import SUMS, TrainingLoss, means_of
+from gnm.training.optimizer import build_optimizer, set_learning_rate
+from gnm.weights.adapters import load_checkpoint, save_adapter, save_checkpoint
+from gnm.weights.backbones import load_backbone
+from gnm.weights.pretrained import starting_point
+from gnm.weights.trained import MODULE, Weights, copied, trained_parameters
 
 
 class Trainer:

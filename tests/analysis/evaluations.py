@@ -4,7 +4,7 @@ import numpy as np
 
 from gnm.files import write_json
 from gnm.metrics import summarise, write_summary
-from gnm.records import records_frame, write_records
+from gnm.metrics.records import records_frame, write_records
 
 
 def made_up_records(seed=0, sequences=4, documents=4, mixed=True):

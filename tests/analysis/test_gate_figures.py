@@ -5,13 +5,13 @@ import pytest
 
 from gnm.analysis.gates import GatesParams, gates, segment_merit
 from gnm.analysis.saved import SavedEvaluation
-from gnm.analysis.what_was_learned import WhatWasLearnedParams, decisions, shaded
 from gnm.api import load
 from gnm.errors import CheckpointError, DataError
 from gnm.evaluate import evaluate
 from gnm.learners.base import Segment
+from gnm.metrics.records import write_segments
 from gnm.params import EvaluateParams
-from gnm.records import write_segments
+from gnm.probing.what_was_learned import WhatWasLearnedParams, decisions, shaded
 from small_runs import evaluate_settings, write_small_documents
 
 

@@ -10,7 +10,7 @@ from evaluations import made_up_records, save_evaluation
 from nbclient import NotebookClient
 
 from gnm.analysis.page import Page, Sentence
-from gnm.records import write_segments
+from gnm.metrics.records import write_segments
 
 PROJECT = Path(__file__).resolve().parents[2]
 NAMES = ("ablation", "comp_gen", "flops", "format_generalization", "gates", "mixed_docs", "mixed_docs_heatmaps",

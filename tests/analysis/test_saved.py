@@ -9,7 +9,7 @@ from gnm.analysis.saved import find_evaluations, line_frame, merit_frame, split_
 from gnm.analysis.style import METHODS
 from gnm.errors import DataError
 from gnm.metrics import MERIT_COLUMNS, figures_of_merit, summarise, write_summary
-from gnm.records import records_frame, write_records
+from gnm.metrics.records import records_frame, write_records
 
 
 def save(folder, sequences=3, keep_records=True):

@@ -6,19 +6,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gnm.backbones import load_backbone
-from gnm.checkpoints import read_about
 from gnm.config import validate
 from gnm.errors import CheckpointError, ConfigError
 from gnm.evaluate import evaluate
-from gnm.exercises import training_exercises
 from gnm.learners import LearnerSettings, build_learner
 from gnm.learners.base import Learner
+from gnm.metrics.records import read_records
 from gnm.params import EvaluateParams, TrainParams
-from gnm.pretrained import load_model
-from gnm.records import read_records
 from gnm.train import Trainer
-from gnm.trained import copied
+from gnm.training.batches import training_exercises
+from gnm.weights.adapters import read_about
+from gnm.weights.backbones import load_backbone
+from gnm.weights.pretrained import load_model
+from gnm.weights.trained import copied
 from processes import in_processes
 from small_runs import evaluate_settings, train_settings, write_small_documents
 from stock import (

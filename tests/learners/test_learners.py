@@ -7,16 +7,16 @@ import math
 import pytest
 import torch
 
-from gnm.backbones import load_backbone
-from gnm.chat import ChatFormat
 from gnm.config import validate
 from gnm.data.types import Step
 from gnm.errors import ConfigError, MemoryFileError
+from gnm.inference.chat import ChatFormat
+from gnm.inference.prompts import NOTE_REQUEST, block, note
+from gnm.inference.questions import Question
 from gnm.learners import _BUILDERS, LearnerSettings, build_learner
 from gnm.learners.memory import gated_parts
 from gnm.models.lora import LoraSettings, add_lora
-from gnm.prompts import NOTE_REQUEST, block, note
-from gnm.questions import Question
+from gnm.weights.backbones import load_backbone
 from stock import DOCUMENTS, INSTRUCTIONS, QUESTIONS, another, assert_same_answers, prompt_ids, stock_nll
 
 METHODS = sorted(_BUILDERS)

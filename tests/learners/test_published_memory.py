@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gnm.backbones import REGISTRY, Random, load_backbone
-from gnm.chat import ChatFormat
 from gnm.errors import BackboneError, ConfigError
+from gnm.inference.chat import ChatFormat
+from gnm.inference.prompts import block
 from gnm.learners import LearnerSettings, build_learner
 from gnm.memory.state import MIXED
 from gnm.models.lora import LoraSettings
-from gnm.models.memoryllm import MemoryShape
-from gnm.prompts import block
+from gnm.weights.backbones import REGISTRY, Random, load_backbone
+from gnm.weights.memoryllm import MemoryShape
 from stock import DOCUMENTS, INSTRUCTIONS, QUESTIONS, another, assert_same_answers, prompt_ids, stock_logits
 
 TURNS = [(list(DOCUMENTS[:2]), list(INSTRUCTIONS[:2])), (["Short.", DOCUMENTS[2]], ["", "Learn all."])]

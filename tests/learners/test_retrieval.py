@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from gnm.chat import ChatFormat
+from gnm.inference.chat import ChatFormat
+from gnm.inference.questions import Question
 from gnm.learners import LearnerSettings, build_learner
-from gnm.questions import Question
 from stock import another, assert_same_answers, stock_nll
 
 LIBRARY = [

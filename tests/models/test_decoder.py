@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel
 
-from gnm.backbones import load_backbone
 from gnm.errors import BackboneError
 from gnm.models.decoder import Decoder
 from gnm.models.families import FAMILIES, check_family
 from gnm.models.prefix import Prefix
 from gnm.models.taps import InputTap
-from gnm.tiny import random_decoder
+from gnm.weights.backbones import load_backbone
+from gnm.weights.tiny import random_decoder
 from stock import another, stock_logits
 
 

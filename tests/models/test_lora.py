@@ -7,9 +7,9 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as PeftLinear
 
-from gnm.backbones import load_backbone
 from gnm.errors import ConfigError
 from gnm.models.lora import TARGETS, FusedLoraLinear, LoraSettings, add_lora, inject_lora, renew_effective_weights
+from gnm.weights.backbones import load_backbone
 from stock import another, stock_logits
 
 SETTINGS = LoraSettings(r=3, alpha=5)

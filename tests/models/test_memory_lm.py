@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnm.backbones import load_backbone
 from gnm.errors import MemoryFileError
 from gnm.memory.pool import PoolSettings
 from gnm.memory.state import HEAD
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.models.memory_lm import MemoryLM, WriteSettings
+from gnm.weights.backbones import load_backbone
 from stock import (
     DOCUMENTS,
     QUESTIONS,

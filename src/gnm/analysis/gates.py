@@ -20,7 +20,7 @@ from gnm.analysis.tables import save_tables, text_table, with_said
 from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.errors import DataError, exit_on_error
 from gnm.metrics import MERIT_COLUMNS, bootstrap_mean
-from gnm.records import read_segments
+from gnm.metrics.records import read_segments
 
 _OPEN = 0.5  # a gate's decision, whatever budget is set beside it
 

@@ -18,7 +18,7 @@ from gnm.analysis.style import METHODS
 from gnm.errors import DataError
 from gnm.files import recover_folders
 from gnm.metrics import figures_of_merit, merit_of_summary
-from gnm.records import read_records
+from gnm.metrics.records import read_records
 
 PUBLISHED_NAMES = {
     "llama3_ft": "in_context_ft",

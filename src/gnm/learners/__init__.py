@@ -13,19 +13,19 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 
-from gnm.backbones import Backbone
-from gnm.chat import ChatFormat, PlainText
 from gnm.config import StrictModel
 from gnm.errors import CheckpointError, ConfigError
+from gnm.inference.chat import ChatFormat, PlainText
+from gnm.inference.prompts import Order
+from gnm.inference.reader import Reader
 from gnm.learners.base import Answer, Cost, Learner, Question, State
 from gnm.memory.pool import PoolSettings
 from gnm.models.decoder import Decoder
-from gnm.models.gates import GateTraining
+from gnm.models.gates.write import GateTraining
 from gnm.models.latent_bank import BankSettings, LatentBank
 from gnm.models.memory_lm import MemoryLM, WriteSettings
-from gnm.prompts import Order
-from gnm.reader import Reader
-from gnm.trained import MODULE, put_weights
+from gnm.weights.backbones import Backbone
+from gnm.weights.trained import MODULE, put_weights
 
 __all__ = ["Answer", "Cost", "Learner", "LearnerSettings", "Question", "State", "build_learner", "keeps_slots"]
 

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from gnm.data.types import Step
+from gnm.inference.questions import Answer, AnswerLoss, Question
 from gnm.models.decoder import Decoder
-from gnm.questions import Answer, AnswerLoss, Question
 
 State = Any
 """What a learner keeps of the documents it was given. A value: to undo a write, go on from the state before it."""

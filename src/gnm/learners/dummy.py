@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from gnm.inference.questions import AnswerLoss
 from gnm.learners.base import Answer, Cost, Learner, Question
-from gnm.questions import AnswerLoss
 
 
 class DummyLearner(Learner):

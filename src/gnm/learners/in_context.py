@@ -5,11 +5,11 @@ The context's keys and values are computed once per state, not once per question
 
 from collections.abc import Sequence
 
+from gnm.inference.prompts import Order, block
+from gnm.inference.questions import Answer, Question
+from gnm.inference.reader import Reader
 from gnm.learners.base import Cost, Learner
 from gnm.models.prefix import Prefix
-from gnm.prompts import Order, block
-from gnm.questions import Answer, Question
-from gnm.reader import Reader
 
 
 class InContextLearner(Learner):

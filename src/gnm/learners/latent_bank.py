@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from gnm.data.types import Step
+from gnm.inference.prompts import Order, block
+from gnm.inference.questions import Question
+from gnm.inference.reader import Reader
 from gnm.learners.base import Cost, Learner
 from gnm.models.latent_bank import LatentBank, bank_loss
 from gnm.models.prefix import Prefix
-from gnm.prompts import Order, block
-from gnm.questions import Question
-from gnm.reader import Reader
 
 
 @dataclass(frozen=True)

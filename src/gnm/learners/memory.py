@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from gnm.data.segments import is_wanted, split_segments
 from gnm.data.types import Step
 from gnm.errors import DataError
+from gnm.inference.prompts import Order, block, block_parts, opening
+from gnm.inference.questions import Question
+from gnm.inference.reader import Reader
 from gnm.learners.base import Cost, Learner, Segment
-from gnm.models.gates import GateTraining, gate_loss
-from gnm.models.keep import keep_loss
+from gnm.models.gates.keep import keep_loss
+from gnm.models.gates.write import GateTraining, gate_loss
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.projected import Memory
-from gnm.prompts import Order, block, block_parts, opening
-from gnm.questions import Question
-from gnm.reader import Reader
 
 
 class MemoryLearner(Learner):

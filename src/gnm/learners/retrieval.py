@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from gnm.extras import optional_imports
+from gnm.inference.prompts import Order, block
+from gnm.inference.questions import Answer, Question
+from gnm.inference.reader import Reader
 from gnm.learners.base import Cost, Learner
 from gnm.learners.in_context import prefix_token_bytes
 from gnm.models.prefix import Prefix
-from gnm.prompts import Order, block
-from gnm.questions import Answer, Question
-from gnm.reader import Reader
 
 RetrieverName = Literal["mean_embedding", "bm25"]
 CONTEXTS_AT_ONCE = 16

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from gnm.inference.prompts import NOTE_REQUEST, block, note
+from gnm.inference.reader import Reader
 from gnm.learners.in_context import InContextLearner
 from gnm.models.prefix import Prefix
-from gnm.prompts import NOTE_REQUEST, block, note
-from gnm.reader import Reader
 
 
 class TextNotesLearner(InContextLearner):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from gnm.config import StrictModel
 from gnm.errors import ConfigError
 from gnm.models.attention import additive
-from gnm.models.gates import Weight
+from gnm.models.gates.write import Weight
 
 
 class BankSettings(StrictModel):

@@ -24,9 +24,9 @@ from gnm.errors import MemoryFileError
 from gnm.memory.pool import PoolSettings, append, check_fits, repeated
 from gnm.memory.state import HEAD, MIXED, MemoryState, pack
 from gnm.models.decoder import Decoder
-from gnm.models.gates import GateSettings
-from gnm.models.gating import Gating
-from gnm.models.keep import Kept
+from gnm.models.gates.gating import Gating
+from gnm.models.gates.keep import Kept
+from gnm.models.gates.write import GateSettings
 from gnm.models.lora import use_adapter
 from gnm.models.prefix import Prefix
 from gnm.models.projected import Memory, at_layers, slots_at

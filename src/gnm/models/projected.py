@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from gnm.memory.state import MemoryState
-from gnm.models.gates import Decisions
-from gnm.models.keep import Kept
+from gnm.models.gates.keep import Kept
+from gnm.models.gates.write import Decisions
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,314 @@
+"""Answering and training on questions that read a prefix.
+
+- The part that all questions share is read once per state and joins the prefix.
+- The questions of one state lie packed in one row: see models/attention.py.
+- Scores are taken at the answer's positions only; nothing else passes through the vocabulary projection.
+
+Shape letters: B states, n questions per state, T tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gnm.data.formats import recognise
+from gnm.inference.chat import ChatFormat
+from gnm.inference.questions import Answer, AnswerLoss, Question
+from gnm.models import flops
+from gnm.models.attention import Reading, at_ends, at_once
+from gnm.models.decoder import Decoder
+from gnm.models.prefix import Prefix
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """Prompts that were read: their own keys and values per layer, mask [B, n, T], next-token scores [B, n, V]."""
+
+    own: dict[int, tuple[Tensor, Tensor]]
+    mask: Tensor
+    scores: Tensor
+
+
+class Reader:
+    """Asks questions of prefixes."""
+
+    def __init__(self, decoder: Decoder, chat: ChatFormat, tokenizer, lead: Sequence[int] = ()):
+        """lead: token ids that stand in front of every question, if the prefix doesn't begin the conversation."""
+        self.decoder, self.chat, self.tokenizer = decoder, chat, tokenizer
+        self._shared = [*lead, *chat.encode_lead()]
+        self._recall: Callable[[Tensor], Tensor] | None = None
+
+    def recalling(self, recall: Callable[[Tensor], Tensor]) -> "Reader":
+        """A reader with the same parts that scores with `recall` of the last hidden states [B, n, T, E] of questions.
+
+        B states and the prefixes that it is asked with belong together, row by row.
+        """
+        reader = copy(self)
+        reader._recall = recall
+        return reader
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts as ids [B, T] long and mask [B, T] bool, padded on the right."""
+        return self.encode_segments([(text,) for text in texts])[:2]
+
+    def encode_segments(self, rows: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of segments, joined, as `encode` gives them; and each token's segment in its row, -1 for padding.
+
+        The numbers are [B, T] long. A token that reaches over a border belongs to the segment that it ends in.
+        """
+        tokens = [self.chat.encode_with_ends("".join(row)) for row in rows]
+        ids, mask = (part.flatten(1) for part in self._pad([[own] for own, _ in tokens]))
+        segment = torch.full_like(ids, -1)
+        for row, (_, ends) in enumerate(tokens):
+            borders = torch.tensor([len(part) for part in rows[row]]).cumsum(0)
+            segment[row, : len(ends)] = torch.searchsorted(borders, torch.tensor(ends, dtype=torch.long))
+        return ids, mask, segment
+
+    def head(self, batch: int) -> Prefix:
+        """A prefix that holds the start of a conversation (BOS, system turn, start of the user's turn)."""
+        empty = self.decoder.empty_prefix(batch)
+        if not self.chat.head:
+            return empty
+        ids = torch.tensor(self.chat.head, device=self.decoder.device).expand(batch, -1)
+        return self.decoder.extend(empty, ids, torch.ones_like(ids, dtype=torch.bool))
+
+    def query_flops(self, asked: Question, prefix_tokens: int) -> float:
+        """FLOPs of reading one question after `prefix_tokens` entries and scoring its first answer token."""
+        prompt = len(self._shared) + self.question_tokens(asked)
+        return flops.query_flops(self.decoder.config, prompt, prefix_tokens, 1)
+
+    def question_tokens(self, asked: Question) -> int:
+        """Tokens of a question up to its answer, without those that all questions share."""
+        return len(self._prompt(asked))
+
+    def prefill_flops(self, tokens: int) -> float:
+        """FLOPs of reading `tokens` tokens of context."""
+        return flops.prefill_flops(self.decoder.config, tokens)
+
+    def shared(self, prefix: Prefix) -> Prefix:
+        """`prefix` followed by the words that every question begins with."""
+        shared = torch.tensor(self._shared, dtype=torch.long, device=self.decoder.device)
+        ids = shared.expand(prefix.valid.shape[0], 1, -1)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        return self.decoder.extend(prefix, ids[:, 0], mask[:, 0])
+
+    def loss(self, prefix: Prefix, questions: Sequence[Sequence[Question]]) -> AnswerLoss:
+        """The loss of every question's target; rows may have different numbers of questions."""
+        prompts = [[self._prompt(q) for q in row] for row in questions]
+        answers = [[self._answer(q) for q in row] for row in questions]
+        if not any(prompts):
+            return AnswerLoss(torch.zeros((), device=self.decoder.device), 0, [[] for _ in questions])
+        # the last answer token is predicted, never read
+        rows = [[p + a[:-1] for p, a in zip(ps, as_, strict=True)] for ps, as_ in zip(prompts, answers, strict=True)]
+        ids, mask = self._pad(rows)
+        reading, positions = self.decoder.start(self.shared(prefix), mask)
+        hidden = self._read(ids, positions, reading)
+        spots, targets, contests = [], [], []  # a contest: where two objects differ, and their tokens there
+        width, length = ids.shape[1:]
+        for row, (ps, as_) in enumerate(zip(prompts, answers, strict=True)):
+            for column, (p, a) in enumerate(zip(ps, as_, strict=True)):
+                common, *pair = self._contest(questions[row][column])
+                step = min(self._content_step(a) + len(common), len(a) - 1)
+                contests.append((len(spots) + step, *pair))
+                first = (row * width + column) * length + len(p) - 1
+                spots += range(first, first + len(a))
+                targets += a
+        logits = self.decoder.logits(hidden.flatten(0, 2)[torch.tensor(spots, device=hidden.device)])
+        expected = torch.tensor(targets, device=hidden.device)
+        spot, target, other = torch.tensor(contests, device=hidden.device).T
+        won = iter((logits[spot, target] > logits[spot, other]).tolist())
+        right = [[next(won) for _ in row] for row in questions]
+        return AnswerLoss(nn.functional.cross_entropy(logits, expected, reduction="sum"), len(targets), right)
+
+    @torch.no_grad()
+    def answer(
+        self, prefix: Prefix, questions: Sequence[Sequence[Question]], max_new_tokens: int
+    ) -> list[list[Answer]]:
+        """Answer every question greedily and score its target; rows may have different numbers of questions."""
+        prefix, width = self.shared(prefix), max(map(len, questions), default=0)
+        number = self._at_once(prefix, max((len(self._prompt(q)) for row in questions for q in row), default=1))
+        parts = [
+            self._answer_some(prefix, [row[start : start + number] for row in questions], max_new_tokens)
+            for start in range(0, width, number)
+        ]
+        return [[answer for part in parts for answer in part[row]] for row in range(len(questions))]
+
+    def _at_once(self, prefix: Prefix, longest: int) -> int:
+        """Questions of a state that are read in one pass; longest: tokens of the longest prompt."""
+        scores = prefix.valid.numel() * self.decoder.config.num_attention_heads * longest
+        return at_once(scores)
+
+    def _answer_some(self, prefix, questions, max_new_tokens: int) -> list[list[Answer]]:
+        begun = self._begin(prefix, [[self._prompt(q) for q in row] for row in questions])
+        nll = self._target_nll(prefix, begun, questions)
+        watched = torch.zeros(*begun.mask.shape[:2], 2, dtype=torch.long, device=begun.mask.device)
+        for row, asked in enumerate(questions):
+            for column, q in enumerate(asked):
+                watched[row, column] = torch.tensor(self._contest(q)[1:])
+        said, scores = self._greedy(prefix, begun, [len(row) for row in questions], max_new_tokens, watched)
+        late = self._late_contests(prefix, questions, said)
+        answers: list[list[Answer]] = [[] for _ in questions]
+        for row, asked in enumerate(questions):
+            for column, q in enumerate(asked):
+                tokens = said[row][column]
+                step = min(self._content_step(tokens), len(scores) - 1)
+                pair = late.get((row, column)) or scores[step][row, column].tolist()
+                answers[row].append(Answer(self._text(tokens), *pair, nll[row][column], len(self._answer(q))))
+        return answers
+
+    def _late_contests(self, prefix, questions, said) -> dict[tuple[int, int], list[float]]:
+        """The scores of both objects' tokens where they first differ, of the questions whose objects begin alike.
+
+        What they have in common is read after what was `said` up to the content.
+        """
+        prompts: list[list[list[int]]] = [[] for _ in questions]
+        places: dict[tuple[int, int], tuple[int, list[int]]] = {}
+        for row, asked in enumerate(questions):
+            for column, q in enumerate(asked):
+                common, *pair = self._contest(q)
+                if common:
+                    opening = said[row][column][: self._content_step(said[row][column])]
+                    places[row, column] = len(prompts[row]), pair
+                    prompts[row].append(self._prompt(q) + opening + common)
+        if not places:
+            return {}
+        scores = self._begin(prefix, prompts).scores
+        return {(row, column): scores[row, place, pair].tolist() for (row, column), (place, pair) in places.items()}
+
+    @torch.no_grad()
+    def say(self, prefix: Prefix, phrases: Sequence[Sequence[str]], max_new_tokens: int) -> list[list[str]]:
+        """What is answered, greedily, to each state's phrases; nothing is scored.
+
+        A pass over the phrases, with the words that all begin with, and one over each token of the answers.
+        """
+        prompts = [[self._shared + self.chat.encode_question(phrase) for phrase in row] for row in phrases]
+        number = self._at_once(prefix, max((len(prompt) for row in prompts for prompt in row), default=1))
+        answers: list[list[str]] = [[] for _ in phrases]
+        for start in range(0, max(map(len, prompts), default=0), number):
+            some = [row[start : start + number] for row in prompts]
+            said, _ = self._greedy(prefix, self._begin(prefix, some), list(map(len, some)), max_new_tokens)
+            for row, found in zip(answers, said, strict=True):
+                row += map(self._text, found)
+        return answers
+
+    @torch.no_grad()
+    def complete(self, prefix: Prefix, requests: Sequence[str], max_new_tokens: int) -> list[str]:
+        """What the backbone says, greedily, to one free request per state."""
+        begun = self._begin(prefix, [[self.chat.encode(text) + self.chat.tail] for text in requests])
+        said, _ = self._greedy(prefix, begun, [1] * len(requests), max_new_tokens)
+        return [self._text(row[0]) for row in said]
+
+    def _begin(self, prefix: Prefix, prompts: list[list[list[int]]]) -> "_Begun":
+        ids, mask = self._pad(prompts)
+        reading, positions = self.decoder.start(prefix, mask, keep=True)
+        hidden = self._read(ids, positions, reading)
+        scores = self.decoder.logits(at_ends(hidden, mask).flatten(0, 1)).unflatten(0, ids.shape[:2])
+        return _Begun(reading.own, mask, scores)
+
+    def _target_nll(self, prefix, begun, questions) -> list[list[float]]:
+        answers = [[self._answer(q) for q in row] for row in questions]
+        first = begun.scores.log_softmax(-1)
+        total = [[-float(first[r, c, a[0]]) for c, a in enumerate(row)] for r, row in enumerate(answers)]
+        ids, given = self._pad([[a[:-1] for a in row] for row in answers])
+        if ids.shape[2] == 0:
+            return total
+        hidden, _ = self._go_on(prefix, begun.own, begun.mask, ids, given)
+        spots = [(r, c, t) for r, row in enumerate(answers) for c, a in enumerate(row) for t in range(len(a) - 1)]
+        rows, columns, times = (torch.tensor(part, device=ids.device) for part in zip(*spots, strict=True))
+        expected = torch.tensor([answers[r][c][t + 1] for r, c, t in spots], device=ids.device)
+        losses = nn.functional.cross_entropy(
+            self.decoder.logits(hidden[rows, columns, times]), expected, reduction="none"
+        )
+        for (r, c, _), loss in zip(spots, losses.tolist(), strict=True):
+            total[r][c] += loss
+        return total
+
+    def _greedy(
+        self, prefix, begun, widths: list[int], max_new_tokens: int, watched: Tensor | None = None
+    ) -> tuple[list[list[list[int]]], list[Tensor]]:
+        """Greedy continuations of what `begun` read, as token ids; row b has widths[b] of them.
+
+        Also the scores of the tokens `watched` [B, n, W] long at each step, [B, n, W] each.
+        """
+        tokens: list[list[list[int]]] = [[[] for _ in range(width)] for width in widths]
+        ends, own, mask, chosen = set(self.chat.end_of_turn), begun.own, begun.mask, begun.scores.argmax(-1)
+        open_ = torch.arange(mask.shape[1])[None, :] < torch.tensor(widths)[:, None]
+        scores = [] if watched is None else [begun.scores.gather(2, watched)]
+        for step in range(max_new_tokens):
+            picked = chosen.tolist()
+            for row, column in open_.nonzero().tolist():
+                if picked[row][column] in ends:
+                    open_[row, column] = False
+                else:
+                    tokens[row][column].append(picked[row][column])
+            if step == max_new_tokens - 1 or not open_.any():
+                break
+            given = open_[..., None].to(mask.device)
+            hidden, own = self._go_on(prefix, own, mask, chosen[..., None], given)
+            mask = torch.cat((mask, given), dim=-1)
+            logits = self.decoder.logits(hidden[given])
+            chosen = chosen.masked_scatter(given[..., 0], logits.argmax(-1))
+            if watched is not None:
+                seen = logits.gather(1, watched[given[..., 0]])
+                scores.append(scores[-1].masked_scatter(given, seen))
+        return tokens, scores
+
+    def _go_on(self, prefix, own, mask, ids, given):
+        """Read `ids` [B, n, T] (where `given`) after what `own` holds of each question; returns hidden and new own."""
+        reading, positions = self.decoder.start(prefix, given, keep=True)
+        past = mask.long().sum(-1)[..., None]
+        before = torch.where(mask, 0.0, torch.finfo(reading.own_bias.dtype).min).to(reading.own_bias.dtype)
+        before = before[:, None, :, None, :].expand(-1, -1, -1, ids.shape[2], -1)
+        reading.own_bias = torch.cat((before, reading.own_bias), dim=-1)
+        reading.own = dict(own)
+        hidden = self._read(ids, positions + past, reading)
+        return hidden, reading.own
+
+    def _read(self, ids: Tensor, positions: Tensor, reading: Reading) -> Tensor:
+        """The last hidden states of questions' tokens [B, n, T], with what is recalled at each."""
+        hidden = self.decoder.run(ids, positions, reading)
+        return self._recall(hidden) if self._recall else hidden
+
+    def _prompt(self, asked: Question) -> list[int]:
+        return self.chat.encode_question(asked.phrase)
+
+    def _answer(self, asked: Question) -> list[int]:
+        said = asked.target if asked.said is None else asked.said
+        return self.chat.encode_answer(said) + self.chat.end_of_turn[:1]
+
+    def _contest(self, asked: Question) -> tuple[list[int], int, int]:
+        """The tokens that target and other object begin with alike, and the next one of each; the end of turn is the
+        last token of an object. Objects that are the same have nothing in common here."""
+        target, other = (
+            self.chat.encode_answer(text) + self.chat.end_of_turn[:1] for text in (asked.target, asked.other)
+        )
+        alike = next((n for n, (a, b) in enumerate(zip(target, other, strict=False)) if a != b), 0)
+        return target[:alike], target[alike], other[alike]
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return self.chat.said(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def _content_step(self, tokens: Sequence[int]) -> int:
+        """The place among the answer's `tokens` of the one with which its content begins."""
+        decode = self.tokenizer.decode
+        offset = recognise(decode(tokens, skip_special_tokens=True)).offset
+        if not offset:
+            return 0
+        steps = range(len(tokens))
+        reached = (step for step in steps if len(decode(tokens[: step + 1], skip_special_tokens=True)) > offset)
+        return next(reached, len(tokens) - 1)
+
+    def _pad(self, rows: list[list[list[int]]]) -> tuple[Tensor, Tensor]:
+        """Token lists as ids [B, n, T] long and mask [B, n, T] bool, padded on the right."""
+        width = max((len(row) for row in rows), default=0)
+        length = max((len(tokens) for row in rows for tokens in row), default=0)
+        ids = torch.zeros(len(rows), width, length, dtype=torch.long)
+        mask = torch.zeros(len(rows), width, length, dtype=torch.bool)
+        for r, row in enumerate(rows):
+            for c, tokens in enumerate(row):
+                ids[r, c, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+                mask[r, c, : len(tokens)] = True
+        return ids.to(self.decoder.device), mask.to(self.decoder.device)

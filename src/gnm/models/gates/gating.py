@@ -1,0 +1,78 @@
+"""The gates of a memory together: what a write stores (`gates.py`), and what becomes of what is stored already: what a
+new text states anew (`keep.py`) or its instruction takes back (`revoke.py`) is dropped.
+
+Shape letters: B states, L layers, S slots of the pool, T tokens of a text, G segments of a text, E hidden size.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from gnm.memory.pool import random_order
+from gnm.memory.state import MemoryState
+from gnm.models.decoder import Decoder
+from gnm.models.gates.keep import KeepGate, Kept, keep
+from gnm.models.gates.revoke import about, instructed
+from gnm.models.gates.write import Decisions, GateSettings, LinearGate, decide, gate_layer, segment_ends
+from gnm.models.prefix import Prefix
+
+_OPEN, _SHUT = 1.0, -2.0  # untrained gates store everything and take nothing back
+_REVOKE_SCALE = 30.0  # it has fewer and simpler things to see than the write gate, and learns beside the keep gate
+
+
+class Gating(nn.Module):
+    """What the gates of a memory decide; they read what enters one layer of its decoder.
+
+    gate: None if segments are drawn at random. keep_gate, revoke_gate: None without `revise`.
+    """
+
+    def __init__(self, decoder: Decoder, settings: GateSettings):
+        super().__init__()
+        self.settings, self.layer = settings, gate_layer(settings, len(decoder.layers))
+        size, device, learned = decoder.config.hidden_size, decoder.device, settings.by == "gate"
+        self.gate = LinearGate(size, device, _OPEN) if learned else None
+        self.keep_gate = KeepGate(size, device) if settings.revise else None
+        self.revoke_gate = LinearGate(size, device, _SHUT, _REVOKE_SCALE) if settings.revise else None
+
+    def decide(self, state: MemoryState, slots: Tensor, segment: Tensor, capacity: int | None) -> Decisions:
+        """What is stored of a new text for the pool of `state`, which has room for `capacity` slots.
+
+        slots: [B, L, T, E], its layer inputs. segment: [B, T] long, of each token, -1 for padding.
+        """
+        count = int(segment.max()) + 1
+        if self.gate is None:
+            logits = _random_logits(state, segment, count)
+        else:
+            ends = segment_ends(segment, count)[..., None].expand(-1, -1, slots.shape[3])
+            logits = self.gate(slots[:, self.layer].gather(1, ends))
+        return decide(logits, segment, self.settings, capacity)
+
+    def read_strength(self, decisions: Decisions) -> Tensor:
+        """The strength [B, T] with which a document's tokens are read; random gates only choose."""
+        return torch.ones_like(decisions.strength) if self.gate is None else decisions.strength
+
+    def restated(self, state: MemoryState, slots: Tensor, decisions: Decisions, revoked: Tensor) -> Kept:
+        """What becomes of the slots of `state` beside a new text, whose instruction takes back `revoked` [B, S]."""
+        return Kept(keep(self.keep_gate, self.layer, state, slots, decisions), revoked, state.source, state.segment)
+
+    def taken_back(self, decoder: Decoder, head: Prefix, state: MemoryState, told: tuple[Tensor, Tensor]) -> Tensor:
+        """How far instructions take each slot back, [B, S] float32 in [0, 1]: where they take anything back, as far as
+        the write gate says that they are about it. Arguments as for `revoking`."""
+        prefix, logits = self.revoking(decoder, head, told)
+        takes = logits >= 0
+        if not bool(takes.any()):
+            return torch.zeros_like(state.strength)
+        found = about(decoder, self.gate, self.layer, prefix, state)
+        return takes[:, None] * found.sigmoid()
+
+    def revoking(self, decoder: Decoder, head: Prefix, told: tuple[Tensor, Tensor]) -> tuple[Prefix, Tensor]:
+        """`head` followed by instructions, ids and mask [B, T], and whether each takes anything back: logits [B]."""
+        prefix, ends = instructed(decoder, head, *told, self.layer)
+        return prefix, self.revoke_gate(ends)
+
+
+def _random_logits(state: MemoryState, segment: Tensor, count: int) -> Tensor:
+    """Random gates [B, count] for the segments [B, T] of the next document; each memory's own, whatever its batch."""
+    logits = torch.zeros(segment.shape[0], count)
+    for row, (seed, last) in enumerate(zip(state.seeds.tolist(), segment.amax(-1).tolist(), strict=True)):
+        logits[row, : last + 1] = random_order(seed, state.written, last + 1).logit(eps=1e-6).float()
+    return logits.to(segment.device)

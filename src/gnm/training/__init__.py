@@ -1,0 +1,1 @@
+"""What a training step is made of, what it minimises, and its optimizer."""

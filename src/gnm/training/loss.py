@@ -1,0 +1,62 @@
+"""What training minimises: documents are written one after another, queries asked after each."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gnm.data.types import NEIGHBOUR, PARAPHRASE, Query
+from gnm.learners import Learner
+from gnm.models.lora import renew_effective_weights
+from gnm.training.batches import Exercise
+
+_KINDS = ("accuracy", "selectivity", "specificity")
+SUMS = ("loss", "tokens", "writes", "documents", *_KINDS, *(f"{kind} asked" for kind in _KINDS))
+
+
+class TrainingLoss(nn.Module):
+    """Writes and asks: the forward pass that DDP and FSDP wrap."""
+
+    def __init__(self, learner: Learner, through: str):
+        super().__init__()
+        self.learner, self.through = learner, through
+
+    def forward(self, batch: Sequence[Exercise]) -> tuple[Tensor, Tensor]:
+        """With gradient, the sums of the answers' cross-entropy (nats) and of the writes' own loss, [2]; and the sums
+        of SUMS; sequences are equally long."""
+        renew_effective_weights(self.learner)
+        state = self.learner.reset([exercise.seed for exercise in batch])
+        answers, writes, sums = torch.zeros(()), torch.zeros(()), dict.fromkeys(SUMS, 0.0)
+        for t in range(len(batch[0].sequence.steps)):
+            if self.through == "last":
+                state = self.learner.cut(state)
+            steps = [exercise.sequence.steps[t] for exercise in batch]
+            state = self.learner.write(state, [s.document for s in steps], [s.instruction for s in steps])
+            sums["documents"] += len(steps)
+            if (of_write := self.learner.write_loss(state, [e.sequence.steps[: t + 1] for e in batch])) is not None:
+                writes = writes + of_write.cpu()
+            loss = self.learner.loss(state, [exercise.questions(t) for exercise in batch])
+            answers = answers + loss.total.cpu()
+            sums["tokens"] += loss.tokens
+            for exercise, row in zip(batch, loss.right, strict=True):
+                for query, right in zip(exercise.queries[t], row, strict=True):
+                    if kind := _measured(query):
+                        sums[f"{kind} asked"] += 1
+                        sums[kind] += right
+        sums |= {"loss": float(answers.detach()), "writes": float(writes.detach())}
+        return torch.stack((answers, writes)), torch.tensor(list(sums.values()), dtype=torch.float64)
+
+
+def means_of(sums: Tensor) -> dict[str, float]:
+    """Means from the sums of SUMS; a figure without questions is left out."""
+    named = dict(zip(SUMS, sums.tolist(), strict=True))
+    figures = {kind: named[kind] / asked for kind in _KINDS if (asked := named[f"{kind} asked"])}
+    own = {"write_loss": named["writes"] / named["documents"]} if named["writes"] else {}
+    return {"loss": named["loss"] / named["tokens"], **own, **figures}
+
+
+def _measured(query: Query) -> str | None:
+    """Which of the figures of facts a query counts in (protocol, section 6)."""
+    if query.type == PARAPHRASE and not query.refuse:
+        return "accuracy" if query.learn else "selectivity"
+    return "specificity" if query.type == NEIGHBOUR and query.learn else None

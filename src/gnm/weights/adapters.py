@@ -1,0 +1,199 @@
+"""Adapters and training checkpoints on disk.
+
+- An adapter folder holds the weights that training changed (see `trained.py`; `PeftModel.from_pretrained` reads an
+  adapter) plus `gnm.json`: the method, the settings it was trained with, the backbone's digest, how it was made; and
+  a model card, README.md.
+- A training checkpoint is an adapter plus the optimizer's state and the position in the training; folders are
+  written whole and then renamed, so a kill at any moment leaves the last one usable.
+- Checksums are saved along and checked on loading: in gnm.json those of an adapter's tensors, in checksums.json those
+  of all files of a training checkpoint. An adapter that was saved without them is loaded all the same.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from gnm.config import validate
+from gnm.errors import CheckpointError, ConfigError
+from gnm.files import atomic_folder, recover_folder, write_json, write_text
+from gnm.models.lora import DEFAULT, READER, LoraSettings, inject_lora
+from gnm.weights.backbones import Backbone
+from gnm.weights.checksums import check_files, checksums_of
+from gnm.weights.trained import (
+    MODULE,
+    Parameters,
+    Weights,
+    load_weights,
+    trained_parameters,
+    weight_file,
+    write_weights,
+)
+
+ABOUT, CARD = "gnm.json", "README.md"
+CHECKSUMS = "checksums"
+"""In gnm.json, the SHA-256 of each file of weights."""
+
+
+def save_adapter(folder: str | Path, weights: Weights, settings: LoraSettings | None, about: Mapping[str, Any]) -> None:
+    """Write `weights` to `folder`, whole or not at all; `about` becomes gnm.json and the model card.
+
+    Those of adapters are rounded to bfloat16, which halves the file; the effective weight is rounded to it in use
+    anyway.
+    """
+    rounded = {
+        part: {name: tensor if part == MODULE else tensor.bfloat16() for name, tensor in tensors.items()}
+        for part, tensors in weights.items()
+    }
+    with atomic_folder(folder) as temporary:
+        write_model(temporary, rounded, settings, about)
+
+
+def save_checkpoint(
+    folder: str | Path,
+    weights: Weights,
+    settings: LoraSettings | None,
+    about: Mapping[str, Any],
+    optimizer: Mapping[str, Any],
+    progress: Mapping[str, Any],
+) -> None:
+    """Write what is needed to go on: weights, optimizer state and `progress` (JSON: step, best loss, ...)."""
+    with atomic_folder(folder) as temporary:
+        write_model(temporary, weights, settings, about)
+        torch.save(optimizer, temporary / "optimizer.pt")
+        write_json(temporary / "progress.json", progress)
+        files = [path for path in temporary.rglob("*") if path.is_file()]
+        write_json(temporary / "checksums.json", checksums_of(temporary, files))
+
+
+def load_checkpoint(
+    folder: str | Path, parameters: Parameters, about: Mapping[str, Any]
+) -> tuple[dict, dict] | None:
+    """Load a training checkpoint into `parameters`; returns (optimizer state, progress), or None if there is none.
+
+    Raises CheckpointError if it was made with other settings than `about`, or is damaged.
+    """
+    folder = Path(folder)
+    recover_folder(folder)
+    if not folder.exists():
+        return None
+    made = read_about(folder)
+    made.pop(CHECKSUMS, None)
+    if made != json.loads(json.dumps(about)):
+        changed = sorted(key for key in {*made, *about} if made.get(key) != json.loads(json.dumps(about.get(key))))
+        raise CheckpointError(
+            f"{folder} was made with other settings ({', '.join(changed)}); delete it to start anew, "
+            "or restore the settings to go on"
+        )
+    if (folder / "checksums.json").exists():  # older ones have none
+        check_files(folder, _read_checksums(folder), "delete the folder to start anew")
+    load_weights(folder, parameters)
+    try:
+        optimizer = torch.load(folder / "optimizer.pt", weights_only=True)
+        progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
+        raise CheckpointError(
+            f"{folder} is damaged (optimizer.pt or progress.json cannot be read: {type(error).__name__}); "
+            "delete it to start anew"
+        ) from error
+    return optimizer, progress
+
+
+def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
+    """Put the adapters of `folder` into `backbone` (frozen); returns its gnm.json.
+
+    Raises CheckpointError if one is missing, damaged, or was trained on another backbone.
+    """
+    folder = Path(folder)
+    about = read_about(folder)
+    check_weights(folder, about)
+    if about["lora"] is None:
+        raise CheckpointError(f"{folder} holds a memory model without an adapter; name its backbone instead")
+    check_backbone(folder, about, backbone)
+    try:
+        settings = validate(about["lora"], LoraSettings, where="lora")
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / ABOUT} is damaged ({error}); restore it") from error
+    adapters = [name for name in (DEFAULT, READER) if name == DEFAULT or weight_file(folder, name).parent.is_dir()]
+    for name in adapters:
+        if name not in trained_parameters(backbone.model):
+            inject_lora(backbone.model, settings, name)
+    own = trained_parameters(backbone.model)
+    load_weights(folder, {name: own[name] for name in adapters})
+    backbone.model.requires_grad_(False)
+    return about
+
+
+def check_weights(folder: Path, about: Mapping[str, Any]) -> None:
+    """Raise CheckpointError if a file of weights is damaged by the checksums that gnm.json tells `about`, if any."""
+    if CHECKSUMS in about:
+        check_files(folder, about[CHECKSUMS], "restore the folder from a copy, or train it anew")
+
+
+def check_backbone(folder: Path, about: Mapping[str, Any], backbone: Backbone) -> None:
+    """Raise CheckpointError if what gnm.json of `folder` tells `about` was trained on another backbone."""
+    if about["backbone"]["digest"] != backbone.config_digest:
+        raise CheckpointError(
+            f"the adapter {folder} was trained on {about['backbone']['name']} "
+            f"({about['backbone']['digest']}), not on {backbone.name} ({backbone.config_digest}); "
+            "choose the backbone it was trained on"
+        )
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """gnm.json of an adapter folder. Raises CheckpointError if it is missing or damaged.
+
+    If a save was killed while the old folder and the new one changed places, the old one is brought back first.
+    """
+    try:
+        recover_folder(folder)
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        if not isinstance(about, dict):
+            raise ValueError(f"it holds a {type(about).__name__}, not a mapping")
+        for key, kind in (("backbone", dict), ("lora", dict | None), ("learner", dict)):
+            if key not in about or not isinstance(about[key], kind):
+                raise ValueError(f"it has no block {key!r}")
+        if missing := {"name", "digest"} - about["backbone"].keys():
+            raise ValueError(f"its block 'backbone' has no {', '.join(sorted(missing))}")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(
+            f"{folder} is no adapter of this project (no {ABOUT} in it); train one, or check the path"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / ABOUT} is damaged ({error}); restore it") from error
+    return about
+
+
+def write_model(folder: Path, weights: Weights, settings: LoraSettings | None, about: Mapping[str, Any]) -> None:
+    """Write weights, gnm.json with their checksums, and the model card into `folder`."""
+    write_weights(folder, weights, settings, about["backbone"]["name"])
+    checksums = checksums_of(folder, [weight_file(folder, part) for part in weights])
+    write_json(folder / ABOUT, {**about, CHECKSUMS: checksums})
+    write_text(folder / CARD, model_card(about))
+
+
+def _read_checksums(folder: Path) -> Any:
+    try:
+        return json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / 'checksums.json'} is damaged ({error}); delete the folder to start anew"
+        ) from error
+
+
+def model_card(about: Mapping[str, Any]) -> str:
+    """The README.md of an adapter, from what gnm.json says."""
+    made, backbone = about.get("made", {}), about["backbone"]["name"]
+    rows = "".join(f"| {key} | {value} |\n" for key, value in made.items())
+    how = f"It was made by\n\n| | |\n|---|---|\n{rows}\nwith these settings:" if made else "Its settings:"
+    kind = "memory model" if about["lora"] is None else "LoRA adapter"
+    library = "" if about["lora"] is None else "library_name: peft\n"
+    settings = json.dumps({key: about[key] for key in about if key not in ("made", CHECKSUMS)}, indent=2)
+    return (
+        f"---\nbase_model: {backbone}\n{library}---\n\n# {about['learner']['method']} on {backbone}\n\n"
+        f"A {kind} of Generalized Neural Memory; its licence is the project's, together with the backbone's own. {how}"
+        f"\n\n```json\n{settings}\n```\n"
+    )

@@ -1,0 +1,170 @@
+"""A memory model as the ecosystem expects one: `save_pretrained`, `from_pretrained`, `push_to_hub`.
+
+A folder holds, each in its own file: settings (`gnm.json`), the adapter in peft's layout (a second one, that only
+reads, in a folder of its name), the memory's own weights if it has any (`memory_module.safetensors`), the memory's
+state (`memory_state.safetensors`), tokenizer, generation config, and a model card. The backbone is frozen; its name
+and digest stand for it.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+from gnm.config import validate
+from gnm.errors import BackboneError, CheckpointError, ConfigError
+from gnm.files import atomic_folder, recover_folder
+from gnm.learners import LearnerSettings
+from gnm.memory import MemoryState, save_memory
+from gnm.models.lora import LoraSettings, add_lora
+from gnm.models.memory_lm import MARKS, MemoryLM
+from gnm.params import TrainParams
+from gnm.weights.adapters import ABOUT, check_backbone, check_weights, load_adapter, read_about, write_model
+from gnm.weights.backbones import Backbone
+from gnm.weights.sources import LOADED, Hub, hub_errors
+from gnm.weights.trained import MODULE, copied, read_weights, trained_parameters, weight_file
+
+STATE = "memory_state.safetensors"
+_FILES = [*LOADED, "README.md"]
+
+
+def save_pretrained(
+    folder: str | Path,
+    backbone: Backbone,
+    lm: MemoryLM,
+    about: Mapping[str, Any],
+    state: MemoryState | None = None,
+    digest: str = "",
+    notes: Mapping | None = None,
+) -> None:
+    """Write a memory model to `folder`, whole or not at all; `about` becomes gnm.json and the model card.
+
+    state, digest, notes: the memory to save along, the digest of the model that it belongs to, what is known of it.
+    Raises CheckpointError if `folder` holds something else than such a model.
+    """
+    model, folder = backbone.model, Path(folder)
+    recover_folder(folder)
+    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / ABOUT).is_file())):
+        raise CheckpointError(f"{folder} holds something else than a memory model; name a new folder")
+    with atomic_folder(folder) as new:
+        lora = about["lora"] and validate(about["lora"], LoraSettings, "lora")
+        write_model(new, copied(trained_parameters(model, lm.own_parameters())), lora, about)
+        if state is not None:
+            save_memory(new / STATE, state, digest, dict(notes or {}))
+        backbone.tokenizer.save_pretrained(new)
+        if model.generation_config is not None:
+            model.generation_config.save_pretrained(new)
+
+
+def load_model(folder: str | Path, backbone: Backbone) -> tuple[dict[str, Any], Backbone]:
+    """gnm.json of an adapter or a memory model, and `backbone` with the adapters and memory weights that it holds.
+
+    Raises CheckpointError if they are missing, damaged, or made for another backbone.
+    """
+    folder = Path(folder)
+    about = read_about(folder)
+    if about["lora"] is not None:
+        load_adapter(folder, backbone)
+    else:
+        check_weights(folder, about)
+    loaded = _with_memory_module(folder, backbone)
+    check_backbone(folder, about, backbone)
+    return about, loaded
+
+
+def model_digest(backbone: Backbone) -> str:
+    """What memory files of a model are known by: its backbone, and the values of its adapters and marks."""
+    parts = list(copied(trained_parameters(backbone.model)).values())
+    if backbone.memory is not None:
+        parts.append({name: getattr(backbone.memory, name).cpu() for name in MARKS})
+    if backbone.module is not None:
+        parts.append(dict(backbone.module))
+    if not parts:
+        return backbone.config_digest
+    digest = hashlib.sha256()
+    for state in parts:
+        for name in sorted(state):
+            digest.update(name.encode() + state[name].bfloat16().view(torch.int16).numpy().tobytes())
+    return f"{backbone.config_digest}-{digest.hexdigest()[:16]}"
+
+
+def _with_memory_module(folder: Path, backbone: Backbone) -> Backbone:
+    path = weight_file(folder, MODULE)
+    if not path.is_file():
+        return backbone
+    saved = read_weights(folder, MODULE)
+    if backbone.memory is None:
+        if set(MARKS) & set(saved):
+            raise CheckpointError(f"{path} belongs to a memory model; {backbone.name} is a plain decoder")
+        return replace(backbone, module=saved)
+    if missing := [name for name in MARKS if name not in saved]:
+        raise CheckpointError(f"{path} is damaged ({', '.join(missing)} missing); restore it")
+    module = {name: saved[name] for name in MARKS}
+    for name, tensor in module.items():
+        if tensor.shape != (expected := getattr(backbone.memory, name).shape):
+            raise CheckpointError(f"{path}: {name} is of shape {tuple(tensor.shape)}, not {tuple(expected)}")
+    return replace(backbone, memory=replace(backbone.memory, **module))
+
+
+def local_folder(name: str | Path) -> Path:
+    """The folder `name`, or the hub's files of the repository `name` ("owner/model") where there is no such folder.
+
+    Raises BackboneError if a repository is not reachable.
+    """
+    folder = Path(name)
+    recover_folder(folder)
+    if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "models/")):
+        return folder
+    with hub_errors(f"{name} (no folder here)", Hub(str(name), "main", 0), folder):
+        return Path(snapshot_download(str(name), allow_patterns=_FILES))
+
+
+def push_to_hub(folder: str | Path, repo: str, private: bool = True) -> str:
+    """Upload a saved memory model to the hub's repository `repo`, made if there is none; returns its commit's address.
+
+    The memory's notes are people's text, so nothing goes into a repository that everybody can read, unless `private` is
+    False. Raises BackboneError if it is such a repository, or if the hub is out of reach or refuses.
+    """
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        if private and not api.repo_info(repo).private:
+            raise BackboneError(
+                f"nothing was pushed: everybody can read {repo}, and a memory holds text of its documents; name a "
+                "private repository, or say private=False to publish it"
+            )
+        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload a memory model"))
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx2.HTTPError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BackboneError(
+            f"the hub did not take {repo} ({reason}); check its name, the network, and `hf auth login` (write access)"
+        ) from error
+
+
+def starting_point(
+    backbone: Backbone, settings: LearnerSettings, params: TrainParams
+) -> tuple[Backbone, LoraSettings | None, dict[str, str]]:
+    """The backbone with what is to be trained, the shape of its adapters, and what tells where training starts.
+
+    It starts from the method's `adapter`, from those of a memory model, or from a new one that `params.lora` shapes.
+    Without any of these the backbone stays as it is. Raises ConfigError if `params.lora` is another than that of the
+    adapter; and CheckpointError as `load_model` does.
+    """
+    own, start = backbone.memory and backbone.memory.shape.lora, {}
+    if settings.adapter:
+        about, backbone = load_model(settings.adapter, backbone)
+        own, start = about["lora"] and LoraSettings(**about["lora"]), {"start": model_digest(backbone)}
+    if own and params.lora and own.model_dump() != params.lora.model_dump():
+        where = f"the adapter {settings.adapter}" if settings.adapter else f"the memory model {backbone.name}"
+        raise ConfigError(f"lora: {where} has LoRA of its own ({own}); leave `lora` out, or give the same")
+    if own:
+        return backbone, own, start
+    if params.lora is not None:
+        add_lora(backbone.model, params.lora, params.seed)
+    return backbone, params.lora, start

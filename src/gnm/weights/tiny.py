@@ -1,0 +1,87 @@
+"""Random decoders and a tokenizer of bytes: every path of the project runs on them in seconds, with no download.
+
+- Every parameter is drawn, norms and biases too, at a scale where logits depend strongly on the context: an
+  equality that holds on these models does not hold because a term was zero.
+- Drawing leaves torch's global random state as it was.
+"""
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from gnm.models.lora import inject_lora
+from gnm.weights.memoryllm import MemoryShape, MemoryWeights, memory_sizes
+
+SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|user|>", "<|assistant|>", "<|end|>")
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each UTF-8 byte (ids 5 to 260) and the five special tokens (ids 0 to 4), with a chat template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate((*SPECIAL_TOKENS, *alphabet))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        bos_token="<|bos|>",
+        eos_token="<|end|>",
+        additional_special_tokens=["<|user|>", "<|assistant|>"],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def random_memory(model: PreTrainedModel, shape: MemoryShape, seed: int = 0) -> MemoryWeights:
+    """Make `model` a memory model of the published form: gives it random adapters; returns a random pool and marks."""
+    generator = torch.Generator().manual_seed(seed)
+    for adapter in shape.adapters:
+        inject_lora(model, shape.lora, adapter, fused=False)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator).bfloat16())
+    sizes = memory_sizes(model.config, shape)
+    drawn = {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
+    return MemoryWeights(shape, drawn["bos_embedding"], 0.3 * drawn["new_memory_positional_emb"], drawn["memory"])
+
+
+def random_decoder(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A decoder of a transformers family (see `gnm.models.families`) for `byte_tokenizer`.
+
+    Three layers of width 48, four query heads over two key/value heads; equal for equal arguments. The Llama
+    ties its embeddings, the others don't, so that both kinds are met.
+    """
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=len(SPECIAL_TOKENS) + 256,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=12,
+        max_position_embeddings=8192,
+        tie_word_embeddings=family == "llama",
+        sliding_window=8192 if family == "ministral" else None,  # a ministral has to have one
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=4,
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() > 1:
+                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+            else:
+                parameter.copy_(0.1 * noise + (0.0 if name.endswith("bias") else 1.0))
+            parameter.data = parameter.to(dtype)  # the rotary frequencies stay float32, as when weights are read
+    return model

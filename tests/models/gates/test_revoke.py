@@ -1,0 +1,204 @@
+"""Revoking: an instruction alone takes back what earlier ones had stored."""
+
+import pytest
+import torch
+
+from gnm.api import load
+from gnm.data.instructions import instruction_for, load_phrasings, revoking_instruction
+from gnm.data.segments import split_segments
+from gnm.data.taxonomy import load_taxonomy
+from gnm.data.types import Sequence, Step
+from gnm.inference.prompts import block, opening
+from gnm.learners import LearnerSettings, build_learner
+from gnm.learners.memory import gated_parts
+from gnm.models import attention
+from gnm.models.gates.revoke import about
+from gnm.training.batches import with_revocations
+
+FIRST, SECOND = "Oslo is big\nA horse is red\n", "Birds are blue\nMilk is white, and so is the snow\n"
+TOLD = "Forget what you learned about horses."
+
+
+@pytest.fixture
+def learner(tiny):
+    """Stores everything, keeps what comes again, and understands every instruction as taking something back."""
+    settings = LearnerSettings(method="gnm", write={"gates": {"threshold": 0.0, "revise": True}})
+    learner = build_learner(settings, tiny, training=True)
+    lm = learner.lm
+    with torch.no_grad():
+        lm.gating.gate.weight.normal_(std=4.0, generator=torch.Generator().manual_seed(0))
+        lm.gating.gate.bias.zero_()
+        lm.gating.keep_gate.bias.fill_(120.0)
+        lm.gating.revoke_gate.bias.fill_(9.0)
+    return learner
+
+
+def written(learner, *documents, seeds=(0,)):
+    state = learner.reset(seeds)
+    for row in documents:
+        texts = row if isinstance(row, tuple) else (row,)
+        state = learner.write(state, texts, ["Learn all of it"] * len(texts))
+    return state
+
+
+def logits_of(learner, state, told=TOLD):
+    """The logits of the slots of `state` after one instruction for each row."""
+    lm = learner.lm
+    told = learner._told([told] * state.state.batch)
+    prefix, _ = lm.gating.revoking(lm.decoder, lm._head_of(state), told)
+    return about(lm.decoder, lm.gating.gate, lm.gating.layer, prefix, state.state)
+
+
+@torch.no_grad()
+def test_a_stored_segment_is_read_as_if_it_stood_behind_the_instruction(learner):
+    """The slots hold enough of the text: the gate is that of writing the segment alone under this instruction."""
+    learner.lm.gating.revoke_gate.bias.fill_(-9.0)
+    state = written(learner, FIRST, SECOND)
+    logits = logits_of(learner, state)[0]
+    for document, text in enumerate((FIRST, SECOND)):
+        parts = [part for part, _ in gated_parts(text, "Learn all of it", "instruction_first")]
+        for number in state.state.segments(document):
+            alone = learner.reader.encode_segments([[opening(TOLD), parts[number]]])
+            decided = learner.lm.write(learner.reset([0]), *alone, learner._told([TOLD])).decisions.logits[0, 1]
+            mine = logits[(state.state.source[0] == document) & (state.state.segment[0] == number)]
+            torch.testing.assert_close(mine, decided.expand_as(mine), atol=1e-4, rtol=1e-4)
+    assert logits[state.state.source[0] < 0].eq(-torch.inf).all()
+
+
+@torch.no_grad()
+def test_what_a_segment_gets_depends_on_no_other_and_on_no_other_row(learner):
+    learner.lm.gating.revoke_gate.bias.fill_(-9.0)
+    alone, both = written(learner, SECOND), written(learner, FIRST, SECOND)
+    one, two = logits_of(learner, alone)[0], logits_of(learner, both)[0]
+    torch.testing.assert_close(one[alone.state.source[0] == 0], two[both.state.source[0] == 1], atol=1e-5, rtol=1e-5)
+    beside = written(learner, (SECOND, FIRST), seeds=(0, 0))
+    mine = logits_of(learner, beside)[0][beside.state.valid[0] & (beside.state.source[0] == 0)]
+    torch.testing.assert_close(mine, one[alone.state.source[0] == 0], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_portions_give_what_one_pass_gives(learner, monkeypatch):
+    state = written(learner, FIRST, SECOND)
+    whole = logits_of(learner, state)
+    monkeypatch.setattr(attention, "SCORES", 1)
+    torch.testing.assert_close(logits_of(learner, state), whole)
+
+
+@torch.no_grad()
+def test_instructions_of_different_lengths_are_understood_as_alone(learner):
+    told = [TOLD, "Drop it.", "Whatever you were told about birds so far no longer counts. Discard it."]
+    together = learner.lm.revoking(learner._told(told))
+    torch.testing.assert_close(together, torch.cat([learner.lm.revoking(learner._told([each])) for each in told]))
+    rows = tuple([FIRST] * 3)
+    after = learner.revoke(written(learner, rows, rows, seeds=(0, 0, 0)), told)
+    for row, each in enumerate(told):
+        alone = learner.revoke(written(learner, FIRST, FIRST), [each])
+        strength = after.state.strength[row][after.state.valid[row]]
+        torch.testing.assert_close(strength, alone.state.strength[0], atol=1e-5, rtol=1e-5)
+
+
+def test_an_instruction_is_tokenised_as_in_front_of_a_document(smollm2):
+    learner = build_learner(LearnerSettings(method="gnm"), smollm2)
+    instruction = revoking_instruction("country", "test")
+    alone = learner._told([instruction])[0][0]
+    whole = learner.reader.encode_segments([split_segments(block(FIRST, instruction, "instruction_first"))])[0][0]
+    assert instruction.count(".") > 1 and whole[: len(alone)].tolist() == alone.tolist()
+
+
+@torch.no_grad()
+def test_an_instruction_that_takes_back_drops_what_it_is_about_and_nothing_else(learner):
+    before = written(learner, FIRST, SECOND)
+    after = learner.revoke(before, [TOLD])
+    stays = 1 - logits_of(learner, before)[0].sigmoid()
+    assert 0 < (stays < 0.5).sum() < (before.state.source >= 0).sum()
+    kept = stays >= 0.5
+    assert after.state.source.tolist() == before.state.source[:, kept].tolist()
+    torch.testing.assert_close(after.state.strength, (before.state.strength * stays)[:, kept])
+    for side in ("keys", "values"):
+        for ours, fresh in zip(getattr(after, side), getattr(learner.lm.attach(after.state), side), strict=True):
+            torch.testing.assert_close(ours, fresh)
+    assert after.state.written == before.state.written == 2
+
+
+@torch.no_grad()
+def test_an_instruction_takes_back_while_its_document_is_written(learner):
+    before = written(learner, FIRST)
+    told, wrote = learner.revoke(before, [TOLD]), learner.write(before, [SECOND], [TOLD])
+    assert wrote.state.segments(0) == told.state.segments(0) != before.state.segments(0)
+    assert wrote.state.segments(1)
+
+
+@torch.no_grad()
+def test_any_other_instruction_changes_nothing(learner):
+    learner.lm.gating.revoke_gate.bias.fill_(-9.0)
+    before = written(learner, FIRST, SECOND)
+    after = learner.revoke(before, [TOLD])
+    assert all(torch.equal(tensor, after.state.tensors()[name]) for name, tensor in before.state.tensors().items())
+
+
+@torch.no_grad()
+def test_only_the_rows_that_are_told_to_forget_do(learner, monkeypatch):
+    before = written(learner, (FIRST, FIRST), seeds=(0, 0))
+    hears = lambda hidden: torch.tensor([0.0, -0.001])  # noqa: E731 - one half is enough
+    monkeypatch.setattr(learner.lm.gating.revoke_gate, "forward", hears)
+    after = learner.revoke(before, [TOLD, TOLD]).state
+    assert after.segments(0, 0) != before.state.segments(0, 0) and after.segments(0, 1) == before.state.segments(0, 1)
+
+
+@pytest.mark.parametrize(("logit", "takes"), [(0.0, True), (-0.001, False)])
+def test_an_instruction_is_said_to_take_back_from_one_half_on(learner, logit, takes):
+    gate = learner.lm.gating.revoke_gate
+    with torch.no_grad():
+        gate.weight.zero_()
+        gate.bias.fill_(logit)
+    assert learner.takes_back(TOLD) is takes
+
+
+def test_a_memory_without_keep_gates_writes_the_instruction_like_any_other(tiny):
+    plain = build_learner(LearnerSettings(method="gnm"), tiny)
+    state = plain.write(plain.reset([0]), [FIRST], ["Learn all of it"])
+    told = plain.revoke(state, [TOLD])
+    assert told.state.documents()[1] == len(f"Instruction: {TOLD}\n\n")  # a token is a byte
+    with pytest.raises(TypeError, match="without keep gates"):
+        plain.lm.revoke(state, plain._told([TOLD]))
+
+
+def test_training_tells_what_takes_back_from_other_instructions(learner):
+    """Beside each instruction of training stand one that takes back what it taught, and two of other kinds."""
+    known = load_phrasings()
+    steps = [
+        Step(FIRST, "Learn the cities.", "non_us_cities_or_states", "fact_subcategories", None, ()),
+        Step(SECOND, "Learn all of it.", "all", "fact_subcategories", None, ()),
+    ]
+    steps = with_revocations(Sequence(tuple(steps), False)).steps
+    seen = []
+    ask = learner.lm.revoking
+    learner.lm.revoking = lambda told: seen.append(ask(told)) or seen[-1]
+    told = learner._told
+    texts = []
+    learner._told = lambda instructions: texts.extend(instructions) or told(instructions)
+    loss = learner._revoke_loss(steps)
+    assert [texts[0], texts[4]] == [step.instruction for step in steps]
+    group = load_taxonomy().label("non_us_cities_or_states")
+    assert texts[1] in {text.format(group=group) for text in known["revocation"].train}
+    assert texts[5] in known["revocation_all"].train and not {*texts[6:]} & {*known["revocation_all"].train}
+    assert len(texts) == len({*texts}) == 8
+    wanted = torch.tensor([0.0, 1.0, 0.0, 0.0] * 2)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(seen[0], wanted, reduction="sum") / 4
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert learner.lm.gating.revoke_gate.weight.grad.abs().sum() > 0
+    torch.testing.assert_close(learner._revoke_loss(steps), loss)
+
+
+@torch.no_grad()
+def test_the_shipped_gate_tells_held_out_instructions_apart(smollm2, project):
+    """The figures of the README: 17 that take back, none of which is missed, and 51 others, none of which is one."""
+    learner = load(project / "models" / "smollm2-135m" / "gnm", device="cpu")._learner
+    groups = load_taxonomy().subcategories
+    others = [f"{group}{kind}" for group in groups for kind in ("", "_refusal", "_format")]
+    others += ["all", "format", "all_format"]
+    taking = [revoking_instruction(group, "test") for group in (*groups, "all")]
+    for instructions, takes in ((taking, True), ([instruction_for(target, "test") for target in others], False)):
+        assert len(instructions) == (17 if takes else 51)
+        assert ((learner.lm.revoking(learner._told(instructions)) >= 0) == takes).all()

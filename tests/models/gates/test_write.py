@@ -1,0 +1,308 @@
+"""Write gates: what is stored and how it is read; independent writes, merging, forgetting to the bit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from gnm.data.segments import split_segments
+from gnm.memory import merge
+from gnm.memory.pool import PoolSettings
+from gnm.memory.state import HEAD
+from gnm.models.gates.write import Decisions, GateSettings, GateTraining, decide, gate_loss, segment_ends
+from gnm.models.memory_lm import MemoryLM, WriteSettings
+from stock import QUESTIONS, blocks, first_scores, reader_of
+
+ASKED = [list(QUESTIONS)]
+SEGMENT = torch.tensor([[0, 0, 1, 1, 1, 2, -1], [0, 1, 1, 1, 1, 1, 1]])
+LINES = "Instruction: Learn some.\nDocument:\n* Oslo is red\n* Rome is tin\n* Paris is new\n* Lima is cold\n\n"
+LOGITS = torch.tensor([[-1.0, 2.0, 0.5], [3.0, -2.0, 9.0]])  # the second text has two segments only
+
+
+def gated(backbone, pool=None, **gates):
+    """A memory with gates that tell segments apart (random weights), and its reader."""
+    reader = reader_of(backbone)
+    settings = WriteSettings(reads="nothing", gates=GateSettings(**{"threshold": 0.05, **gates}))
+    lm = MemoryLM(reader.decoder, reader.chat.head, pool or PoolSettings(), settings)
+    if lm.gating and lm.gating.gate:
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            lm.gating.gate.weight.copy_(torch.randn(lm.gating.gate.weight.shape, generator=generator) * 5)
+            lm.gating.gate.bias.zero_()
+    return lm, reader
+
+
+def write(lm, reader, memory, texts):
+    """Each text's first two segments are its instruction and the line in front of its document."""
+    ids, mask, segment = reader.encode_segments([split_segments(text) for text in texts])
+    return lm.write(memory, ids, mask, segment, framing=(segment >= 0) & (segment < 2))
+
+
+def written(lm, reader, texts, seed=0):
+    """One memory that was given `texts` one after another."""
+    memory = lm.initial(torch.tensor([seed]))
+    for text in texts:
+        memory = write(lm, reader, memory, [text])
+    return memory
+
+
+def own(state, row=0):
+    """The valid slots of a row and their strengths."""
+    keep = state.valid[row]
+    return state.slots[row][:, keep], state.strength[row][keep]
+
+
+# --- what is stored
+
+
+def test_every_limit_that_is_set_holds_and_the_strongest_come_first():
+    def stored(**settings):
+        return decide(LOGITS, SEGMENT, GateSettings(**settings)).stored.int().tolist()
+
+    assert stored() == [[0, 0, 1, 1, 1, 1, 0], [1, 0, 0, 0, 0, 0, 0]]  # gates above one half
+    assert stored(threshold=0.8) == [[0, 0, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0, 0]]
+    assert stored(threshold=0.0) == [[1, 1, 1, 1, 1, 1, 0], [1] * 7]
+    assert stored(threshold=0.0, share=0.5) == [[0, 0, 1, 1, 1, 0, 0], [1, 0, 0, 0, 1, 1, 1]]
+    assert stored(threshold=0.0, slots=2) == [[0, 0, 0, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0, 1]]
+    assert stored(threshold=0.0, slots=9, share=0.01) == [[0, 0, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0, 0]]
+    few = decide(LOGITS, SEGMENT, GateSettings(), capacity=1).stored
+    assert few.sum(-1).tolist() == [1, 1]  # never more than the pool holds
+
+
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=3), st.integers(1, 8), st.floats(0.01, 1.0), st.floats(0, 0.9))
+def test_no_stored_token_is_weaker_than_one_left_out_for_room(logits, slots, share, threshold):
+    decided = decide(torch.tensor([logits]), SEGMENT[:1], GateSettings(slots=slots, share=share, threshold=threshold))
+    strength, kept = decided.strength[0], decided.stored[0]
+    assert kept.sum() <= min(slots, -(-6 * share // 1))
+    assert (strength[kept] >= threshold).all() and not kept[-1]
+    could = strength[:-1][~kept[:-1] & (strength[:-1] >= threshold)]
+    if kept.any() and len(could):
+        assert could.max() <= strength[kept].min()
+
+
+def test_a_gate_is_read_off_the_end_of_its_segment():
+    assert segment_ends(SEGMENT, 3).tolist() == [[1, 4, 5], [0, 6, 0]]
+
+
+@torch.no_grad()
+def test_the_end_of_a_segment_decides_and_nothing_after_it(tiny):
+    """Other words later in the text leave the gates before them as they are."""
+    lm, reader = gated(tiny)
+    first = written(lm, reader, ["Oslo is big\nIt is cold\nIt is red\n"]).decisions.logits[0]
+    other = written(lm, reader, ["Oslo is big\nIt is cold\nA horse\n"]).decisions.logits[0]
+    torch.testing.assert_close(first[:2], other[:2])
+    assert abs(first[2] - other[2]) > 1e-3
+
+
+@torch.no_grad()
+def test_what_is_weak_is_not_in_the_memory(tiny):
+    lm, reader = gated(tiny, threshold=0.0, share=0.5)
+    memory = written(lm, reader, blocks(3))
+    everything = MemoryLM(lm.decoder, lm.head, PoolSettings(), WriteSettings(reads="nothing"))
+    ids, mask, _ = reader.encode_segments([split_segments(blocks(3)[2])])
+    whole = everything.write(everything.initial(torch.tensor([0])), ids, mask).state
+    kept = memory.decisions.stored[0]
+    assert kept.sum() == kept.numel() // 2
+    stored = memory.state.slots[0][:, (memory.state.source == 2)[0]]
+    torch.testing.assert_close(stored, whole.slots[0][:, (whole.source == 0)[0]][:, kept])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reads", ["nothing", "all"])
+def test_what_is_reread_is_written_as_if_the_rest_had_never_been_there(tiny, reads):
+    lm, reader = gated(tiny, reread=True, threshold=0.0, share=0.5)
+    lm.write_settings = lm.write_settings.model_copy(update={"reads": reads})
+    everything = MemoryLM(lm.decoder, lm.head, PoolSettings(), WriteSettings(reads=reads))
+    ids, mask, segment = reader.encode_segments([split_segments(LINES)])
+    memory = write(lm, reader, lm.initial(torch.tensor([0])), [LINES])
+    kept, framing = memory.decisions.stored[0], segment[0] < 2
+    assert kept.any() and (kept | framing).sum() < kept.numel()
+    short = ids[:, kept | framing]
+    whole = everything.write(everything.initial(torch.tensor([0])), short, torch.ones_like(short, dtype=torch.bool))
+    there = whole.state.slots[0][:, (whole.state.source == 0)[0]][:, kept[kept | framing]]
+    torch.testing.assert_close(memory.state.slots[0][:, (memory.state.source == 0)[0]], there)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reread", [False, True])
+def test_other_words_in_what_is_left_out_change_nothing_of_what_is_reread_to_the_bit(tiny, reread):
+    """Random gates don't look at words, so the same lines are stored of both documents."""
+    lm, reader = gated(tiny, by="random", threshold=0.0, share=0.4, reread=reread)
+    memory = write(lm, reader, lm.initial(torch.tensor([0])), [LINES])
+    lines, stored = split_segments(LINES), memory.decisions.stored[0]
+    gone = [number for number in range(2, len(lines)) if not stored[memory.decisions.segment[0] == number].any()]
+    assert gone and gone[0] < int(memory.decisions.segment[0][stored].max())  # a stored line has read it
+    other = "".join(line.swapcase() if number in gone else line for number, line in enumerate(lines))
+    assert other != LINES and len(other) == len(LINES)
+    changed = write(lm, reader, lm.initial(torch.tensor([0])), [other])
+    assert torch.equal(changed.decisions.stored, memory.decisions.stored)
+    assert torch.equal(changed.state.slots, memory.state.slots) == reread
+
+
+@torch.no_grad()
+def test_rereading_nothing_stores_nothing(tiny):
+    lm, reader = gated(tiny, reread=True, threshold=0.999)
+    lm.gating.gate.weight.zero_()
+    empty = lm.initial(torch.tensor([0, 1]))
+    memory = write(lm, reader, empty, [LINES, "Short.\nVery.\nAnd low.\n"])
+    assert torch.equal(memory.state.used(), empty.state.used()) and memory.state.written == 1
+
+
+@torch.no_grad()
+def test_open_gates_of_strength_one_are_no_gates(tiny):
+    """`random` with room for all stores every slot and reads it in full."""
+    lm, reader = gated(tiny, by="random", threshold=0.0)
+    everything = MemoryLM(lm.decoder, lm.head, PoolSettings(), WriteSettings(reads="nothing"))
+    texts = blocks(3)
+    plain = everything.initial(torch.tensor([0]))
+    for text in texts:
+        plain = everything.write(plain, *reader.encode_segments([split_segments(text)])[:2])
+    ours = first_scores(reader, lm.prefix(written(lm, reader, texts)), ASKED)[0]
+    torch.testing.assert_close(ours, first_scores(reader, everything.prefix(plain), ASKED)[0])
+
+
+@torch.no_grad()
+def test_strength_is_the_weight_of_a_slot_against_others(tiny):
+    """Attention to a slot of strength g is g times what it would be beside the others: half and half is one whole."""
+    lm, reader = gated(tiny, threshold=0.0)
+    memory = written(lm, reader, blocks(1))
+    state = memory.state
+    twice = replace(
+        state,
+        slots=torch.cat((state.slots, state.slots), 2),
+        valid=torch.cat((state.valid, state.valid), 1),
+        source=torch.cat((state.source, state.source), 1),
+        strength=torch.cat((state.strength, state.strength), 1) / 2,
+    )
+    prefix = lm.prefix(lm.attach(state))
+    positions = state.positions().repeat(1, 2)
+    keys, values = lm.decoder.project(twice.slots)
+    halves = lm.decoder.rotated(keys, values, twice.valid, positions, twice.strength.log())
+    torch.testing.assert_close(
+        first_scores(reader, prefix, ASKED)[0], first_scores(reader, halves, ASKED)[0], atol=1e-4, rtol=0
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reread", [False, True])
+@pytest.mark.parametrize("by", ["gate", "random"])
+def test_rows_of_a_batch_are_written_as_alone(tiny, by, reread):
+    lm, reader = gated(tiny, by=by, reread=reread, **({"threshold": 0.0, "share": 0.5} if by == "random" else {}))
+    rows = [blocks(2), ["Short.\nVery.\n", blocks(3)[2] * 3]]
+    together = lm.initial(torch.tensor([5, 6]))
+    for texts in zip(*rows, strict=True):
+        together = write(lm, reader, together, texts)
+    for row, texts in enumerate(rows):
+        alone = written(lm, reader, texts, seed=5 + row).state
+        for ours, theirs in zip(own(together.state, row), own(alone), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_gates_are_refused_where_they_make_no_sense():
+    with pytest.raises(ValidationError, match="random goes by share or slots"):
+        GateSettings(by="random")
+    with pytest.raises(ValidationError, match="goes with write.tap: inputs"):
+        WriteSettings(tap="outputs", tokens=4, gates=GateSettings())
+
+
+# --- training
+
+
+def test_the_loss_is_the_sum_of_its_terms_document_by_document():
+    wanted = torch.tensor([[False, True, False], [True, False, True]])
+    told = torch.tensor([[False, False, True], [True, False, False]])  # counts half
+    decisions = Decisions(LOGITS, SEGMENT, SEGMENT >= 0)
+    gates = LOGITS.double().sigmoid()
+    rows = [(gates[0], [2, 3, 1], [0, 1, 0]), (gates[1, :2], [1, 6], [1, 0])]
+
+    def per_document(term):
+        return sum(term(g, torch.tensor(n).double(), torch.tensor(w).double()) for g, n, w in rows)
+
+    of_documents = -(gates[0, 1].log() + (1 - gates[0, 0]).log()) / 2 - (1 - gates[1, 1]).log()
+    errors = of_documents - 0.5 * ((1 - gates[0, 2]).log() + gates[1, 0].log())
+    entropy = per_document(lambda g, n, w: -(g * g.log() + (1 - g) * (1 - g).log()).mean())
+    above = per_document(lambda g, n, w: ((g * n).sum() / n.sum() - 0.1).clamp(min=0) ** 2)
+    for weights, expected in (((1, 0, 0), errors), ((0, 1, 0), above), ((0, 0, 1), entropy)):
+        settings = GateTraining(**dict(zip(("segments", "budget", "entropy"), weights, strict=True)), share=0.1)
+        assert float(gate_loss(decisions, wanted, told, settings)) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("reread", [False, True])
+def test_answers_teach_the_gates_of_what_is_stored(tiny, reread):
+    lm, reader = gated(tiny, reread=reread)
+    memory = written(lm, reader, blocks(1))
+    reader.loss(lm.prefix(memory), ASKED).total.backward()
+    assert lm.gating.gate.weight.grad.abs().sum() > 0 and lm.gating.gate.bias.grad.abs() > 0
+
+
+# --- independent writes: order, merging, forgetting
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("gates", [None, {}, {"reread": True}])
+def test_forgetting_leaves_what_there_would_be_without_the_document_to_the_bit(tiny, gates):
+    lm, reader = gated(tiny, **(gates or {}))
+    if gates is None:
+        lm = MemoryLM(lm.decoder, lm.head, PoolSettings(), WriteSettings(reads="nothing"))
+    first, second = ([part] for part in blocks(2))
+
+    def of(*texts):
+        memory = lm.initial(torch.tensor([0]))
+        for text in texts:
+            if gates is None:
+                memory = lm.write(memory, *reader.encode(text))
+            else:
+                memory = write(lm, reader, memory, text)
+        return memory.state
+
+    left, alone = of(first, second).forget(0), of(second)
+    for name in ("slots", "valid", "strength"):
+        ours, theirs = getattr(left, name), getattr(alone, name)
+        assert ours is theirs is None or torch.equal(ours, theirs)
+    scores = [first_scores(reader, lm.prefix(lm.attach(state)), ASKED)[0] for state in (left, alone)]
+    assert torch.equal(*scores)
+
+
+@torch.no_grad()
+def test_two_memories_merge_to_the_one_that_was_given_all(tiny):
+    lm, reader = gated(tiny)
+    texts = blocks(3)
+    merged = merge(written(lm, reader, texts[:1]).state, written(lm, reader, texts[1:]).state, lm.pool)
+    whole = written(lm, reader, texts).state
+    assert merged.written == 3 and merged.documents() == whole.documents()
+    for name in whole.tensors():
+        assert torch.equal(getattr(merged, name), getattr(whole, name)), name
+
+
+@torch.no_grad()
+def test_a_merged_pool_that_is_too_full_evicts(tiny):
+    lm, reader = gated(tiny, PoolSettings(capacity=40, eviction="oldest"), threshold=0.0)
+    a, b = (written(lm, reader, [text]).state for text in blocks(2))
+    merged = merge(a, b, lm.pool)
+    assert merged.used().tolist() == [40]
+    assert merged.source[0][merged.valid[0]].tolist()[-1] == 1 and (merged.source == HEAD).any()
+
+
+@torch.no_grad()
+def test_shared_positions_leave_no_trace_of_the_order(tiny):
+    lm, reader = gated(tiny)
+    texts = blocks(3)
+    for positions, alike in (("in_order", False), ("shared", True)):
+        lm.pool = PoolSettings(positions=positions)
+        scores = [
+            first_scores(reader, lm.prefix(written(lm, reader, order)), ASKED)[0] for order in (texts, texts[::-1])
+        ]
+        assert torch.allclose(*scores, atol=1e-4) == alike
+
+
+@torch.no_grad()
+def test_weakest_first_keeps_the_strongest_documents_slots(tiny):
+    lm, reader = gated(tiny, PoolSettings(capacity=30, eviction="weakest"), threshold=0.0, share=0.3)
+    before, after = (written(lm, reader, blocks(count)).state for count in (1, 2))
+    new = int((after.source == 1).sum())
+    kept = after.strength[after.valid & (after.source == 0)]
+    old = before.strength[before.source == 0]
+    assert kept.numel() == 30 - new and torch.equal(kept.sort().values, old.sort().values[-kept.numel() :])

@@ -1,0 +1,327 @@
+"""Adapters and training checkpoints: what is read is what was saved, for peft too; what does not fit is refused."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from gnm.errors import CheckpointError
+from gnm.models.decoder import Decoder
+from gnm.models.lora import DEFAULT, LoraSettings, add_lora
+from gnm.weights.adapters import load_adapter, load_checkpoint, read_about, save_adapter, save_checkpoint
+from gnm.weights.backbones import load_backbone
+from gnm.weights.trained import copied, trained_parameters
+from spoiling import flip_a_bit, without_checksums
+from stock import another, plain_sdpa, stock_logits
+
+SETTINGS = LoraSettings(r=2, alpha=6, target_modules=("q_proj", "down_proj"))
+IDS = list(range(30, 42))
+
+
+def trained(backbone, settings=SETTINGS, seed=1):
+    """The parameters of an adapter away from its starting point, put into `backbone`; numbers that bfloat16 holds."""
+    parameters = add_lora(backbone.model, settings, seed=0)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.copy_((torch.randn(parameter.shape, generator=generator) * 0.2).bfloat16())
+    return parameters
+
+
+def weights(backbone):
+    return copied(trained_parameters(backbone.model))
+
+
+def about(backbone, settings=SETTINGS):
+    return {
+        "backbone": {"name": backbone.name, "digest": backbone.config_digest, "dtype": "float32"},
+        "lora": settings.model_dump(mode="json"),
+        "learner": {"method": "gnm", "order": None},
+        "training": {"seed": 1, "loop": {"steps": 5}},
+    }
+
+
+def saved_adapter(folder, name="tiny", settings=SETTINGS):
+    """An adapter folder, and the logits of the model whose adapter it is."""
+    backbone = load_backbone(name, dtype="float32")
+    trained(backbone, settings)
+    save_adapter(folder, weights(backbone), settings, about(backbone, settings) | {"made": {"seed": 1, "command": "x"}})
+    with torch.no_grad():
+        return stock_logits(backbone.model, IDS)
+
+
+# --- adapters
+
+
+@torch.no_grad()
+def test_a_loaded_adapter_is_the_saved_one_to_the_bit(tiny_family, tmp_path):
+    expected = saved_adapter(tmp_path / "a", tiny_family.name)
+    made = load_adapter(tmp_path / "a", tiny_family)
+    assert torch.equal(stock_logits(tiny_family.model, IDS), expected)
+    assert made["learner"]["method"] == "gnm" and made["made"] == {"seed": 1, "command": "x"}
+    assert not any(p.requires_grad for p in tiny_family.model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")
+@torch.no_grad()
+def test_pefts_own_loading_gives_the_same_model(tiny_family, tmp_path):
+    expected, stock = saved_adapter(tmp_path / "a", tiny_family.name), another(tiny_family)
+    before = stock_logits(stock, IDS)
+    theirs = PeftModel.from_pretrained(stock, str(tmp_path / "a"))
+    torch.testing.assert_close(stock_logits(theirs, IDS), expected, atol=1e-5, rtol=1e-5)
+    assert (before - expected).abs().max() > 0.1
+    load_adapter(tmp_path / "a", tiny_family)
+    Decoder(tiny_family.model)
+    with plain_sdpa(tiny_family.model) as ours:
+        torch.testing.assert_close(stock_logits(ours, IDS), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_folder_holds_adapter_config_settings_and_card(tmp_path):
+    saved_adapter(tmp_path / "a")
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {
+        "adapter_model.safetensors", "adapter_config.json", "gnm.json", "README.md",
+    }  # fmt: skip
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert card.startswith("---\nbase_model: tiny\n") and "# gnm on tiny" in card
+    assert "| seed | 1 |" in card and '"alpha": 6' in card
+    assert json.loads((tmp_path / "a" / "adapter_config.json").read_text())["target_modules"] == ["down_proj", "q_proj"]
+
+
+def test_saving_again_replaces_the_folder(tmp_path):
+    saved_adapter(tmp_path / "a")
+    (tmp_path / "a" / "stray").touch()
+    saved_adapter(tmp_path / "a", settings=LoraSettings(r=1, alpha=1))
+    assert read_about(tmp_path / "a")["lora"]["r"] == 1 and not (tmp_path / "a" / "stray").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_failed_save_leaves_the_old_adapter(tiny, tmp_path, monkeypatch):
+    expected = saved_adapter(tmp_path / "a")
+    trained(tiny, seed=7)
+    monkeypatch.setattr("gnm.weights.adapters.write_text", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_adapter(tmp_path / "a", weights(tiny), SETTINGS, about(tiny))
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    fresh = load_backbone("tiny", dtype="float32")
+    load_adapter(tmp_path / "a", fresh)
+    assert torch.equal(stock_logits(fresh.model, IDS), expected)
+
+
+def test_an_adapter_of_another_backbone_is_refused(tmp_path):
+    saved_adapter(tmp_path / "a")
+    other = load_backbone("tiny-qwen2", dtype="float32")
+    with pytest.raises(CheckpointError, match="was trained on tiny .* not on tiny-qwen2"):
+        load_adapter(tmp_path / "a", other)
+    assert not any(".lora_" in name for name, _ in other.model.named_parameters())
+
+
+def change_weights(change):
+    """Other tensors in a folder that has no checksums, as those of earlier versions."""
+
+    def spoil(folder):
+        tensors = load_file(folder / "adapter_model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "adapter_model.safetensors")
+        without_checksums(folder)
+
+    return spoil
+
+
+FIRST = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
+
+
+def rewrite_about(change):
+    def spoil(folder):
+        made = json.loads((folder / "gnm.json").read_text())
+        (folder / "gnm.json").write_text(json.dumps(change(made)))
+
+    return spoil
+
+
+SPOILT = {
+    "no gnm.json": (lambda f: (f / "gnm.json").unlink(), "no gnm.json in it"),
+    "gnm.json cut off": (lambda f: (f / "gnm.json").write_text('{"backbone": '), "gnm.json is damaged"),
+    "gnm.json in bytes": (lambda f: (f / "gnm.json").write_bytes(b"\xff\xfe\x00"), "gnm.json is damaged"),
+    "gnm.json of a list": (rewrite_about(lambda made: [made]), "gnm.json is damaged"),
+    "gnm.json without backbone": (rewrite_about(lambda made: {"lora": made["lora"]}), "gnm.json is damaged.*backbone"),
+    "gnm.json without lora": (rewrite_about(lambda made: {"backbone": made["backbone"]}), "gnm.json is damaged.*lora"),
+    "gnm.json without the backbone's digest": (
+        rewrite_about(lambda m: m | {"backbone": {"name": "tiny"}}), "gnm.json is damaged.*digest"
+    ),
+    "gnm.json with another lora": (rewrite_about(lambda m: m | {"lora": {"rank": 2}}), "gnm.json is damaged.*rank"),
+    "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is missing"),
+    "weights cut off": (
+        lambda f: (f / "adapter_model.safetensors").write_bytes((f / "adapter_model.safetensors").read_bytes()[:-9]),
+        "adapter_model.safetensors is damaged .its checksum is another.*train it anew",
+    ),
+    "one bit flipped": (
+        lambda f: flip_a_bit(f / "adapter_model.safetensors", 8),
+        "adapter_model.safetensors is damaged .its checksum is another.*restore the folder from a copy",
+    ),
+    "checksums that are none": (rewrite_about(lambda m: m | {"checksums": 3}), "checksums of .*a are damaged"),
+    "NaN": (change_weights(lambda t: t[FIRST].fill_(float("nan"))), f"NaN or infinity in {FIRST}; restore"),
+    "infinity": (change_weights(lambda t: t[FIRST][0, 0].fill_(float("inf"))), f"NaN or infinity in {FIRST}"),
+    "a tensor short": (change_weights(lambda t: t.pop(FIRST)), f"does not fit.* 1 tensors.*{FIRST}"),
+    "a tensor too many": (change_weights(lambda t: t.update(extra=torch.zeros(1))), "does not fit.* 1 tensors.*extra"),
+    "a tensor misshapen": (
+        change_weights(lambda t: t.update({FIRST: torch.zeros(2, 5)})), f"does not fit.* 1 tensors.*{FIRST}"
+    ),
+    "a rank that is not the settings'": (rewrite_about(lambda m: m | {"lora": m["lora"] | {"r": 3}}), "12 tensors"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_damaged_adapter_is_refused_by_what_is_wrong(tiny, tmp_path, how):
+    saved_adapter(tmp_path / "a")
+    spoil, message = SPOILT[how]
+    spoil(tmp_path / "a")
+    with pytest.raises(CheckpointError, match=message):
+        load_adapter(tmp_path / "a", tiny)
+
+
+@torch.no_grad()
+def test_an_adapter_without_checksums_is_loaded(tiny, tmp_path):
+    expected = saved_adapter(tmp_path / "a")
+    assert read_about(tmp_path / "a")["checksums"].keys() == {"adapter_model.safetensors"}
+    without_checksums(tmp_path / "a")
+    assert "checksums" not in load_adapter(tmp_path / "a", tiny)
+    assert torch.equal(stock_logits(tiny.model, IDS), expected)
+
+
+@pytest.mark.parametrize("where", ["absent", "file"])
+def test_what_is_no_adapter_folder_is_refused(tiny, tmp_path, where):
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=f"{where} is no adapter of this project"):
+        load_adapter(tmp_path / where, tiny)
+
+
+# --- training checkpoints
+
+
+def optimised(backbone, steps, parameters=None, optimizer=None):
+    """A few optimizer steps on fixed tokens."""
+    parameters = parameters or trained(backbone)
+    optimizer = optimizer or torch.optim.AdamW(parameters, lr=0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        stock_logits(backbone.model, IDS).square().mean().backward()
+        optimizer.step()
+    return parameters, optimizer
+
+
+def save(folder, backbone, optimizer, changes=None):
+    held = {"optimizer": optimizer.state_dict(), "best": weights(backbone)}
+    settings = about(backbone) | (changes or {})
+    save_checkpoint(folder, weights(backbone), SETTINGS, settings, held, {"step": 3, "best": 0.25})
+
+
+@pytest.fixture
+def interrupted(tiny, tmp_path):
+    """A checkpoint after three steps, and the weights that three more steps would give."""
+    _, optimizer = optimised(tiny, 3)
+    save(tmp_path / "c", tiny, optimizer)
+    parameters, _ = optimised(tiny, 3, [p for n, p in tiny.model.named_parameters() if ".lora_" in n], optimizer)
+    return tmp_path / "c", [p.detach().clone() for p in parameters]
+
+
+def test_training_goes_on_to_the_same_bits(interrupted):
+    folder, expected = interrupted
+    fresh = load_backbone("tiny", dtype="float32")
+    parameters = trained(fresh, seed=9)
+    stock_logits(fresh.model, IDS)
+    held, progress = load_checkpoint(folder, trained_parameters(fresh.model), about(fresh))
+    assert progress == {"step": 3, "best": 0.25}
+    assert all(torch.equal(held["best"][DEFAULT][n], t) for n, t in weights(fresh)[DEFAULT].items())
+    optimizer = torch.optim.AdamW(parameters, lr=0.5)
+    optimizer.load_state_dict(held["optimizer"])
+    optimised(fresh, 3, parameters, optimizer)
+    assert all(torch.equal(p, e) for p, e in zip(parameters, expected, strict=True))
+
+
+def test_without_a_checkpoint_training_starts_anew(tiny, tmp_path):
+    assert load_checkpoint(tmp_path / "none", trained_parameters(tiny.model), about(tiny)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"training": {"seed": 2, "loop": {"steps": 5}}}, r"\(training\)"),
+        ({"lora": {"r": 4}, "learner": {"method": "in_context_ft"}}, r"\(learner, lora\)"),
+        ({"new": 1}, r"\(new\)"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(interrupted, tiny, changes, named):
+    folder, _ = interrupted
+    before = weights(tiny)[DEFAULT]
+    with pytest.raises(CheckpointError, match=f"made with other settings {named}.*delete it to start anew"):
+        load_checkpoint(folder, trained_parameters(tiny.model), about(tiny) | changes)
+    assert all(torch.equal(value, before[name]) for name, value in weights(tiny)[DEFAULT].items())
+
+
+def test_settings_of_tuples_and_paths_are_the_settings_they_were_saved_as(interrupted, tiny):
+    """JSON makes lists of tuples; that is no other setting."""
+    folder, _ = interrupted
+    settings = about(tiny) | {"lora": SETTINGS.model_dump()}
+    assert load_checkpoint(folder, trained_parameters(tiny.model), settings)[1]["step"] == 3
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "progress.json", "adapter_model.safetensors", "gnm.json"])
+@pytest.mark.parametrize("how", ["absent", "empty", "cut", "foreign"])
+def test_a_damaged_checkpoint_is_refused(interrupted, tiny, file, how):
+    folder, _ = interrupted
+    path = folder / file
+    raw = path.read_bytes()
+    path.unlink()
+    if how != "absent":
+        path.write_bytes({"empty": b"", "cut": raw[: len(raw) // 2], "foreign": b"not what it was"}[how])
+    with pytest.raises(CheckpointError, match=r"\bc\b"):
+        load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))
+
+
+@pytest.mark.parametrize("place", [-40, 8, 60])
+@pytest.mark.parametrize(
+    "file", ["optimizer.pt", "progress.json", "adapter_model.safetensors", "gnm.json", "checksums.json"]
+)
+def test_a_checkpoint_with_one_flipped_bit_is_refused(interrupted, tiny, file, place):
+    folder, _ = interrupted
+    flip_a_bit(folder / file, min(place, len((folder / file).read_bytes()) // 2 - 1))
+    before = weights(tiny)[DEFAULT]
+    with pytest.raises(CheckpointError, match=r"\bc\b"):
+        load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))
+    assert all(torch.equal(value, before[name]) for name, value in weights(tiny)[DEFAULT].items())
+
+
+def test_a_checkpoint_without_checksums_is_gone_on_from(interrupted, tiny):
+    folder, _ = interrupted
+    (folder / "checksums.json").unlink()
+    assert load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))[1]["step"] == 3
+
+
+def test_a_kill_while_saving_leaves_the_last_checkpoint(interrupted, tiny, monkeypatch):
+    folder, _ = interrupted
+    _, optimizer = optimised(tiny, 0, [p for n, p in tiny.model.named_parameters() if ".lora_" in n])
+    monkeypatch.setattr("gnm.weights.adapters.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        save(folder, tiny, optimizer)
+    monkeypatch.undo()
+    assert load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))[1]["step"] == 3
+    assert [p.name for p in folder.parent.iterdir()] == ["c"]
+
+
+def test_a_kill_between_two_checkpoints_leaves_the_last_one(interrupted, tiny):
+    folder, _ = interrupted
+    folder.rename(folder.parent / ".c.x1y2z3w4.old")
+    assert load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))[1]["step"] == 3
+    assert [p.name for p in folder.parent.iterdir()] == ["c"]
+
+
+def test_the_adapters_tensors_are_float32_under_pefts_names(tmp_path):
+    backbone = load_backbone("tiny", dtype="bfloat16")
+    trained(backbone)
+    state = weights(backbone)[DEFAULT]
+    assert FIRST in state and len(state) == 2 * 2 * 3
+    assert {t.dtype for t in state.values()} == {torch.float32}
+    save_adapter(tmp_path / "a", weights(backbone), SETTINGS, about(backbone))
+    assert load_file(tmp_path / "a" / "adapter_model.safetensors").keys() == state.keys()
