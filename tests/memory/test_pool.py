@@ -233,6 +233,13 @@ def test_only_an_empty_pool_is_filled():
     assert places[0][counts[0]].tolist() == [0, 1] and places[1][counts[1]].tolist() == [0] * CAPACITY
 
 
+def test_a_row_without_a_document_fills_nothing_and_a_pool_that_need_not_be_full_takes_it_once():
+    valid = torch.tensor([[True, True], [False, False]])
+    for pool, slots in ((PoolSettings(capacity=CAPACITY, fill=True), CAPACITY), (PoolSettings(capacity=CAPACITY), 2)):
+        _, counts = repeated(empty([0, 1]), valid, pool)
+        assert counts.sum(-1).tolist() == [slots, 0]
+
+
 def test_gradients_pass_through_an_eviction():
     pool = PoolSettings(capacity=2, eviction="oldest")
     first, second = (torch.ones(1, 1, 2, 1, requires_grad=True) for _ in range(2))
