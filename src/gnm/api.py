@@ -20,13 +20,12 @@ from gnm.devices import pick_device
 from gnm.errors import CheckpointError, ConfigError, DataError, MemoryFileError
 from gnm.inference.generation import decode_stream, generate_tokens, generation_config
 from gnm.learners import LearnerSettings, build_learner
-from gnm.learners.base import Segment
 from gnm.learners.long_documents import Long, parts_for, write_parts
 from gnm.learners.memory import MemoryLearner
 from gnm.memory import MemoryState, load_memory, merge, save_memory
 from gnm.memory.files import locked, version_of
 from gnm.memory.history import History
-from gnm.memory.notes import Notes, check_notes, note_of, only_stored, without_text
+from gnm.memory.notes import Notes, Segment, check_notes, note_of, only_stored, without_text
 from gnm.memory.state import MIXED
 from gnm.models.projected import Memory
 from gnm.places import default_adapter

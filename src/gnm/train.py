@@ -30,9 +30,9 @@ from gnm.training.batches import Exercise, Material, TrainingSteps, training_exe
 from gnm.training.log import TrainingLog
 from gnm.training.loss import SUMS, TrainingLoss, means_of
 from gnm.training.optimizer import build_optimizer, set_learning_rate
+from gnm.training.starting_point import starting_point
 from gnm.weights.adapters import load_checkpoint, save_adapter, save_checkpoint
 from gnm.weights.backbones import load_backbone
-from gnm.weights.pretrained import starting_point
 from gnm.weights.trained import MODULE, Weights, copied, trained_parameters
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gnm.data.types import Step
 from gnm.inference.questions import Answer, AnswerLoss, Question
+from gnm.memory.notes import Segment
 from gnm.models.decoder import Decoder
 
 State = Any
@@ -26,20 +27,6 @@ class Cost:
     kept: float
     bytes: float
     query_flops: float
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What a write decided on a segment of its text: its strength in (0, 1), and how many of its tokens are stored.
-
-    of_document: whether it holds words of the document; others are of the instruction.
-    """
-
-    text: str
-    strength: float
-    tokens: int
-    stored: int
-    of_document: bool
 
 
 class Learner(nn.Module, ABC):

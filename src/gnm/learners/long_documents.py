@@ -11,8 +11,8 @@ from typing import Literal
 from gnm.data.segments import split_segments
 from gnm.errors import MemoryFileError
 from gnm.inference.prompts import block
-from gnm.learners.base import Segment
 from gnm.learners.memory import MemoryLearner
+from gnm.memory.notes import Segment
 from gnm.models.projected import Memory
 
 Long = Literal["refuse", "split"]

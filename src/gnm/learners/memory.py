@@ -15,7 +15,8 @@ from gnm.errors import DataError
 from gnm.inference.prompts import Order, block, block_parts, opening
 from gnm.inference.questions import Question
 from gnm.inference.reader import Reader
-from gnm.learners.base import Cost, Learner, Segment
+from gnm.learners.base import Cost, Learner
+from gnm.memory.notes import Segment
 from gnm.models.gates.keep import keep_loss
 from gnm.models.gates.write import GateTraining, gate_loss
 from gnm.models.memory_lm import MemoryLM

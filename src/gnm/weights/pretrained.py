@@ -18,13 +18,11 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from gnm.config import validate
-from gnm.errors import BackboneError, CheckpointError, ConfigError
+from gnm.errors import BackboneError, CheckpointError
 from gnm.files import atomic_folder, recover_folder
-from gnm.learners import LearnerSettings
 from gnm.memory import MemoryState, save_memory
-from gnm.models.lora import LoraSettings, add_lora
+from gnm.models.lora import LoraSettings
 from gnm.models.memory_lm import MARKS, MemoryLM
-from gnm.params import TrainParams
 from gnm.weights.adapters import ABOUT, check_backbone, check_weights, load_adapter, read_about, write_model
 from gnm.weights.backbones import Backbone
 from gnm.weights.sources import LOADED, Hub, hub_errors
@@ -145,26 +143,3 @@ def push_to_hub(folder: str | Path, repo: str, private: bool = True) -> str:
         raise BackboneError(
             f"the hub did not take {repo} ({reason}); check its name, the network, and `hf auth login` (write access)"
         ) from error
-
-
-def starting_point(
-    backbone: Backbone, settings: LearnerSettings, params: TrainParams
-) -> tuple[Backbone, LoraSettings | None, dict[str, str]]:
-    """The backbone with what is to be trained, the shape of its adapters, and what tells where training starts.
-
-    It starts from the method's `adapter`, from those of a memory model, or from a new one that `params.lora` shapes.
-    Without any of these the backbone stays as it is. Raises ConfigError if `params.lora` is another than that of the
-    adapter; and CheckpointError as `load_model` does.
-    """
-    own, start = backbone.memory and backbone.memory.shape.lora, {}
-    if settings.adapter:
-        about, backbone = load_model(settings.adapter, backbone)
-        own, start = about["lora"] and LoraSettings(**about["lora"]), {"start": model_digest(backbone)}
-    if own and params.lora and own.model_dump() != params.lora.model_dump():
-        where = f"the adapter {settings.adapter}" if settings.adapter else f"the memory model {backbone.name}"
-        raise ConfigError(f"lora: {where} has LoRA of its own ({own}); leave `lora` out, or give the same")
-    if own:
-        return backbone, own, start
-    if params.lora is not None:
-        add_lora(backbone.model, params.lora, params.seed)
-    return backbone, params.lora, start

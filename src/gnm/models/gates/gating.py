@@ -1,4 +1,4 @@
-"""The gates of a memory together: what a write stores (`gates.py`), and what becomes of what is stored already: what a
+"""The gates of a memory together: what a write stores (`write.py`), and what becomes of what is stored already: what a
 new text states anew (`keep.py`) or its instruction takes back (`revoke.py`) is dropped.
 
 Shape letters: B states, L layers, S slots of the pool, T tokens of a text, G segments of a text, E hidden size.

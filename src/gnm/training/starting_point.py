@@ -1,0 +1,31 @@
+"""Where a training starts: from an adapter, from those of a memory model, or from a new one."""
+
+from gnm.errors import ConfigError
+from gnm.learners import LearnerSettings
+from gnm.models.lora import LoraSettings, add_lora
+from gnm.params import TrainParams
+from gnm.weights.backbones import Backbone
+from gnm.weights.pretrained import load_model, model_digest
+
+
+def starting_point(
+    backbone: Backbone, settings: LearnerSettings, params: TrainParams
+) -> tuple[Backbone, LoraSettings | None, dict[str, str]]:
+    """The backbone with what is to be trained, the shape of its adapters, and what tells where training starts.
+
+    It starts from the method's `adapter`, from those of a memory model, or from a new one that `params.lora` shapes.
+    Without any of these the backbone stays as it is. Raises ConfigError if `params.lora` is another than that of the
+    adapter; and CheckpointError as `load_model` does.
+    """
+    own, start = backbone.memory and backbone.memory.shape.lora, {}
+    if settings.adapter:
+        about, backbone = load_model(settings.adapter, backbone)
+        own, start = about["lora"] and LoraSettings(**about["lora"]), {"start": model_digest(backbone)}
+    if own and params.lora and own.model_dump() != params.lora.model_dump():
+        where = f"the adapter {settings.adapter}" if settings.adapter else f"the memory model {backbone.name}"
+        raise ConfigError(f"lora: {where} has LoRA of its own ({own}); leave `lora` out, or give the same")
+    if own:
+        return backbone, own, start
+    if params.lora is not None:
+        add_lora(backbone.model, params.lora, params.seed)
+    return backbone, params.lora, start
