@@ -9,7 +9,7 @@ import torch
 from gnm import api, cli, shell
 from gnm.api import Written, load
 from gnm.errors import ConfigError
-from gnm.memory.notes import Segment
+from gnm.memory.written import Segment
 
 
 @pytest.fixture

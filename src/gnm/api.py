@@ -8,7 +8,6 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -25,8 +24,9 @@ from gnm.learners.memory import MemoryLearner
 from gnm.memory import MemoryState, load_memory, merge, save_memory
 from gnm.memory.files import locked, version_of
 from gnm.memory.history import History
-from gnm.memory.notes import Notes, Segment, check_notes, note_of, only_stored, without_text
+from gnm.memory.notes import Notes, check_notes, note_of, only_stored, without_text
 from gnm.memory.state import MIXED
+from gnm.memory.written import Written, written_documents
 from gnm.models.projected import Memory
 from gnm.places import default_adapter
 from gnm.weights.adapters import read_about
@@ -34,22 +34,6 @@ from gnm.weights.backbones import Backbone, load_backbone
 from gnm.weights.pretrained import STATE, load_model, local_folder, model_digest, push_to_hub, save_pretrained
 
 DEFAULT_ADAPTER = default_adapter()
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a memory knows of one document: its number, instruction, first words, and the slots it still has.
-
-    segments: with write gates, what they decided, piece by piece; for people, the model never reads it.
-    Of what is not stored there is no text: an instruction or beginning is "", a segment's text too. Until the next
-    change or save, the document that was written last has all of its text.
-    """
-
-    number: int
-    instruction: str
-    beginning: str
-    slots: int
-    segments: tuple[Segment, ...] = ()
 
 
 class Conversation:
@@ -259,22 +243,7 @@ class Conversation:
     @property
     def documents(self) -> list[Written]:
         """What was written and not forgotten, oldest first; a document may have no slots (left)."""
-        slots = self.state.documents()
-        return [
-            Written(
-                int(number),
-                note["instruction"],
-                note["beginning"],
-                slots.get(int(number), 0),
-                self._segments(int(number), note.get("segments", ())),
-            )
-            for number, note in self._notes.items()
-        ]
-
-    def _segments(self, document: int, noted: Sequence) -> tuple[Segment, ...]:
-        """The segments of a document as they were written, with what is still stored of them."""
-        held = self.state.segments(document) if noted else {}
-        return tuple(replace(Segment(*each), stored=held.get(place, 0)) for place, each in enumerate(noted))
+        return written_documents(self._notes, self.state)
 
     @torch.no_grad()
     def _attach(self, state: MemoryState) -> Memory:

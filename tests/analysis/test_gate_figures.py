@@ -8,7 +8,7 @@ from gnm.analysis.saved import SavedEvaluation
 from gnm.api import load
 from gnm.errors import CheckpointError, DataError
 from gnm.evaluate import evaluate
-from gnm.memory.notes import Segment
+from gnm.memory.written import Segment
 from gnm.metrics.records import write_segments
 from gnm.params import EvaluateParams
 from gnm.probing.what_was_learned import WhatWasLearnedParams, decisions, shaded

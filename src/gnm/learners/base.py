@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gnm.data.types import Step
 from gnm.inference.questions import Answer, AnswerLoss, Question
-from gnm.memory.notes import Segment
+from gnm.memory.written import Segment
 from gnm.models.decoder import Decoder
 
 State = Any

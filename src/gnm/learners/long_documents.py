@@ -12,7 +12,7 @@ from gnm.data.segments import split_segments
 from gnm.errors import MemoryFileError
 from gnm.inference.prompts import block
 from gnm.learners.memory import MemoryLearner
-from gnm.memory.notes import Segment
+from gnm.memory.written import Segment
 from gnm.models.projected import Memory
 
 Long = Literal["refuse", "split"]

@@ -16,7 +16,7 @@ from gnm.inference.prompts import Order, block, block_parts, opening
 from gnm.inference.questions import Question
 from gnm.inference.reader import Reader
 from gnm.learners.base import Cost, Learner
-from gnm.memory.notes import Segment
+from gnm.memory.written import Segment
 from gnm.models.gates.keep import keep_loss
 from gnm.models.gates.write import GateTraining, gate_loss
 from gnm.models.memory_lm import MemoryLM

@@ -6,28 +6,15 @@ memory file, so they hold no text of what is not stored.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import Any
 
 import torch
 
 from gnm.memory.state import MemoryState
+from gnm.memory.written import Segment
 
 Notes = dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What a write decided on a segment of its text: its strength in (0, 1), and how many of its tokens are stored.
-
-    of_document: whether it holds words of the document; others are of the instruction.
-    """
-
-    text: str
-    strength: float
-    tokens: int
-    stored: int
-    of_document: bool
 
 
 def note_of(document: str, instruction: str, segments: Sequence[Segment], slots: int) -> dict[str, Any]:

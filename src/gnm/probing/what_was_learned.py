@@ -12,7 +12,7 @@ from gnm.analysis.style import BLUE, save_figure, style
 from gnm.api import load
 from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.errors import CheckpointError, exit_on_error
-from gnm.memory.notes import Segment
+from gnm.memory.written import Segment
 
 _LINE = 0.24  # inches
 _TITLE = 60  # characters
