@@ -389,8 +389,7 @@ def test_a_saved_memory_model_without_adapters_gets_a_new_one(data, tmp_path):
 def test_a_killed_training_of_a_memory_model_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):
     changed_trainer(data, tmp_path / "whole", MEMORY_MODEL).fit()
     run, honest = changed_trainer(data, tmp_path / "killed", MEMORY_MODEL), Trainer.step
-    killed = lambda self, step, *drawn: {}[step] if step == 5 else honest(self, step, *drawn)  # noqa: E731
-    monkeypatch.setattr(Trainer, "step", killed)
+    monkeypatch.setattr(Trainer, "step", lambda self, step, *b: {}[step] if step == 5 else honest(self, step, *b))
     with pytest.raises(KeyError):
         run.fit()
     monkeypatch.setattr(Trainer, "step", honest)
