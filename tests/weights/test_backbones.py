@@ -19,9 +19,9 @@ from huggingface_hub.errors import GatedRepoError
 
 from gnm.errors import BackboneError
 from gnm.places import default_models_dir
+from gnm.weights import sources as weights
 from gnm.weights.backbones import REGISTRY, load_backbone
 from gnm.weights.sources import Hub, Wheel
-from gnm.weights.sources import sources as weights
 from gnm.weights.tiny import byte_tokenizer, random_decoder
 
 Q4_1 = gguf.GGMLQuantizationType.Q4_1

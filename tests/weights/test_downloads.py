@@ -8,9 +8,9 @@ from huggingface_hub import constants
 from safetensors.torch import save
 
 from gnm.errors import BackboneError
+from gnm.weights import downloads
+from gnm.weights import sources as weights
 from gnm.weights.downloads import fetch, items, main, verify
-from gnm.weights.sources import downloads
-from gnm.weights.sources import sources as weights
 from hub import COMMIT, stand_in
 
 PREFIX = "maxbennett/generalized-neural-memory-"

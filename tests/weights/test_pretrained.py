@@ -13,11 +13,11 @@ from transformers import AutoTokenizer, GenerationConfig
 from gnm.api import Conversation, load
 from gnm.errors import BackboneError, CheckpointError, ConfigError, GNMError
 from gnm.models.lora import LoraSettings, add_lora, use_adapter
+from gnm.weights import pretrained
 from gnm.weights.adapters import save_adapter
 from gnm.weights.backbones import REGISTRY, Random, load_backbone
 from gnm.weights.memoryllm import MemoryShape
 from gnm.weights.pretrained import STATE
-from gnm.weights.sources import pretrained
 from gnm.weights.trained import copied, trained_parameters
 from hub import stand_in
 from spoiling import flip_a_bit, without_checksums

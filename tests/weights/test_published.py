@@ -14,10 +14,11 @@ from gnm.learners import LearnerSettings, build_learner
 from gnm.models.lora import LoraSettings
 from gnm.params import EvaluateParams
 from gnm.train import Trainer
+from gnm.weights import backbones
 from gnm.weights.backbones import REGISTRY, Random, load_backbone
 from gnm.weights.memoryllm import MemoryShape
 from gnm.weights.published import Published, fetched_from
-from gnm.weights.sources import Hub, backbones
+from gnm.weights.sources import Hub
 from gnm.weights.tiny import byte_tokenizer
 from small_runs import evaluate_settings, train_params, write_small_documents
 from stock import DOCUMENTS, INSTRUCTIONS, QUESTIONS, assert_same_answers
