@@ -13,8 +13,9 @@ from gnm.inference.reader import Reader
 from gnm.memory.pool import PoolSettings
 from gnm.models import attention, flops
 from gnm.models.decoder import Decoder
-from gnm.models.memory_lm import MemoryLM, WriteSettings
+from gnm.models.memory_lm import MemoryLM
 from gnm.models.prefix import Prefix
+from gnm.models.write_settings import WriteSettings
 from gnm.weights.backbones import load_backbone
 from stock import (
     DOCUMENTS,

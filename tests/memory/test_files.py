@@ -14,7 +14,8 @@ from gnm.errors import MemoryFileError
 from gnm.memory import MemoryState, PoolSettings, load_memory, save_memory
 from gnm.memory import files as memory_files
 from gnm.memory.files import check_target, locked, version_of
-from gnm.models.memory_lm import MemoryLM, WriteSettings
+from gnm.models.memory_lm import MemoryLM
+from gnm.models.write_settings import WriteSettings
 from stock import QUESTIONS, blocks, first_scores, reader_of
 
 NOTES = {"instructions": ["Learn all.", "Nür Sprachen\n"], "count": 2}

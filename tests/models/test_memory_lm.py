@@ -11,7 +11,8 @@ from gnm.errors import MemoryFileError
 from gnm.memory.pool import PoolSettings
 from gnm.memory.state import HEAD
 from gnm.models.lora import LoraSettings, add_lora
-from gnm.models.memory_lm import MemoryLM, WriteSettings
+from gnm.models.memory_lm import MemoryLM
+from gnm.models.write_settings import WriteSettings
 from gnm.weights.backbones import load_backbone
 from stock import (
     DOCUMENTS,

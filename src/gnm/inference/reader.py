@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gnm.data.formats import recognise
 from gnm.inference.chat import ChatFormat
+from gnm.inference.padding import pad
 from gnm.inference.questions import Answer, AnswerLoss, Question
 from gnm.models import flops
 from gnm.models.attention import Reading, at_ends, at_once
@@ -60,12 +61,12 @@ class Reader:
         The numbers are [B, T] long. A token that reaches over a border belongs to the segment that it ends in.
         """
         tokens = [self.chat.encode_with_ends("".join(row)) for row in rows]
-        ids, mask = (part.flatten(1) for part in self._pad([[own] for own, _ in tokens]))
-        segment = torch.full_like(ids, -1)
+        ids, mask = (part.flatten(1) for part in pad([[own] for own, _ in tokens], self.decoder.device))
+        segment = torch.full(ids.shape, -1)
         for row, (_, ends) in enumerate(tokens):
             borders = torch.tensor([len(part) for part in rows[row]]).cumsum(0)
             segment[row, : len(ends)] = torch.searchsorted(borders, torch.tensor(ends, dtype=torch.long))
-        return ids, mask, segment
+        return ids, mask, segment.to(ids.device)
 
     def head(self, batch: int) -> Prefix:
         """A prefix that holds the start of a conversation (BOS, system turn, start of the user's turn)."""
@@ -103,7 +104,7 @@ class Reader:
             return AnswerLoss(torch.zeros((), device=self.decoder.device), 0, [[] for _ in questions])
         # the last answer token is predicted, never read
         rows = [[p + a[:-1] for p, a in zip(ps, as_, strict=True)] for ps, as_ in zip(prompts, answers, strict=True)]
-        ids, mask = self._pad(rows)
+        ids, mask = pad(rows, self.decoder.device)
         reading, positions = self.decoder.start(self.shared(prefix), mask)
         hidden = self._read(ids, positions, reading)
         spots, targets, contests = [], [], []  # a contest: where two objects differ, and their tokens there
@@ -178,15 +179,23 @@ class Reader:
         scores = self._begin(prefix, prompts).scores
         return {(row, column): scores[row, place, pair].tolist() for (row, column), (place, pair) in places.items()}
 
-    @torch.no_grad()
     def say(self, prefix: Prefix, phrases: Sequence[Sequence[str]], max_new_tokens: int) -> list[list[str]]:
         """What is answered, greedily, to each state's phrases; nothing is scored.
 
         A pass over the phrases, with the words that all begin with, and one over each token of the answers.
         """
         prompts = [[self._shared + self.chat.encode_question(phrase) for phrase in row] for row in phrases]
+        return self._said(prefix, prompts, max_new_tokens)
+
+    def complete(self, prefix: Prefix, requests: Sequence[str], max_new_tokens: int) -> list[str]:
+        """What the backbone says, greedily, to one free request per state."""
+        prompts = [[self.chat.encode(text) + self.chat.tail] for text in requests]
+        return [row[0] for row in self._said(prefix, prompts, max_new_tokens)]
+
+    @torch.no_grad()
+    def _said(self, prefix: Prefix, prompts: list[list[list[int]]], max_new_tokens: int) -> list[list[str]]:
         number = self._at_once(prefix, max((len(prompt) for row in prompts for prompt in row), default=1))
-        answers: list[list[str]] = [[] for _ in phrases]
+        answers: list[list[str]] = [[] for _ in prompts]
         for start in range(0, max(map(len, prompts), default=0), number):
             some = [row[start : start + number] for row in prompts]
             said, _ = self._greedy(prefix, self._begin(prefix, some), list(map(len, some)), max_new_tokens)
@@ -194,15 +203,8 @@ class Reader:
                 row += map(self._text, found)
         return answers
 
-    @torch.no_grad()
-    def complete(self, prefix: Prefix, requests: Sequence[str], max_new_tokens: int) -> list[str]:
-        """What the backbone says, greedily, to one free request per state."""
-        begun = self._begin(prefix, [[self.chat.encode(text) + self.chat.tail] for text in requests])
-        said, _ = self._greedy(prefix, begun, [1] * len(requests), max_new_tokens)
-        return [self._text(row[0]) for row in said]
-
     def _begin(self, prefix: Prefix, prompts: list[list[list[int]]]) -> "_Begun":
-        ids, mask = self._pad(prompts)
+        ids, mask = pad(prompts, self.decoder.device)
         reading, positions = self.decoder.start(prefix, mask, keep=True)
         hidden = self._read(ids, positions, reading)
         scores = self.decoder.logits(at_ends(hidden, mask).flatten(0, 1)).unflatten(0, ids.shape[:2])
@@ -212,7 +214,7 @@ class Reader:
         answers = [[self._answer(q) for q in row] for row in questions]
         first = begun.scores.log_softmax(-1)
         total = [[-float(first[r, c, a[0]]) for c, a in enumerate(row)] for r, row in enumerate(answers)]
-        ids, given = self._pad([[a[:-1] for a in row] for row in answers])
+        ids, given = pad([[a[:-1] for a in row] for row in answers], self.decoder.device)
         if ids.shape[2] == 0:
             return total
         hidden, _ = self._go_on(prefix, begun.own, begun.mask, ids, given)
@@ -300,15 +302,3 @@ class Reader:
         steps = range(len(tokens))
         reached = (step for step in steps if len(decode(tokens[: step + 1], skip_special_tokens=True)) > offset)
         return next(reached, len(tokens) - 1)
-
-    def _pad(self, rows: list[list[list[int]]]) -> tuple[Tensor, Tensor]:
-        """Token lists as ids [B, n, T] long and mask [B, n, T] bool, padded on the right."""
-        width = max((len(row) for row in rows), default=0)
-        length = max((len(tokens) for row in rows for tokens in row), default=0)
-        ids = torch.zeros(len(rows), width, length, dtype=torch.long)
-        mask = torch.zeros(len(rows), width, length, dtype=torch.bool)
-        for r, row in enumerate(rows):
-            for c, tokens in enumerate(row):
-                ids[r, c, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-                mask[r, c, : len(tokens)] = True
-        return ids.to(self.decoder.device), mask.to(self.decoder.device)

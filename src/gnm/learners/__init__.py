@@ -23,7 +23,8 @@ from gnm.memory.pool import PoolSettings
 from gnm.models.decoder import Decoder
 from gnm.models.gates.write import GateTraining
 from gnm.models.latent_bank import BankSettings, LatentBank
-from gnm.models.memory_lm import MemoryLM, WriteSettings
+from gnm.models.memory_lm import MemoryLM
+from gnm.models.write_settings import WriteSettings
 from gnm.weights.backbones import Backbone
 from gnm.weights.trained import MODULE, put_weights
 

@@ -13,55 +13,25 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from gnm.config import StrictModel
 from gnm.errors import MemoryFileError
 from gnm.memory.pool import PoolSettings, append, check_fits, repeated
 from gnm.memory.state import HEAD, MIXED, MemoryState, pack
 from gnm.models.decoder import Decoder
 from gnm.models.gates.gating import Gating
 from gnm.models.gates.keep import Kept
-from gnm.models.gates.write import GateSettings
 from gnm.models.lora import use_adapter
 from gnm.models.prefix import Prefix
 from gnm.models.projected import Memory, at_layers, slots_at
 from gnm.models.taps import InputTap, OutputTap
+from gnm.models.write_settings import WriteSettings
 
 MARKS = ("bos_embedding", "new_memory_positional_emb")
 QUESTION_ROOM = 128
 """Positions of the decoder's window that a write leaves free, for a question and its answer."""
-
-
-class WriteSettings(StrictModel):
-    """What a write reads of the pool: "nothing", "all", or the number of its last slots; and what it leaves there.
-
-    gates: which segments of a document it stores, None: all.
-    """
-
-    reads: Literal["nothing", "all"] | int = "nothing"
-    tap: Literal["inputs", "outputs"] = "inputs"
-    tokens: int | None = Field(None, gt=0, description="slots of a document, with tap: outputs")
-    gates: GateSettings | None = None
-
-    @field_validator("reads")
-    @classmethod
-    def _positive(cls, reads):
-        if isinstance(reads, int) and reads < 1:
-            raise ValueError("a number of slots to read must be positive; use 'nothing' to read none")
-        return reads
-
-    @model_validator(mode="after")
-    def _slots_of_a_document(self) -> "WriteSettings":
-        if (self.tap == "outputs") != (self.tokens is not None):
-            raise ValueError("write.tokens, the slots of a document, goes with write.tap: outputs, and only with it")
-        if self.gates and self.tap == "outputs":
-            raise ValueError("write.gates goes with write.tap: inputs; the other tap always writes write.tokens slots")
-        return self
 
 
 class MemoryLM(nn.Module):

@@ -24,7 +24,8 @@ from gnm.errors import CheckpointError
 from gnm.memory.pool import PoolSettings
 from gnm.models.decoder import Decoder
 from gnm.models.lora import DEFAULT, READER, LoraSettings, inject_lora
-from gnm.models.memory_lm import MemoryLM, WriteSettings
+from gnm.models.memory_lm import MemoryLM
+from gnm.models.write_settings import WriteSettings
 from gnm.weights.tensor_files import WeightFiles
 
 _OWN: Mapping[str, Any] = MappingProxyType({})

@@ -15,7 +15,8 @@ from gnm.memory import load_memory, save_memory
 from gnm.memory.pool import PoolSettings
 from gnm.models.gates.keep import KeepGate, Kept, keep_loss, segment_means
 from gnm.models.gates.write import GateSettings
-from gnm.models.memory_lm import MemoryLM, WriteSettings
+from gnm.models.memory_lm import MemoryLM
+from gnm.models.write_settings import WriteSettings
 from stock import QUESTIONS, first_scores, reader_of
 
 FIRST = "Oslo is a big town\nThe horse is red\nA pipe of clay\n"

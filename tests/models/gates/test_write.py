@@ -13,7 +13,8 @@ from gnm.memory import merge
 from gnm.memory.pool import PoolSettings
 from gnm.memory.state import HEAD
 from gnm.models.gates.write import Decisions, GateSettings, GateTraining, decide, gate_loss, segment_ends
-from gnm.models.memory_lm import MemoryLM, WriteSettings
+from gnm.models.memory_lm import MemoryLM
+from gnm.models.write_settings import WriteSettings
 from stock import QUESTIONS, blocks, first_scores, reader_of
 
 ASKED = [list(QUESTIONS)]
