@@ -39,11 +39,17 @@ def project() -> Path:
 
 
 @pytest.fixture(scope="session")
+def golden_folder() -> Path:
+    """The golden cases: what the published implementation gave."""
+    return PROJECT / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of golden fixtures and reference data beside the project; the test skips where it is absent."""
+    """The folder of the published summaries beside the project; the test skips where it is absent."""
     folder = PROJECT.parent / "shared"
     if not folder.is_dir():
-        pytest.skip("needs the folder of shared golden data beside the project")
+        pytest.skip("needs the folder of published summaries beside the project")
     return folder
 
 

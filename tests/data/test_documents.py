@@ -109,8 +109,8 @@ def test_reading_gives_back_what_was_written(facts, tmp_path):
     assert read_documents(tmp_path) == documents[2:] + documents[:2]
 
 
-def test_the_record_has_the_layout_of_the_golden_documents(facts, shared):
-    golden = json.loads((shared / "golden/data/documents.json").read_text())
+def test_the_record_has_the_layout_of_the_golden_documents(facts, golden_folder):
+    golden = json.loads((golden_folder / "data/documents.json").read_text())
     ours = to_record(make_document(facts[:2], [fact.subcategory for fact in facts[:2]]))
     assert ours.keys() == golden[0].keys()
     assert ours["input_output_pairs"][0].keys() == golden[0]["input_output_pairs"][0].keys()

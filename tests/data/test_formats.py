@@ -22,8 +22,8 @@ from gnm.errors import ConfigError
 
 
 @pytest.fixture
-def golden(shared):
-    return json.loads((shared / "golden/text/format_application.json").read_text())
+def golden(golden_folder):
+    return json.loads((golden_folder / "text/format_application.json").read_text())
 
 
 def test_the_sixty_names_are_the_golden_ones(golden):
@@ -62,9 +62,9 @@ def test_a_query_wraps_both_of_its_outputs_as_in_the_golden_pairs(golden):
             assert query.target_output == after["target_output_no_format"]
 
 
-def test_formats_are_recognised_as_in_every_golden_case(shared):
+def test_formats_are_recognised_as_in_every_golden_case(golden_folder):
     """The published offsets of JSON and malformed answers don't count leading white space; ours are the text's."""
-    cases = json.loads((shared / "golden/text/format_detection.json").read_text())
+    cases = json.loads((golden_folder / "text/format_detection.json").read_text())
     assert len(cases) == 169
     for case in cases:
         text, name, offset = case["text"], case["format"], case["string_offset"]

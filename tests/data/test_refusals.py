@@ -10,8 +10,8 @@ DIFFERENT = {"I must refuse", "i must refuse", "I MUST REFUSE", "I must refuse t
 """What the published patterns miss: one has a capital and never matches, typographic apostrophes are unknown."""
 
 
-def test_refusals_are_the_golden_ones_but_for_what_the_published_patterns_miss(shared):
-    cases = json.loads((shared / "golden/text/refusal_detection.json").read_text())
+def test_refusals_are_the_golden_ones_but_for_what_the_published_patterns_miss(golden_folder):
+    cases = json.loads((golden_folder / "text/refusal_detection.json").read_text())
     assert len(cases) == 93
     differing = {case["text"] for case in cases if is_refusal(case["text"]) != case["is_refusal"]}
     assert differing == DIFFERENT and all(is_refusal(text) for text in DIFFERENT)

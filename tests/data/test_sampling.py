@@ -34,9 +34,9 @@ def queries_of(per_subcategory: int, target: str) -> tuple[Query, ...]:
     return expected_queries(make_document(chosen).pairs, target)
 
 
-def test_every_golden_case_before_the_cap(shared):
-    documents = json.loads((shared / "golden/data/documents.json").read_text())
-    golden = json.loads((shared / "golden/data/target_outputs.json").read_text())
+def test_every_golden_case_before_the_cap(golden_folder):
+    documents = json.loads((golden_folder / "data/documents.json").read_text())
+    golden = json.loads((golden_folder / "data/target_outputs.json").read_text())
     checked = errors = capped = 0
     for case in golden["cases"]:
         pairs = from_record(documents[case["document_index"]], "golden").pairs

@@ -22,10 +22,10 @@ PUBLISHED_DEFECTS = {
 }
 
 
-def golden_cases(shared):
-    documents = json.loads((shared / "golden/data/documents.json").read_text())
+def golden_cases(golden_folder):
+    documents = json.loads((golden_folder / "data/documents.json").read_text())
     documents = [from_record(record, "golden") for record in documents]
-    for case in json.loads((shared / "golden/data/sequences.json").read_text()):
+    for case in json.loads((golden_folder / "data/sequences.json").read_text()):
         counts = {key: value for key, value in case["sampling"].items() if key in Sampling.model_fields}
         given = settings(
             target_types=case["eligible_target_types"], groups="all", sequence_length=case["sequence_length"],
@@ -66,9 +66,9 @@ def bare(pair: dict) -> dict:
     return kept
 
 
-def test_golden_texts_but_for_published_defects(shared):
+def test_golden_texts_but_for_published_defects(golden_folder):
     differing = {}
-    for case, _, _, steps, texts, _ in golden_cases(shared):
+    for case, _, _, steps, texts, _ in golden_cases(golden_folder):
         for place, (step, text) in enumerate(zip(steps, texts, strict=True)):
             if step.document != text:
                 assert place == case["sequence_length"], "only appended documents may differ"
@@ -78,9 +78,9 @@ def test_golden_texts_but_for_published_defects(shared):
         assert line in differing[name]
 
 
-def test_golden_queries_of_evaluation(shared):
+def test_golden_queries_of_evaluation(golden_folder):
     checked = 0
-    for case, _, _, steps, _, pairs in golden_cases(shared):
+    for case, _, _, steps, _, pairs in golden_cases(golden_folder):
         if case["train_or_test"] == "test":
             for step, expected in zip(steps, pairs, strict=True):
                 assert [as_golden(query) for query in step.queries] == [bare(pair) for pair in expected], case["name"]
@@ -88,10 +88,10 @@ def test_golden_queries_of_evaluation(shared):
     assert checked == 33
 
 
-def test_golden_queries_of_training(shared):
+def test_golden_queries_of_training(golden_folder):
     """Which queries are drawn is random; their answers, their numbers by kind and the pulled-back ones are not."""
     cases = 0
-    for case, given, used, steps, _, pairs in golden_cases(shared):
+    for case, given, used, steps, _, pairs in golden_cases(golden_folder):
         if case["train_or_test"] != "train":
             continue
         cases += 1

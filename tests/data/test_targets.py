@@ -31,9 +31,9 @@ def answers(document: Document, target: str) -> dict[str, str]:
     return {query.subcategory: query.target_output for query in reversed(queries)}
 
 
-def test_every_golden_case_of_expected_answers(shared):
-    documents = json.loads((shared / "golden/data/documents.json").read_text())
-    cases = json.loads((shared / "golden/data/target_outputs.json").read_text())["cases"]
+def test_every_golden_case_of_expected_answers(golden_folder):
+    documents = json.loads((golden_folder / "data/documents.json").read_text())
+    cases = json.loads((golden_folder / "data/target_outputs.json").read_text())["cases"]
     assert len(cases) == 330
     for case in cases:
         record = documents[case["document_index"]]

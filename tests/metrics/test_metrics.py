@@ -67,12 +67,12 @@ def from_events(events, refusals):
 
 
 @pytest.fixture
-def golden(shared):
-    verdicts = json.loads((shared / "golden/text/refusal_detection.json").read_text())
+def golden(golden_folder):
+    verdicts = json.loads((golden_folder / "text/refusal_detection.json").read_text())
     refusals = {entry["text"]: entry["is_refusal"] for entry in verdicts} | {"sorry, no": True}
 
     def load(name):
-        case = json.loads((shared / f"golden/metrics/{name}.json").read_text())
+        case = json.loads((golden_folder / f"metrics/{name}.json").read_text())
         groups = {"formats": "formats" in case["target_types"], "unlearning": case["unlearning"],
                   "refusals": any("refusal" in target for target in case["target_types"])}
         summaries = [summarise(from_events(events, refusals), case["sequence_length"], [g for g in groups if groups[g]])

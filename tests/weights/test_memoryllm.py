@@ -90,8 +90,8 @@ def replay(monkeypatch):
 
 
 @pytest.fixture
-def case(request, shared):
-    return Golden(shared / "golden" / request.param)
+def case(request, golden_folder):
+    return Golden(golden_folder / request.param)
 
 
 def outputs(*names):
@@ -205,8 +205,8 @@ def test_the_config_says_whether_each_layer_draws_what_it_drops(said, per_layer)
 
 
 @pytest.fixture
-def empty(shared):
-    return Golden(shared / "golden" / "case2_uninit")
+def empty(golden_folder):
+    return Golden(golden_folder / "case2_uninit")
 
 
 @torch.no_grad()
@@ -242,8 +242,8 @@ def test_a_first_document_fills_the_pool_and_later_ones_replace_it(empty, replay
 
 
 @pytest.mark.parametrize("ablation", [False, True])
-def test_gradients_pass_through_writing_as_in_the_golden_case(shared, replay, ablation):
-    golden = shared / "golden"
+def test_gradients_pass_through_writing_as_in_the_golden_case(golden_folder, replay, ablation):
+    golden = golden_folder
     case = Golden(golden / "case5_gradients", golden / "case3_lora")
     case.lm.gradient_through_writing = not ablation
     case.lm.requires_grad_(True)

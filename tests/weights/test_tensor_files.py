@@ -17,8 +17,8 @@ from gnm.weights.tensor_files import WeightFiles, convert
 
 
 @pytest.fixture
-def golden(shared):
-    return shared / "golden"
+def golden(golden_folder):
+    return golden_folder
 
 
 @pytest.fixture
