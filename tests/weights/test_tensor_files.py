@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from gnm.cli import main
 from gnm.errors import CheckpointError
@@ -49,6 +50,17 @@ def test_a_wrappers_shards_are_the_plain_weights(golden, plain):
     found = dict(files)
     assert found.keys() == plain.keys() and all(torch.equal(found[name], plain[name]) for name in plain)
     assert torch.equal(files.tensor("memory"), plain["memory"])
+
+
+def test_names_in_every_wrapper_are_found_without_it(golden, plain, tmp_path):
+    names = json.loads((golden / "wrapper" / "state_dict_keys.json").read_text())
+    assert {f"model.{name}" for name in plain} == {*names["MemoryLLMChatWrapper"]}
+    fields = json.loads((golden / "case3_lora" / "config.json").read_text())
+    llama = LlamaForCausalLM(LlamaConfig(**{k: v for k, v in fields.items() if k in LlamaConfig().to_dict()}))
+    for wrapper in ("ICLChatWrapper", "RAGChatWrapper"):
+        (tmp_path / wrapper).mkdir()
+        save_file({name: torch.zeros(1) for name in names[wrapper]}, tmp_path / wrapper / "model.safetensors")
+        assert {*WeightFiles(tmp_path / wrapper).shapes} == {*llama.state_dict()}
 
 
 def test_shards_one_file_and_torchs_own_load_into_the_same_model(golden, plain, folder):
