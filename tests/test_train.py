@@ -198,6 +198,41 @@ def test_a_step_follows_the_means_over_tokens_and_over_documents(data, tmp_path,
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
 
 
+GATED = {"method": "gnm", "write": {"gates": {"threshold": 0.0}}}
+
+
+def test_steps_between_those_that_ask_train_what_is_stored_alone(data, tmp_path):
+    loop = {**train_settings(data, tmp_path)["loop"], "answers_every": 3}
+    run = changed_trainer(data, tmp_path, {"methods": {"gnm": GATED}, "loop": loop})
+    deepest = [p for name, p in run.module.named_parameters() if p.requires_grad and "layers.2." in name]
+    assert deepest and run.module.learner.lm.gating.layer == 2
+    for step in range(6):
+        before = [parameter.detach().clone() for parameter in deepest]
+        gate = run.module.learner.lm.gating.gate.weight.detach().clone()
+        means = run.step(step)
+        asked = step in (2, 5)
+        assert ("loss" in means) == asked and "write_loss" in means
+        assert not torch.equal(gate, run.module.learner.lm.gating.gate.weight)
+        changed = [not torch.equal(*pair) for pair in zip(before, deepest, strict=True)]
+        assert any(changed) == asked
+
+
+def test_the_loss_of_what_is_stored_alone_is_that_of_the_writes(data, tmp_path):
+    """With gates and no keep gates the writes' own loss is all that there is."""
+    run = changed_trainer(data, tmp_path, {"methods": {"gnm": GATED}})
+    batch = training_exercises(run.params, run.train, 0)
+    (asked, _), (alone, sums) = run.module(batch), run.module(batch, asks=False)
+    torch.testing.assert_close(alone[1], asked[1])
+    assert float(alone[0]) == 0 and sums[SUMS.index("tokens")] == 0
+
+
+@pytest.mark.parametrize("write", [{}, {"gates": {"by": "random", "threshold": 0, "share": 0.5}}])
+def test_steps_without_questions_need_gates_that_learn(data, tmp_path, write):
+    loop = {**train_settings(data, tmp_path)["loop"], "answers_every": 2}
+    with pytest.raises(ConfigError, match="answers_every: gnm has no gates to train alone"):
+        changed_trainer(data, tmp_path, {"methods": {"gnm": {"method": "gnm", "write": write}}, "loop": loop})
+
+
 def test_gradients_are_clipped_to_the_norm(data, tmp_path, monkeypatch):
     norms = []
     for clip in (1e9, 1e-3):

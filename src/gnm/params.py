@@ -83,7 +83,11 @@ class EasySteps(StrictModel):
 
 
 class TrainLoop(StrictModel):
-    """What a training step is, and how long training goes on."""
+    """What a training step is, and how long training goes on.
+
+    answers_every: every so many-th step asks questions; the others train only what is stored, in a fraction of the
+    time.
+    """
 
     steps: Positive
     easy: EasySteps | None = None
@@ -93,6 +97,7 @@ class TrainLoop(StrictModel):
     unlearning: bool
     through: Literal["last", "all"]
     max_queries_per_document: Positive
+    answers_every: Positive = 1
     validate_every: Positive
     validation_sequences: Sequences
     patience: Positive
@@ -107,6 +112,10 @@ class TrainLoop(StrictModel):
     def is_easy(self, step: int) -> bool:
         """Whether a step is one of the first ones."""
         return self.easy is not None and step < self.easy.steps
+
+    def asks(self, step: int) -> bool:
+        """Whether a step asks questions; the last of each `answers_every` does."""
+        return (step + 1) % self.answers_every == 0
 
     def sequences_of_step(self, length: int, easy: bool = False) -> int:
         """Sequences in a step that draws `length` documents a sequence."""

@@ -50,6 +50,11 @@ class Trainer:
         )
         for step in (0, params.loop.steps - 1):  # documents that give no easy or no later step are refused here
             training_exercises(params, self.train, step)
+        if params.loop.answers_every > 1 and not settings.selects:
+            raise ConfigError(
+                f"loop.answers_every: {settings.method} has no gates to train alone; leave it 1, or set "
+                "write.gates and write.reads: nothing"
+            )
         device = pick_device(params.backbone.device, params.distributed.cuda_visible_devices)
         torch.backends.cuda.matmul.allow_tf32 = True  # adapters and scores, on a GPU's matrix units
         ddp = DistributedDataParallelKwargs()
@@ -162,11 +167,11 @@ class Trainer:
         own = batch[self.accelerator.process_index :: share]
         set_learning_rate(self.optimizer, self.params.opt, step, self.params.loop.steps)
         self.module.train(False)  # no dropout anywhere: training mode would change nothing but the model's flags
-        losses, sums = self.module(own)
+        losses, sums = self.module(own, self.params.loop.asks(step))
         everywhere = self.accelerator.reduce(sums.to(self.device))
         counts = torch.tensor([everywhere[SUMS.index(name)].item() for name in ("tokens", "documents")])
         # gradients are averaged over processes: scale so that the average is the mean over all tokens and documents
-        self.accelerator.backward((losses / counts).sum() * share)
+        self.accelerator.backward((losses / counts.clamp(min=1)).sum() * share)
         if self.sharded:
             for parameter in (p for p in self.parameters if p.grad is not None):
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")

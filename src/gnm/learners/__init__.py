@@ -55,6 +55,12 @@ class LearnerSettings(StrictModel):
             raise ValueError("memory.eviction: weakest goes by the gates' strengths; set write.gates")
         return self
 
+    @property
+    def selects(self) -> bool:
+        """Whether what is stored of a document is learned, and a matter of this document and its instruction alone."""
+        gates = self.write.gates
+        return keeps_slots(self.method) and gates is not None and gates.by == "gate" and self.write.reads == "nothing"
+
 
 def build_learner(settings: LearnerSettings, backbone: Backbone, training: bool = False, seed: int = 0) -> Learner:
     """The learner that `settings` name, on `backbone` (an adapter, if any, is loaded by the caller beforehand).

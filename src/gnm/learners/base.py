@@ -84,6 +84,10 @@ class Learner(nn.Module, ABC):
         """
         return None
 
+    def selection_loss(self, steps: Sequence[Step]) -> Tensor:
+        """The part of `write_loss` that says what is stored of each step's document, whatever was written before it."""
+        raise TypeError(f"{type(self).__name__} does not decide what it stores")
+
     @abstractmethod
     def answer(
         self, state: State, questions: Sequence[Sequence[Question]], max_new_tokens: int

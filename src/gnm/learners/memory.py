@@ -18,7 +18,7 @@ from gnm.inference.reader import Reader
 from gnm.learners.base import Cost, Learner
 from gnm.memory.written import Segment
 from gnm.models.gates.keep import keep_loss
-from gnm.models.gates.write import GateTraining, gate_loss
+from gnm.models.gates.write import Decisions, GateTraining, gate_loss
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.projected import Memory
 
@@ -56,12 +56,16 @@ class MemoryLearner(Learner):
             return self.lm.write(state, *self.reader.encode([block(*pair, self.order) for pair in pairs]))
         told = self._told(instructions) if self.lm.revises else None
         parts = [gated_parts(*pair, self.order) for pair in pairs]
-        ids, mask, segment = self.reader.encode_segments([[part for part, _ in row] for row in parts])
+        ids, mask, segment = self._in_segments(parts)
         framing = torch.zeros_like(mask)
         for row, own in enumerate(parts):
             outside = [number for number, (_, of_document) in enumerate(own) if not of_document]
             framing[row] = torch.isin(segment[row], torch.tensor(outside, device=segment.device))
         return self.lm.write(state, ids, mask, segment, told, framing)
+
+    def _in_segments(self, parts: Sequence[Sequence[tuple[str, bool]]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids, mask and segment numbers [B, T] of blocks in their `gated_parts`."""
+        return self.reader.encode_segments([[part for part, _ in row] for row in parts])
 
     def revoke(self, state: Memory, instructions: Sequence[str]) -> Memory:
         if not self.lm.revises:
@@ -93,14 +97,18 @@ class MemoryLearner(Learner):
     def write_loss(self, state: Memory, steps: Sequence[Sequence[Step]]) -> Tensor | None:
         if not self.learned_gates:
             return None
-        loss = self._gate_loss(state, [so_far[-1] for so_far in steps])
+        loss = self._gate_loss(state.decisions, [so_far[-1] for so_far in steps])
         if not self.lm.revises:
             return loss
         loss = loss + self.gate_training.keep * self._keep_loss(state, steps)
         return loss + self.gate_training.revoke * self._revoke_loss([so_far[-1] for so_far in steps])
 
-    def _gate_loss(self, state: Memory, steps: Sequence[Step]) -> Tensor:
-        wanted, told = (torch.zeros(state.decisions.logits.shape, dtype=torch.bool) for _ in range(2))
+    def selection_loss(self, steps: Sequence[Step]) -> Tensor:
+        parts = [gated_parts(step.document, step.instruction, self.order) for step in steps]
+        return self._gate_loss(self.lm.decisions(*self._in_segments(parts)), steps)
+
+    def _gate_loss(self, decisions: Decisions, steps: Sequence[Step]) -> Tensor:
+        wanted, told = (torch.zeros(decisions.logits.shape, dtype=torch.bool) for _ in range(2))
         for row, step in enumerate(steps):
             if step.wanted is None:
                 raise DataError(
@@ -111,8 +119,8 @@ class MemoryLearner(Learner):
             for number, (text, of_document) in enumerate(parts):
                 told[row, number] = not of_document
                 wanted[row, number] = is_wanted(text, step.wanted) if of_document else step.is_rule
-        device = state.decisions.logits.device
-        return gate_loss(state.decisions, wanted.to(device), told.to(device), self.gate_training)
+        device = decisions.logits.device
+        return gate_loss(decisions, wanted.to(device), told.to(device), self.gate_training)
 
     def _keep_loss(self, state: Memory, steps: Sequence[Sequence[Step]]) -> Tensor:
         kept = state.kept

@@ -122,8 +122,8 @@ class Decoder(nn.Module):
     def run(self, ids: Tensor, positions: Tensor, reading: Reading, tap: Tap | None = None) -> Tensor | None:
         """One pass over the real tokens of ids [B, n, T] at `positions` [B, n, T].
 
-        Returns the hidden states after the final norm [B, n, T, E] (zeros at padding); None with a tap that needs no
-        output of the last layer, which is then not run. `tap` sees what enters and leaves each layer.
+        Returns the hidden states after the final norm [B, n, T, E] (zeros at padding); None with a tap that ends the
+        pass before a layer. `tap` sees what enters and leaves each layer.
         Raises BackboneError if positions pass the backbone's attention window.
         """
         self._check_window(positions)
@@ -131,10 +131,11 @@ class Decoder(nn.Module):
         positions = positions.flatten()[reading.cells][None]
         hidden = inner.embed_tokens(ids.flatten()[reading.cells][None])
         rotary = self.rotary(positions)
+        end = None if tap is None or tap.ends_before is None else range(len(self.layers))[tap.ends_before]
         for index, layer in enumerate(self.layers):
             if tap:
                 hidden = tap.before(index, hidden, reading)
-                if index == len(self.layers) - 1 and not tap.needs_last_layer:
+                if index == end:
                     return None
             hidden = self._layer(index, layer, hidden, positions, rotary, reading)
             if tap:

@@ -23,10 +23,11 @@ from gnm.memory.state import HEAD, MIXED, MemoryState, pack
 from gnm.models.decoder import Decoder
 from gnm.models.gates.gating import Gating
 from gnm.models.gates.keep import Kept
+from gnm.models.gates.write import Decisions
 from gnm.models.lora import use_adapter
 from gnm.models.prefix import Prefix
 from gnm.models.projected import Memory, at_layers, slots_at
-from gnm.models.taps import InputTap, OutputTap
+from gnm.models.taps import InputTap, LayerTap, OutputTap
 from gnm.models.write_settings import WriteSettings
 
 MARKS = ("bos_embedding", "new_memory_positional_emb")
@@ -130,7 +131,7 @@ class MemoryLM(nn.Module):
             else:
                 slots, valid = self._inputs(memory, ids, mask), mask
             if self.gating:
-                decisions = self.gating.decide(memory.state, slots, segment, self.pool.capacity)
+                decisions = self.gating.decide(memory.state, slots[:, self.gating.layer], segment, self.pool.capacity)
                 if self.revises:
                     revoked = self._taken_back(memory, told)
                     memory = _kept(memory, self.gating.restated(memory.state, slots, decisions, revoked))
@@ -151,6 +152,16 @@ class MemoryLM(nn.Module):
             old = old if left is None else at_layers(old, left)
             sides.append(tuple(torch.cat(pair, dim=2) for pair in zip(old, new, strict=True)))
         return Memory(state, *sides, decisions, memory.kept)
+
+    def decisions(self, ids: Tensor, mask: Tensor, segment: Tensor) -> Decisions:
+        """What writes that read nothing of the pool store of one text per row, arguments as for `write`; layers above
+        the gates' are not run."""
+        memory = self.initial(torch.zeros(len(ids), dtype=torch.long))
+        tap = LayerTap(self.gating.layer, ends_before=self.gating.layer)
+        with self._writing():
+            reading, positions = self.decoder.start(self._head_of(memory), mask[:, None])
+            self.decoder.run(ids[:, None], positions, reading, tap)
+            return self.gating.decide(memory.state, tap.seen[:, 0], segment, self.pool.capacity)
 
     def revoke(self, memory: Memory, told: tuple[Tensor, Tensor]) -> Memory:
         """Drop what instructions take back, nothing is written; told: their ids and mask [B, T].

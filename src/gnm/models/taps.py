@@ -20,9 +20,12 @@ from gnm.models.attention import Reading
 
 
 class Tap(Protocol):
-    """Sees the hidden states [1, N, E] of a pass before and after each layer; `before` may replace them."""
+    """Sees the hidden states [1, N, E] of a pass before and after each layer; `before` may replace them.
 
-    needs_last_layer: bool
+    ends_before: the layer that the pass does not run any more, -1 for the last one; None: it runs all.
+    """
+
+    ends_before: int | None
 
     def before(self, layer: int, hidden: Tensor, reading: Reading) -> Tensor: ...
 
@@ -33,7 +36,7 @@ class Tap(Protocol):
 class InputTap:
     """Collects the layers' inputs; `slots` are [B, L, T, E]."""
 
-    needs_last_layer = False
+    ends_before = -1
     collected: list[Tensor] = field(default_factory=list)
 
     def before(self, layer: int, hidden: Tensor, reading: Reading) -> Tensor:
@@ -57,7 +60,7 @@ class OutputTap:
     that the next layer adds, and its checkpoints are made for that.
     """
 
-    needs_last_layer = True
+    ends_before = None
 
     def __init__(
         self, mask: Tensor, num_tokens: int, mark: Tensor, reused: Tensor, reused_valid: Tensor, first: Tensor
@@ -92,12 +95,15 @@ class OutputTap:
 
 @dataclass
 class LayerTap:
-    """Takes what enters one layer, `seen` [B, n, T, E]; `inputs` [B, n, T, E] enter the first instead of tokens."""
+    """Takes what enters one layer, `seen` [B, n, T, E]; `inputs` [B, n, T, E] enter the first instead of tokens.
+
+    ends_before: None if the pass is for more than this; `layer` if it ends there.
+    """
 
     layer: int
     inputs: Tensor | None = None
     seen: Tensor | None = None
-    needs_last_layer = True
+    ends_before: int | None = None
 
     def before(self, layer: int, hidden: Tensor, reading: Reading) -> Tensor:
         if layer == 0 and self.inputs is not None:

@@ -21,10 +21,15 @@ class TrainingLoss(nn.Module):
         super().__init__()
         self.learner, self.through = learner, through
 
-    def forward(self, batch: Sequence[Exercise]) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Sequence[Exercise], asks: bool = True) -> tuple[Tensor, Tensor]:
         """With gradient, the sums of the answers' cross-entropy (nats) and of the writes' own loss, [2]; and the sums
-        of SUMS; sequences are equally long."""
+        of SUMS; sequences are equally long. asks: false for what writes would store alone, without any question."""
         renew_effective_weights(self.learner)
+        if not asks:
+            steps = [step for exercise in batch for step in exercise.sequence.steps]
+            writes = self.learner.selection_loss(steps).cpu()
+            sums = dict.fromkeys(SUMS, 0.0) | {"writes": float(writes.detach()), "documents": len(steps)}
+            return torch.stack((torch.zeros(()), writes)), _in_order(sums)
         state = self.learner.reset([exercise.seed for exercise in batch])
         answers, writes, sums = torch.zeros(()), torch.zeros(()), dict.fromkeys(SUMS, 0.0)
         for t in range(len(batch[0].sequence.steps)):
@@ -44,7 +49,11 @@ class TrainingLoss(nn.Module):
                         sums[f"{kind} asked"] += 1
                         sums[kind] += right
         sums |= {"loss": float(answers.detach()), "writes": float(writes.detach())}
-        return torch.stack((answers, writes)), torch.tensor(list(sums.values()), dtype=torch.float64)
+        return torch.stack((answers, writes)), _in_order(sums)
+
+
+def _in_order(sums: dict[str, float]) -> Tensor:
+    return torch.tensor([sums[name] for name in SUMS], dtype=torch.float64)
 
 
 def means_of(sums: Tensor) -> dict[str, float]:
@@ -52,7 +61,8 @@ def means_of(sums: Tensor) -> dict[str, float]:
     named = dict(zip(SUMS, sums.tolist(), strict=True))
     figures = {kind: named[kind] / asked for kind in _KINDS if (asked := named[f"{kind} asked"])}
     own = {"write_loss": named["writes"] / named["documents"]} if named["writes"] else {}
-    return {"loss": named["loss"] / named["tokens"], **own, **figures}
+    answers = {"loss": named["loss"] / named["tokens"]} if named["tokens"] else {}
+    return answers | own | figures
 
 
 def _measured(query: Query) -> str | None:

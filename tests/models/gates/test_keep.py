@@ -183,6 +183,6 @@ def test_a_learner_says_which_stored_segments_a_turned_document_revokes(tiny):
     place = next(number for number, (text, _) in enumerate(parts) if "Oslo is big" in text)
     revoked = (state.kept.source == 0) & (state.kept.segment == place)
     assert revoked.sum() == len("Oslo is big\n")  # a token is a byte
-    others = learner._gate_loss(state, steps[-1:]) + learner._revoke_loss(steps[-1:])
+    others = learner.selection_loss(steps[-1:]) + learner._revoke_loss(steps[-1:])
     torch.testing.assert_close(loss, others + keep_loss(state.kept, revoked))
 

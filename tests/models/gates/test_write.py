@@ -99,6 +99,16 @@ def test_the_end_of_a_segment_decides_and_nothing_after_it(tiny):
 
 
 @torch.no_grad()
+def test_decisions_taken_alone_are_those_of_a_write_whatever_was_written_before(tiny):
+    lm, reader = gated(tiny)
+    texts = blocks(2)
+    memory = write(lm, reader, lm.initial(torch.tensor([0])), texts[:1])
+    ids, mask, segment = reader.encode_segments([split_segments(texts[1])])
+    of_write, alone = write(lm, reader, memory, texts[1:]).decisions, lm.decisions(ids, mask, segment)
+    torch.testing.assert_close(alone.logits, of_write.logits)
+    assert torch.equal(alone.stored, of_write.stored) and torch.equal(alone.segment, of_write.segment)
+
+
 def test_what_is_weak_is_not_in_the_memory(tiny):
     lm, reader = gated(tiny, threshold=0.0, share=0.5)
     memory = written(lm, reader, blocks(3))

@@ -38,7 +38,7 @@ def draw_target(kind: str, facts: Sequence[Fact], rng: random.Random) -> Target:
         case "several":
             return Target(learn=tuple(groups[: rng.randint(2, 3)]))
         case "sides" if others:
-            left = rng.randint(max(1, len(groups) - 3), min(3, len(groups) - 1))
+            left = rng.randint(max(1, len(groups) - 3), max(len(groups) - 3, min(3, len(groups) - 1)))
             return Target(learn=tuple(groups[left:]), leave=tuple(groups[:left]))
         case "fact_refusal":
             refused = [group for group in others if _may_compose(first, group)]

@@ -33,17 +33,17 @@ class Gating(nn.Module):
         self.keep_gate = KeepGate(size, device) if settings.revise else None
         self.revoke_gate = LinearGate(size, device, _SHUT, _REVOKE_SCALE) if settings.revise else None
 
-    def decide(self, state: MemoryState, slots: Tensor, segment: Tensor, capacity: int | None) -> Decisions:
+    def decide(self, state: MemoryState, seen: Tensor, segment: Tensor, capacity: int | None) -> Decisions:
         """What is stored of a new text for the pool of `state`, which has room for `capacity` slots.
 
-        slots: [B, L, T, E], its layer inputs. segment: [B, T] long, of each token, -1 for padding.
+        seen: [B, T, E], what enters the gates' layer. segment: [B, T] long, of each token, -1 for padding.
         """
         count = int(segment.max()) + 1
         if self.gate is None:
             logits = _random_logits(state, segment, count)
         else:
-            ends = segment_ends(segment, count)[..., None].expand(-1, -1, slots.shape[3])
-            logits = self.gate(slots[:, self.layer].gather(1, ends))
+            ends = segment_ends(segment, count)[..., None].expand(-1, -1, seen.shape[2])
+            logits = self.gate(seen.gather(1, ends))
         return decide(logits, segment, self.settings, capacity)
 
     def read_strength(self, decisions: Decisions) -> Tensor:
