@@ -33,6 +33,7 @@ class DistractedParams(StrictModel):
     """What is drawn. facts: a file of categorised facts. count: of target facts, taken from `targets` in turn.
 
     targets, distractors: subcategories, none in both; a document has one fact of each of `distractors`.
+    paraphrased: questions are the facts' first paraphrases; otherwise in the words of the document, which are fewer.
     """
 
     facts: Path
@@ -40,6 +41,7 @@ class DistractedParams(StrictModel):
     distractors: Groups
     count: Positive
     documents: Positive = Field(description="of each target fact")
+    paraphrased: bool
     seed: int
     output: Path
 
@@ -54,7 +56,7 @@ class DistractedParams(StrictModel):
 
 
 class Statement(StrictModel):
-    """A fact as its line states it: `phrase` and the `stated` object. question: another wording of the phrase."""
+    """A fact as its line states it: `phrase` and the `stated` object. question: how it is asked for."""
 
     fact_id: int
     subcategory: str
@@ -109,7 +111,7 @@ def distracted_documents(facts: Iterable[Fact], params: DistractedParams) -> lis
     found = []
     for number, target in enumerate(targets):
         others = [rng.sample(by_group[group], params.documents) for group in params.distractors]
-        found += [_document(number, target, distractors, rng) for distractors in zip(*others, strict=True)]
+        found += [_document(number, [target, *own], params, rng) for own in zip(*others, strict=True)]
     return found
 
 
@@ -133,12 +135,12 @@ def by_target(documents: Sequence[DistractedDocument], most: int | None = None) 
     return [group[:most] for group in groups.values()]
 
 
-def _document(number: int, target: Fact, distractors: Sequence[Fact], rng: random.Random) -> DistractedDocument:
-    facts = rng.sample([target, *distractors], len(distractors) + 1)
-    named = rng.choice(distractors)
+def _document(number: int, drawn: Sequence[Fact], params: DistractedParams, rng: random.Random) -> DistractedDocument:
+    """The document of `drawn` facts, the target first of them."""
+    facts, target, named = rng.sample(drawn, len(drawn)), drawn[0], rng.choice(drawn[1:])
     return DistractedDocument(
         target=number,
-        statements=tuple(map(_statement, facts)),
+        statements=tuple(_statement(fact, params.paraphrased) for fact in facts),
         about=facts.index(target),
         named=facts.index(named),
         instruction=instruction_for(target.subcategory, "test"),
@@ -146,10 +148,11 @@ def _document(number: int, target: Fact, distractors: Sequence[Fact], rng: rando
     )
 
 
-def _statement(fact: Fact) -> Statement:
+def _statement(fact: Fact, paraphrased: bool) -> Statement:
+    question = fact.paraphrases[0] if paraphrased else fact.phrase
     return Statement(
         fact_id=fact.fact_id, subcategory=fact.subcategory, phrase=fact.phrase, stated=fact.false, true=fact.true,
-        question=fact.paraphrases[0],
+        question=question,
     )  # fmt: skip
 
 
