@@ -51,17 +51,21 @@ def swap_layers(params: AnalysisParams, command: str) -> Path:
         )
     check_documents(learner, groups)
     documents = [each for group in groups for each in group]
-    count = len(learner.lm.decoder.layers)
-    blocks = [range(start, min(start + settings.layers_at_once, count)) for start in
-              range(0, count, settings.layers_at_once)]  # fmt: skip
-    plain = written(learner, documents, params.at_once)
-    rows = _rows(learner, documents, plain, NONE, range(0))
-    for layers in tqdm(blocks, desc="swapped layers", mininterval=5):
-        with swapped(learner, donor, layers):
-            other = written(learner, documents, params.at_once)
-            rows += _rows(learner, documents, plain, READING, layers)
-            rows += _rows(learner, documents, other, BOTH, layers)
-        rows += _rows(learner, documents, other, WRITING, layers)
+    count, step, rows = len(learner.lm.decoder.layers), settings.layers_at_once, []
+    blocks = [range(start, min(start + step, count)) for start in range(0, count, step)]
+    bar = tqdm(total=-(-len(documents) // params.at_once) * len(blocks), desc="swapped layers", mininterval=5)
+    for start in range(0, len(documents), params.at_once):
+        some = documents[start : start + params.at_once]
+        plain = _written(learner, some)
+        rows += _rows(learner, some, plain, NONE, range(0))
+        for layers in blocks:
+            with swapped(learner, donor, layers):
+                other = _written(learner, some)
+                rows += _rows(learner, some, plain, READING, layers)
+                rows += _rows(learner, some, other, BOTH, layers)
+            rows += _rows(learner, some, other, WRITING, layers)
+            bar.update()
+    bar.close()
     made = {"command": command, "seconds": round(time.time() - started), **made_of}
     return save(params, "layer_swap", "answers", pd.DataFrame(rows), made)
 
@@ -84,33 +88,26 @@ def swapped(learner: MemoryLearner, donor: Adapters, layers: Sequence[int]) -> I
 
 
 @torch.no_grad()
-def written(learner: MemoryLearner, documents: Sequence[DistractedDocument], at_once: int) -> list[MemoryState]:
-    """The memory of each document, written alone; `at_once` documents share a batch."""
-    states = []
-    for start in range(0, len(documents), at_once):
-        some = documents[start : start + at_once]
-        texts, told = [each.text for each in some], [each.instruction for each in some]
-        states.append(learner.write(learner.reset(range(len(some))), texts, told).state)
-    return states
+def _written(learner: MemoryLearner, documents: Sequence[DistractedDocument]) -> MemoryState:
+    """The memories of documents that are written alone, each under the instruction about its target."""
+    texts, told = [each.text for each in documents], [each.instruction for each in documents]
+    return learner.write(learner.reset(range(len(documents))), texts, told).state
 
 
 @torch.no_grad()
 def _rows(
-    learner: MemoryLearner, documents: Sequence[DistractedDocument], states: Sequence[MemoryState], kind: str,
+    learner: MemoryLearner, documents: Sequence[DistractedDocument], state: MemoryState, kind: str,
     layers: Sequence[int],
 ) -> list[dict]:  # fmt: skip
     """A row for each question: whether the expected object scores above the other, and by how much (logits)."""
-    rows, start = [], 0
+    rows = []
     first, last = (layers[0], layers[-1]) if len(layers) else (-1, -1)
-    for state in states:
-        some = documents[start : start + state.batch]
-        start += state.batch
-        answers = learner.answer(learner.lm.attach(state), [questions(each) for each in some], max_new_tokens=1)
-        for document, (target, other) in zip(some, answers, strict=True):
-            common = {"target": document.target, "kind": kind, "first": first, "last": last}
-            for measure, answer in ((ACCURACY, target), (SELECTIVITY, other)):
-                margin = answer.target_score - answer.other_score
-                rows.append(common | {"measure": measure, "right": margin > 0, "margin": margin})
+    answers = learner.answer(learner.lm.attach(state), [questions(each) for each in documents], max_new_tokens=1)
+    for document, pair in zip(documents, answers, strict=True):
+        for measure, answer in zip((ACCURACY, SELECTIVITY), pair, strict=True):
+            margin = answer.target_score - answer.other_score
+            row = {"target": document.target, "kind": kind, "first": first, "last": last, "measure": measure}
+            rows.append(row | {"right": margin > 0, "margin": margin})
     return rows
 
 
