@@ -19,9 +19,9 @@ def where_it_acts(folder: Path) -> str:
     for method in in_order(found.index):
         row = found.loc[method]
         told.append(
-            f"{method_style(method).name} at layer {row['layer']} of 0 to {row['layers'] - 1} "
+            f"{method_style(method).name} at layer {int(row['layer'])} of 0 to {int(row['layers']) - 1} "
             f"[{row['low']:.0f}, {row['high']:.0f}], by {100 * row['value']:.1f} % of a slot's length, half of it by "
-            f"layer {row['half']}"
+            f"layer {int(row['half'])}"
         )
     return f"The lines that the instruction is about change most, above the other lines: {'; '.join(told)}."
 
