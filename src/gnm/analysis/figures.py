@@ -2,7 +2,8 @@
 
 - Input is the tidy frame of `tables.select`; every function returns a Figure, saved with `style.save_figure`.
 - Figures are made without pyplot, so drawing needs no display and leaves no global state.
-- Whiskers are the frame's 95 % intervals; where there are none (summaries without records), none is drawn.
+- Whiskers are the frame's 95 % intervals, and the footnote says how they were made; where there are none (summaries
+  without records and counts), none is drawn.
 """
 
 import textwrap
@@ -13,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gnm.analysis.drawing import plot_lines
+from gnm.analysis.drawing import footnote, plot_lines, with_interval_kinds
 from gnm.analysis.style import in_order, method_style, style
 from gnm.analysis.tables import DEFAULT_FIGURES, heading
 from gnm.errors import DataError
@@ -21,7 +22,7 @@ from gnm.errors import DataError
 _ROW = 0.26
 _LINES = 7.2  # inches that a panel of lines and its legend take
 _TITLE = 21  # letters of a panel's title that fit on a line
-_NOTE = "Whiskers: 95 % intervals, bootstrap over sequences"
+_LETTERS = 18  # of the footnote, on an inch
 
 
 def merit_bars(merit: pd.DataFrame, title: str, figures: Sequence[str] = DEFAULT_FIGURES) -> Figure:
@@ -124,6 +125,5 @@ def _lines(axes: Axes, merit: pd.DataFrame, methods: Sequence[str], name: str) -
 
 def _note(figure: Figure, merit: pd.DataFrame) -> None:
     if merit["low"].notna().any():
-        count = merit["sequences"].dropna()
-        size = f", {count.min()} sequences" if count.min() == count.max() else f", up to {count.max()} sequences"
-        figure.supxlabel(f"{_NOTE}{size}", fontsize=7.5, color="#555555", x=0.99, ha="right")
+        text = textwrap.fill(footnote(with_interval_kinds(merit)), int(_LETTERS * figure.get_figwidth()))
+        figure.supxlabel(text, fontsize=7.5, color="#555555", x=0.99, ha="right")

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gnm.analysis.drawing import footnote, legend_below, methods_of, reference_line, sheet
+from gnm.analysis.drawing import footnote, legend_below, methods_of, reference_line, sheet, with_interval_kinds
 from gnm.analysis.style import method_hatch, method_style, style
 from gnm.analysis.tables import heading
 from gnm.errors import DataError
@@ -47,7 +47,7 @@ def of_measures(merit: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
 
 def _merit_rows(merit: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
     rows = merit[merit["metric"].isin(measures) & merit["age"].isna()].rename(columns={"metric": "measure"})
-    return rows.assign(interval=np.where(rows["low"].isna(), "none", "bootstrap"))
+    return with_interval_kinds(rows)
 
 
 def grouped_bars(frame: pd.DataFrame, title: str, measures: Sequence[str], reference: str | None = None) -> Figure:

@@ -19,11 +19,12 @@ from gnm.errors import DataError
 from gnm.metrics import harmonic_mean
 from gnm.metrics.bootstrap import interval, sequence_weights
 from gnm.metrics.samples import Samples, collect
+from gnm.metrics.wilson import wilson
 
 COLUMNS = ["method", "measure", "q", "t", "age", "value", "low", "high", "samples", "sequences", "interval"]
 PARTS = ("accuracy", "specificity", "selectivity")
 COMBINED = {"score": PARTS, "refusal_f1": ("refusal_precision", "refusal_recall")}
-_RESAMPLES, _LEVEL, _NORMAL = 2000, 0.95, 1.959964
+_RESAMPLES, _LEVEL = 2000, 0.95
 
 
 class Place(NamedTuple):
@@ -81,14 +82,6 @@ def measure_frame(evaluations: Mapping[str, SavedEvaluation], measures: Sequence
         raise DataError(f"no evaluation has {', '.join(measures)} by {by}")
     whole = dict.fromkeys(("q", "t", "age", "samples", "sequences"), "Int64")
     return pd.DataFrame(rows, columns=COLUMNS).astype(whole)
-
-
-def wilson(share: float, samples: float, normal: float = _NORMAL) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of `samples`."""
-    centre = share + normal ** 2 / (2 * samples)
-    half = normal * math.sqrt(share * (1 - share) / samples + (normal / (2 * samples)) ** 2)
-    scale = 1 + normal ** 2 / samples
-    return max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
 
 
 def _of_records(records: pd.DataFrame, places: Mapping[str, Place], by: str) -> dict[str, Found]:

@@ -3,7 +3,7 @@
 Nothing here ends in a traceback for evaluations that are not there: a picture that cannot be drawn is a sentence.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,10 +81,7 @@ class Folder:
 
     def missing(self, methods: Sequence[str], command: str) -> Sentence:
         """Which of `methods` have no evaluation here, and the command that makes them."""
-        absent = [method_style(method).name for method in in_order(set(methods) - set(self.evaluations))]
-        if not absent:
-            return Sentence(f"`{self.name}` has every method of the paper's figure.")
-        return Sentence(f"Missing in `{self.name}`: {'; '.join(absent)}. `{command}` makes them.")
+        return missing(self.name, self.evaluations, methods, command)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +178,14 @@ class Page:
             frame = cost_by_documents(folder.evaluations)
             return cost_lines(frame, title), frame
         return self.draw(name, make)
+
+
+def missing(name: str, has: Collection[str], methods: Sequence[str], command: str) -> Sentence:
+    """Which of `methods` the folder `name`, which `has` some, lacks, and the command that makes them."""
+    absent = [method_style(method).name for method in in_order(set(methods) - set(has))]
+    if not absent:
+        return Sentence(f"`{name}` has every method of the paper's figure.")
+    return Sentence(f"Missing in `{name}`: {'; '.join(absent)}. `{command}` makes them.")
 
 
 def _there(frame: pd.DataFrame, measures: Sequence[str]) -> list[str]:

@@ -19,7 +19,10 @@ from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.errors import DataError, exit_on_error
 
 _MOST_BARS = 6  # panels of a figure; the table has all
-_NOTE = "Percent, with 95 % intervals over sequences where there are records of every answer."
+_NOTE = (
+    "Percent, with 95 % intervals: over sequences where there are records of every answer, Wilson's where there are "
+    "counts alone."
+)
 _KINDS = {  # meaning: query type, to learn, to refuse
     "it was told to learn this": ("paraphrase", True, False),
     "it was told to leave this out": ("paraphrase", False, False),

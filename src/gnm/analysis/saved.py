@@ -68,10 +68,12 @@ class SavedEvaluation:
         return read_records(path) if path.is_file() else None
 
     def merit(self) -> pd.DataFrame:
-        """Figures of merit (`gnm.metrics.MERIT_COLUMNS`), with intervals where there are records."""
+        """Figures of merit (`gnm.metrics.MERIT_COLUMNS`), with intervals where there are records, or counts alone."""
         records = self.records
         try:
-            return merit_of_summary(self.summary) if records is None else figures_of_merit(records)
+            if records is None:
+                return merit_of_summary(self.summary, counts=self.counts)
+            return figures_of_merit(records)
         except DataError as error:
             raise DataError(f"{self.folder}: {error}") from error
 

@@ -6,6 +6,7 @@ independent. One draw serves all figures of a run.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 from gnm.errors import DataError
 from gnm.metrics.bootstrap import interval, resampled, sequence_weights
 from gnm.metrics.samples import FACTS, GROUPS, LEAKAGE, Samples, collect
+from gnm.metrics.wilson import wilson
 
 MERIT_COLUMNS = ["metric", "age", "value", "low", "high", "samples", "sequences"]
 
@@ -99,35 +101,46 @@ def figures_of_merit(records: pd.DataFrame, generator: np.random.Generator | Non
     return frame.astype({"age": "Int64", "samples": "Int64", "sequences": "Int64"})
 
 
-def merit_of_summary(summary: Mapping[str, Sequence[Any]], epoch: int = -1) -> pd.DataFrame:
-    """The figures of merit that a summary alone gives: frame as `figures_of_merit`, without intervals and counts.
+def merit_of_summary(summary: Mapping[str, Sequence[Any]], epoch: int = -1,
+                     counts: Mapping[str, Sequence[Any]] | None = None) -> pd.DataFrame:
+    """The figures of merit that a summary gives: frame as `figures_of_merit`, `sequences` unknown.
 
-    A summary does not tell an empty cell from one that is all wrong, so every cell with t >= q counts, as in the
-    published numbers. A matrix of a sequence of one document may be a bare number (the published files do so).
+    With its companion `counts` figures that are shares have Wilson's intervals, and cells without samples count for
+    nothing. A question that is asked again after later documents is one sample, so that figures over all ages are not
+    made too sure; that questions share documents is not seen. Combined figures (score, F1) have none.
+    Without counts there are none at all, and every cell with t >= q counts, as in the published numbers: a summary
+    alone does not tell an empty cell from one that is all wrong. A matrix of a sequence of one document may be a bare
+    number (the published files do so).
     Raises DataError when the fact matrices are missing.
     """
     if missing := [key for key in (f"fact_{name}_matrix" for name in FACTS) if key not in summary]:
         raise DataError(f"the summary lacks {', '.join(missing)}; it is not an evaluation of facts")
 
-    def last(key: str) -> np.ndarray:
-        return np.array(summary[key][epoch] if key in summary else math.nan, dtype=float)
+    def last(key: str, of: Mapping[str, Sequence[Any]] | None = summary) -> np.ndarray:
+        return np.array(of[key][epoch] if of and key in of else math.nan, dtype=float)
 
-    means = []
+    found = []
     for name in FACTS:
-        matrix = np.atleast_2d(last(f"fact_{name}_matrix"))
-        means.append(matrix[np.triu_indices(len(matrix))].mean())
-    found = [("score", None, float(harmonic_mean(means))), *((n, None, m) for n, m in zip(FACTS, means, strict=True))]
-    found += [(f"{name}_age_0", None, last(f"fact_{name}")) for name in FACTS]
-    found += [("retention", age, value) for age, value in enumerate(np.atleast_1d(last("fact_retention")))]
-    for name, key in LEAKAGE.items():
-        found.append((f"{name}_age_0", None, last(key)))
-    found += [(f"{group}_{name}", None, last(f"{group}_fact_{name}")) for group in GROUPS[2:] for name in FACTS]
-    found.append(("refusal_f1", None, _f1(last("refusal_precision"), last("refusal_recall"))))
-    found += [(key, None, last(key)) for key in ("refusal_precision", "refusal_recall", "refusal_specificity",
-                                                 "format_accuracy", "format_selectivity")]
-    rows = [(metric, age, float(value), math.nan, math.nan, pd.NA, pd.NA) for metric, age, value in found
-            if not math.isnan(value)]
-    frame = pd.DataFrame(rows, columns=MERIT_COLUMNS)
+        matrix, size = (np.atleast_2d(last(f"fact_{name}_matrix", of)) for of in (summary, counts))
+        there = np.triu(np.ones_like(matrix) if np.isnan(size).all() else size)
+        mean = matrix[there > 0].mean() if (there > 0).any() else math.nan
+        found.append((name, None, mean, there.max(axis=1).sum() if counts else math.nan))
+    combined = [("score", harmonic_mean([mean for _, _, mean, _ in found]))]
+    found += [(f"{name}_age_0", None, last(f"fact_{name}"), last(f"fact_{name}", counts)) for name in FACTS]
+    lines = (np.atleast_1d(last("fact_retention", of)) for of in (summary, counts))
+    found += [("retention", age, *pair) for age, pair in enumerate(zip_longest(*lines, fillvalue=math.nan))]
+    named = {f"{name}_age_0": key for name, key in LEAKAGE.items()}
+    named |= {f"{group}_{name}": f"{group}_fact_{name}" for group in GROUPS[2:] for name in FACTS}
+    named |= {key: key for key in ("refusal_precision", "refusal_recall", "refusal_specificity",
+                                   "format_accuracy", "format_selectivity")}
+    found += [(name, None, last(key), last(key, counts)) for name, key in named.items()]
+    combined.append(("refusal_f1", _f1(last("refusal_precision"), last("refusal_recall"))))
+    rows = [(metric, None, float(value), math.nan, math.nan, pd.NA, pd.NA) for metric, value in combined]
+    for metric, age, value, size in found:
+        if size != 0:  # 0: an empty cell of a line
+            known = 0 if math.isnan(size) else int(size)
+            rows.append((metric, age, float(value), *wilson(float(value), known), known or pd.NA, pd.NA))
+    frame = pd.DataFrame([row for row in rows if not math.isnan(row[2])], columns=MERIT_COLUMNS)
     return frame.astype({"age": "Int64", "samples": "Int64", "sequences": "Int64"})
 
 

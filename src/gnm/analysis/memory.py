@@ -1,0 +1,166 @@
+"""The memory analysis by layer, out of what `gnm.probing.memory_analysis` and `layer_swap` saved: tables and figures.
+
+`python -m gnm.analysis.memory --part P [--block B] [key=value ...]` writes one part's figure (PNG, SVG) and its numbers
+(CSV). Intervals are from a bootstrap over target facts: the documents of a target are not independent.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from gnm.analysis.drawing import save_with_table
+from gnm.analysis.memory_figures import layer_lines, swap_lines
+from gnm.config import StrictModel, add_params_arguments, load_params
+from gnm.errors import DataError, exit_on_error
+from gnm.files import recover_folders
+from gnm.metrics.bootstrap import interval, sequence_weights
+
+PARTS = {
+    "write_invariance": ("write_invariance",),
+    "compressibility": ("compressibility",),
+    "selectivity_index": ("selectivity_index", "selectivity_index_paired"),
+    "instruction_change": ("change_learned", "change_left_out", "change_others", "change_above_others"),
+    "layer_swap": ("accuracy", "selectivity", "accuracy_margin", "selectivity_margin"),
+}
+"""Parts of the analysis, and their measures."""
+ABOVE = "change_above_others"
+"""How much more the lines change that the instruction is about (to learn and to leave out alike) than the others."""
+COLUMNS = ["method", "measure", "layer", "value", "low", "high", "targets"]
+SWAP_COLUMNS = ["kind", "measure", "first", "last", "value", "low", "high", "targets"]
+_RESAMPLES, _LEVEL = 2000, 0.95
+
+
+class MemoryReportParams(StrictModel):
+    """Which analysis to show."""
+
+    evaluations: Path
+    title: str
+    output: Path = Field(description="figures and tables: OUTPUT_PART and a suffix")
+
+
+def methods_in(folder: Path) -> list[str]:
+    """The methods whose slots were measured, and "layer_swap" if there is one."""
+    return [path.parent.name for path in sorted(Path(folder).glob("[!.]*/*.parquet"))]
+
+
+def read_layers(folder: Path) -> pd.DataFrame:
+    """Every method's measures: columns method, target, layer, measure, value. Raises DataError if there are none."""
+    recover_folders(folder)
+    parts = [_read(path).assign(method=path.parent.name) for path in sorted(Path(folder).glob("[!.]*/layers.parquet"))]
+    if not parts:
+        raise DataError(f"no memory analysis under {folder} (looked for <method>/layers.parquet)")
+    frame = pd.concat(parts, ignore_index=True)
+    return pd.concat([frame, _above_others(frame)], ignore_index=True)
+
+
+def read_swap(folder: Path) -> pd.DataFrame:
+    """The answers of the layer swap, a row a question. Raises DataError if there are none."""
+    recover_folders(folder)
+    path = Path(folder) / "layer_swap" / "answers.parquet"
+    if not path.is_file():
+        raise DataError(f"no layer swap under {folder} (looked for layer_swap/answers.parquet)")
+    return _read(path)
+
+
+def by_layer(frame: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """Measures by method and layer with intervals, COLUMNS. Raises DataError if there are none of them."""
+    rows = []
+    for (method, measure), own in frame[frame["measure"].isin(measures)].groupby(["method", "measure"], sort=False):
+        table = own.pivot(index="target", columns="layer", values="value").dropna(axis=1)
+        values = _resampled(table.to_numpy(dtype=float))
+        rows += [
+            (method, measure, layer, *_cell(values[:, place], len(table))) for place, layer in enumerate(table.columns)
+        ]
+    if not rows:
+        raise DataError(f"no method has {', '.join(measures)}")
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def lost_by_swap(answers: pd.DataFrame) -> pd.DataFrame:
+    """What each swap loses against the method as it is, SWAP_COLUMNS: shares of questions, and margins in logits."""
+    long = pd.concat([
+        answers.assign(value=answers["right"].astype(float)),
+        answers.assign(value=answers["margin"], measure=answers["measure"] + "_margin"),
+    ])  # fmt: skip
+    means = long.groupby(["measure", "kind", "first", "last", "target"])["value"].mean()
+    rows = []
+    for (measure, kind, first, last), own in means.groupby(level=[0, 1, 2, 3]):
+        if kind == "none":
+            continue
+        plain = means[measure, "none"].droplevel([0, 1])
+        lost = (plain - own.droplevel([0, 1, 2, 3])).to_numpy()
+        rows.append((kind, measure, first, last, *_cell(_resampled(lost[:, None])[:, 0], len(lost))))
+    return pd.DataFrame(rows, columns=SWAP_COLUMNS)
+
+
+def peaks(frame: pd.DataFrame, measure: str = ABOVE) -> pd.DataFrame:
+    """Where a measure is largest, by method: columns method, layer, low, high (of the layer), half, layers, value.
+
+    half: the first layer at which it has half of its largest value. layers: how many there are.
+    Raises DataError if no method has the measure.
+    """
+    rows = []
+    for method, own in frame[frame["measure"] == measure].groupby("method", sort=False):
+        table = own.pivot(index="target", columns="layer", values="value")
+        values = _resampled(table.to_numpy(dtype=float))
+        highest = values.argmax(axis=1)
+        low, high = interval(highest.astype(float), len(table), _LEVEL)
+        mean = values[0]
+        half = int(np.flatnonzero(mean >= mean.max() / 2)[0])
+        rows.append((method, int(highest[0]), low, high, half, len(mean), float(mean.max())))
+    if not rows:
+        raise DataError(f"no method has {measure}")
+    return pd.DataFrame(rows, columns=["method", "layer", "low", "high", "half", "layers", "value"])
+
+
+def draw_part(folder: Path, part: str, title: str):
+    """Figure and table of one of PARTS. Raises DataError if it is not there."""
+    if part == "layer_swap":
+        frame = lost_by_swap(read_swap(folder))
+        return swap_lines(frame, title, PARTS[part]), frame
+    frame = by_layer(read_layers(folder), PARTS[part])
+    return layer_lines(frame, title, PARTS[part]), frame
+
+
+def _above_others(frame: pd.DataFrame) -> pd.DataFrame:
+    wide = frame.pivot(index=["method", "target", "layer"], columns="measure", values="value")
+    about = (wide["change_learned"] + wide["change_left_out"]) / 2
+    return (about - wide["change_others"]).rename("value").reset_index().assign(measure=ABOVE)
+
+
+def _resampled(table: np.ndarray) -> np.ndarray:
+    """Means over targets of [targets, groups]: row 0 of all, then a row a resample."""
+    weights = sequence_weights(len(table), np.random.default_rng(0), _RESAMPLES)
+    return weights @ table / len(table)
+
+
+def _cell(values: np.ndarray, targets: int) -> tuple[float, float, float, int]:
+    return float(values[0]), *interval(values, targets, _LEVEL), targets
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error}); make it again") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the settings, draw one part."""
+    parser = argparse.ArgumentParser(prog="python -m gnm.analysis.memory", description=__doc__.splitlines()[0])
+    parser.add_argument("--part", required=True, choices=tuple(PARTS), help="what to draw")
+    add_params_arguments(parser)
+    options = parser.parse_intermixed_args(arguments)
+    with exit_on_error():
+        params = load_params(options.params, MemoryReportParams, options.overrides, options.block)
+        figure, frame = draw_part(params.evaluations, options.part, params.title)
+        output = params.output.with_name(f"{params.output.name}_{options.part}")
+        print(*save_with_table(figure, frame, output), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

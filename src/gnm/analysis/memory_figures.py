@@ -1,0 +1,118 @@
+"""Drawings of the memory analysis: measures by layer, and what is lost where layers are swapped."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from gnm.analysis.drawing import legend_below, methods_of, sheet
+from gnm.analysis.style import BLACK, BLUE, ORANGE, method_style, style
+from gnm.errors import DataError
+
+_NAMES = {  # of a panel; the scale that values are shown in
+    "write_invariance": ("Likeness of a fact's slots\nacross documents, cosine", 1.0),
+    "compressibility": ("Variance in the first\nsingular values, %", 100.0),
+    "selectivity_index": ("Slots towards the object\nto learn (published index)", 1.0),
+    "selectivity_index_paired": ("The same, by which the\ninstruction moves them", 1.0),
+    "change_learned": ("Change of the line\nto learn, % of a slot", 100.0),
+    "change_left_out": ("Change of the line that the\nother names, % of a slot", 100.0),
+    "change_others": ("Change of the other lines,\n% of a slot", 100.0),
+    "change_above_others": ("Lines it is about above\nthe others, points", 100.0),
+    "accuracy": ("Accuracy lost, points", 100.0),
+    "selectivity": ("Selectivity lost, points", 100.0),
+    "accuracy_margin": ("Accuracy's margin lost, logits", 1.0),
+    "selectivity_margin": ("Selectivity's margin lost, logits", 1.0),
+}
+_CHANGES = ("change_learned", "change_left_out", "change_others")  # one scale, to compare
+_KINDS = {"writing": (BLUE, "o", "-"), "reading": (ORANGE, "s", "--"), "both": (BLACK, "^", ":")}
+_MARKS = 10  # markers on a line
+_PANEL = 2.9
+_LEAST = 2.0  # points or logits that a panel of losses reaches at least
+
+
+def layer_lines(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> Figure:
+    """A panel a measure, a line a method with a band of its interval; `frame` is `memory.by_layer`.
+
+    Raises DataError when no method has one of `measures`.
+    """
+    methods = methods_of(frame, measures)
+    figure, body, panels = _panels(title, len(measures), len(methods), _note(frame))
+    compared = frame[frame["measure"].isin(_CHANGES)]
+    with style():
+        for axes, measure in zip(panels, measures, strict=True):
+            name, scale = _NAMES[measure]
+            for method in methods:
+                line = frame[(frame["measure"] == measure) & (frame["method"] == method)].sort_values("layer")
+                _line(axes, line, method, scale)
+            axes.set_title(name)
+            axes.set_xlabel("Layer", fontsize=8)
+            if measure in _CHANGES:
+                axes.set_ylim(0, 1.05 * scale * compared[["value", "high"]].max().max())
+        legend_below(body, panels, figure.get_figwidth())
+    return figure
+
+
+def swap_lines(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> Figure:
+    """A panel a measure, a line for writing, reading and both; `frame` is `memory.lost_by_swap`.
+
+    Raises DataError when the frame has none of `measures`.
+    """
+    measures = [measure for measure in measures if measure in set(frame["measure"])]
+    if not measures:
+        raise DataError("the layer swap has no answers")
+    figure, body, panels = _panels(title, len(measures), len(_KINDS), _note(frame))
+    blocks = frame[["first", "last"]].drop_duplicates().sort_values("first")
+    names = [str(first) if first == last else f"{first}–{last}" for first, last in blocks.to_numpy()]
+    step = max(1, len(names) // 8)
+    with style():
+        for axes, measure in zip(panels, measures, strict=True):
+            name, scale = _NAMES[measure]
+            for shift, (kind, (color, marker, dashes)) in zip((-0.12, 0, 0.12), _KINDS.items(), strict=True):
+                rows = frame[(frame["measure"] == measure) & (frame["kind"] == kind)].sort_values("first")
+                value, low, high = (scale * rows[key].to_numpy(dtype=float) for key in ("value", "low", "high"))
+                place = np.arange(len(rows)) + shift
+                axes.plot(place, value, color=color, marker=marker, linestyle=dashes, label=f"Swapped for {kind}")
+                axes.vlines(place, low, high, color=color, linewidth=0.9, alpha=0.7)
+            axes.axhline(0, color=BLACK, linewidth=0.8)
+            low, high = axes.get_ylim()
+            axes.set_ylim(min(low, -_LEAST), max(high, _LEAST))
+            axes.set_title(name)
+            axes.set_xticks(range(0, len(names), step), names[::step])
+            axes.set_xlabel("Layers whose adapters are swapped", fontsize=8)
+        legend_below(body, panels, figure.get_figwidth())
+    return figure
+
+
+def _line(axes: Axes, line: pd.DataFrame, method: str, scale: float) -> None:
+    shown = method_style(method)
+    place = line["layer"].to_numpy()
+    value, low, high = (scale * line[key].to_numpy(dtype=float) for key in ("value", "low", "high"))
+    axes.plot(
+        place,
+        value,
+        color=shown.color,
+        marker=shown.marker,
+        markerfacecolor=shown.face,
+        label=shown.name,
+        linestyle="--" if shown.hollow else "-",
+        markevery=max(1, len(place) // _MARKS),
+    )
+    axes.fill_between(place, low, high, color=shown.color, alpha=0.15, linewidth=0)
+
+
+def _note(frame: pd.DataFrame) -> str:
+    if frame["low"].isna().all():
+        return "No intervals: a single target."
+    return f"Bands and whiskers: 95 % intervals, bootstrap over {frame['targets'].max()} target facts."
+
+
+def _panels(title: str, count: int, lines: int, note: str) -> tuple[Figure, SubFigure, list[Axes]]:
+    """At most two panels in a row."""
+    across = min(count, 2)
+    down = -(-count // across)
+    figure, body = sheet(max(_PANEL * across, 4.2), 0.7 + 2.5 * down + 0.2 * -(-lines // across), title, note)
+    with style():
+        panels = list(body.subplots(down, across, squeeze=False).flatten())
+    return figure, body, panels[:count]
