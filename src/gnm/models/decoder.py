@@ -123,7 +123,8 @@ class Decoder(nn.Module):
         """One pass over the real tokens of ids [B, n, T] at `positions` [B, n, T].
 
         Returns the hidden states after the final norm [B, n, T, E] (zeros at padding); None with a tap that needs no
-        output of the last layer, which is then not run. `tap` sees what enters and leaves each layer.
+        output of the last layer: the pass then ends before its `layer`, or before the last. `tap` sees what enters and
+        leaves each layer.
         Raises BackboneError if positions pass the backbone's attention window.
         """
         self._check_window(positions)
@@ -131,10 +132,11 @@ class Decoder(nn.Module):
         positions = positions.flatten()[reading.cells][None]
         hidden = inner.embed_tokens(ids.flatten()[reading.cells][None])
         rotary = self.rotary(positions)
+        ends = None if tap is None or tap.needs_last_layer else getattr(tap, "layer", len(self.layers) - 1)
         for index, layer in enumerate(self.layers):
             if tap:
                 hidden = tap.before(index, hidden, reading)
-                if index == len(self.layers) - 1 and not tap.needs_last_layer:
+                if index == ends:
                     return None
             hidden = self._layer(index, layer, hidden, positions, rotary, reading)
             if tap:

@@ -5,6 +5,7 @@
   sec. 3.1). An embedding marks these places at the input of every layer; a document shorter than `num_tokens`
   takes the pool's last slots along, as if they were its first tokens.
 - `LayerTap`: what enters one layer; with slots of the first layer it reads them once more as if they were tokens.
+- `EarlyTap`: the same, without the layers above.
 
 Shape letters: B states, L layers, n texts of a state, T tokens of a text, N real tokens of all texts, E hidden size.
 """
@@ -108,3 +109,10 @@ class LayerTap:
 
     def after(self, layer: int, hidden: Tensor, reading: Reading) -> None:
         pass
+
+
+@dataclass
+class EarlyTap(LayerTap):
+    """The same of a pass that ends there."""
+
+    needs_last_layer = False
