@@ -1,7 +1,7 @@
 """A long stream, written once and read in several ways: `python benchmarks/long_stream.py`.
 
-- Pool and store of experiments/small_long. Read is the pool alone (what is evicted is lost), the pool with the k segments
-  that a question finds or with as many at random, or with the whole store (nothing is ever lost).
+- Pool and store of experiments/small_long. Read is the pool alone (what is evicted is lost), the pool with the k
+  segments that a question finds or with as many at random, or with the whole store (nothing is ever lost).
 - Printed: the share of learned facts, asked about at the end, that are answered as the document states, by the contest
   and as said, with 95 % intervals over documents; of those that had left the pool by then, the same, and how many have
   their line among what was read; and what a write and a question cost on the way.
@@ -124,9 +124,7 @@ def read(name: str, learner: LongTermLearner, state: Memory, asked: list[Asked],
     answers = learner.answer(own, [questions], most)[0]
     seconds = (time.process_time() - started) / len(questions)
     store = state.state.store[0]
-    places = {
-        pair: place for place, pair in enumerate(zip(store.source.tolist(), store.segment.tolist(), strict=True))
-    }
+    places = {pair: place for place, pair in enumerate(zip(store.source.tolist(), store.segment.tolist(), strict=True))}
     for each, answer, which in zip(asked, answers, found, strict=True):
         place = places.get((each.document, each.segment))
         rows.append(

@@ -25,6 +25,7 @@ from gnm.memory.state import HEAD, MemoryState
 from gnm.memory.store import LongTermStore, StoreSettings, unit
 from gnm.models import flops
 from gnm.models.attention import at_ends
+from gnm.models.decoder import Decoder
 from gnm.models.gates.keep import segment_means
 from gnm.models.gates.write import Decisions
 from gnm.models.memory_lm import MemoryLM
@@ -94,14 +95,10 @@ class LongTermLM(MemoryLM):
 
     def _question_keys(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Search keys of questions ids [n, T] (mask [n, T]), each read after the head alone: [n, E] float32."""
-        tap = EarlyTap(self._settings.layer)
-        head = torch.tensor([self.head], dtype=torch.long, device=self.decoder.device)
-        prefix = self.decoder.extend(self.decoder.empty_prefix(1), head, torch.ones_like(head, dtype=torch.bool))
-        reading, positions = self.decoder.start(prefix, mask[None])
-        self.decoder.run(ids[None], positions, reading, tap)
+        seen = early_inputs(self.decoder, self.head, ids, mask, self._settings.layer)
         if self._settings.by == "last":
-            return unit(at_ends(tap.seen, mask[None])[0])
-        return unit((tap.seen[0].float() * mask[..., None]).sum(1) / mask.sum(-1, keepdim=True).clamp(min=1))
+            return unit(at_ends(seen[None], mask[None])[0])
+        return unit((seen.float() * mask[..., None]).sum(1) / mask.sum(-1, keepdim=True).clamp(min=1))
 
     def recalled(self, memory: Memory, contexts: Sequence[tuple[int, tuple[int, ...]]]) -> Prefix:
         """What is read in each of `contexts` [B']: the pool of a row, and segments of its store."""
@@ -223,6 +220,19 @@ class _Slots:
     def behind(self, state: MemoryState) -> dict[str, Tensor]:
         """The columns of `state` with these behind them."""
         return {name: torch.cat((getattr(state, name), own), dim=1) for name, own in self.columns.items()}
+
+
+def early_inputs(decoder: Decoder, head: Sequence[int], ids: Tensor, mask: Tensor, layer: int) -> Tensor:
+    """What enters `layer` at texts ids [n, T] (mask [n, T]), each after the tokens `head` alone: [n, T, E].
+
+    The layers above are not run.
+    """
+    tap = EarlyTap(layer)
+    begun = torch.tensor([list(head)], dtype=torch.long, device=decoder.device)
+    prefix = decoder.extend(decoder.empty_prefix(1), begun, torch.ones_like(begun, dtype=torch.bool))
+    reading, positions = decoder.start(prefix, mask[None])
+    decoder.run(ids[None], positions, reading, tap)
+    return tap.seen[0]
 
 
 def _by_age(source: Tensor, segment: Tensor, valid: Tensor) -> Tensor:
