@@ -2,8 +2,8 @@
 
 - Streams of documents under instructions; every segment of every document and instruction can be found. A question is a
   paraphrase of a fact that the instruction says to learn; the segment that states this fact is to be found.
-- Search keys are means, or the last, of a segment's and a question's tokens of what enters one layer; layers above are not
-  run, as nothing is answered. Beside them stand BM25 on the texts (Robertson & Zaragoza 2009), and chance.
+- Search keys are what enters one layer, as the mean over a segment's or question's tokens or at the last one; layers
+  above are not run, as nothing is answered. Beside them stand BM25 on the texts (Robertson & Zaragoza 2009), and chance.
 - Written: recall at each k with 95 % intervals over documents, as table (CSV, Markdown) and figure.
 """
 
@@ -79,7 +79,10 @@ class RecallParams(StrictModel):
 
 @dataclass(frozen=True)
 class Stream:
-    """Its segments, text by text, and its questions. document, segment: of each question, the segment that states it."""
+    """Its segments, text by text, and its questions.
+
+    document, segment: of each question, the segment that states what it asks for.
+    """
 
     texts: list[list[str]]
     questions: list[str]
