@@ -97,7 +97,9 @@ class Conversation:
         for phrase in phrases:
             if not phrase.strip():
                 raise DataError("the phrase is empty; ask a question, or for the continuation of some words")
-        return self._learner.say(self._memory, [phrases], max_new_tokens)[0]
+        answers = self._learner.say(self._memory, [phrases], max_new_tokens)[0]
+        self._memory = self._learner.counted(self._memory, [phrases])
+        return answers
 
     def generate(self, request: str, seed: int = 0, **settings: Any) -> Iterator[str]:
         """The answer to a free request, streamed as pieces of text.
@@ -111,7 +113,7 @@ class Conversation:
             raise DataError("the request is empty; say what the model is to do")
         config, reader = generation_config(**settings), self._learner.reader
         prompt = reader.chat.encode(request.strip()) + reader.chat.tail
-        prefix = self._learner.lm.prefix(self._memory)
+        prefix = self._learner.prefix(self._memory, request.strip())
         tokens = generate_tokens(reader.decoder, prefix, prompt, reader.chat.end_of_turn, config, seed)
         return decode_stream(reader.tokenizer, tokens)
 
@@ -165,9 +167,9 @@ class Conversation:
         other, notes = self._read(path)
         first = self.state.written
         renumbered = {str(int(number) + first): note for number, note in notes.items()}
-        state = merge(self.state, other, self._learner.lm.pool)
-        self._learner.lm.check_state(state)
-        self._change(self._attach(state), only_stored({**self._notes, **renumbered}, state))
+        memory = self._attach(merge(self.state, other, self._learner.lm.pool))
+        self._learner.lm.check_state(memory.state)
+        self._change(memory, only_stored({**self._notes, **renumbered}, memory.state))
 
     def undo(self) -> None:
         """Go back to the memory before the last change. Raises MemoryFileError if there was none."""
@@ -201,7 +203,8 @@ class Conversation:
         version = version_of(path)
         state, notes = self._read(path)
         self._versions[os.path.realpath(path)] = version
-        self._change(self._attach(state), only_stored(notes, state))
+        memory = self._attach(state)
+        self._change(memory, only_stored(notes, memory.state))
 
     def _read(self, path: str | Path) -> tuple[MemoryState, Notes]:
         state, notes = load_memory(path, self._digest, self._learner.lm.decoder.device, like=self.state)
@@ -263,6 +266,7 @@ def load(
     capacity: int | None = None,
     eviction: str | None = None,
     gates: Mapping[str, Any] | None = None,
+    store: Mapping[str, Any] | None = None,
     keep_notes: bool = True,
     undo_steps: int = 20,
 ) -> Conversation:
@@ -275,6 +279,8 @@ def load(
     no limit and `random` if it does not say.
     gates: settings of its write gates that are to be other than the model has them, such as {"threshold": 0.95,
     "reread": True}; all are in `gnm.models.gates.write.GateSettings`.
+    store: settings of a long-term store, in which questions find again what the pool evicts, such as {"k": 8}; all are
+    in `gnm.memory.store.StoreSettings`. It needs write gates and a capacity.
     keep_notes: whether the memory keeps words of its documents (instruction, stored text) for people to read.
     undo_steps: how many changes can be undone.
     Raises BackboneError or CheckpointError if model or adapter cannot be loaded, ConfigError for a setting that makes
@@ -291,7 +297,7 @@ def load(
     if folder is not None:
         about, loaded = load_model(folder, loaded)
     pool = {key: value for key, value in (("capacity", capacity), ("eviction", eviction)) if value is not None}
-    pool = {**about["learner"].get("memory", {}), **pool}
+    pool = {**about["learner"].get("memory", {}), **pool, **({} if store is None else {"store": store})}
     changed = {"memory": pool}
     if gates is not None:
         write = about["learner"].get("write", {})

@@ -33,6 +33,11 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("memory", type=Path, help="memory file (safetensors)")
     common.add_argument("--adapter", default=None, help="adapter folder; default: the shipped one")
     common.add_argument("--backbone", default=None, help="backbone, untrained unless --adapter is given too")
+    common.add_argument("--capacity", type=_count, default=None, metavar="SLOTS", help="slots of the pool (no limit)")
+    common.add_argument(
+        "--store", type=_count, default=None, metavar="SEGMENTS",
+        help="keep what a full pool evicts in a long-term store; a question reads so many segments of it",
+    )  # fmt: skip
     changing = argparse.ArgumentParser(add_help=False, parents=[common])
     changing.add_argument(
         "--timeout", type=_seconds, default=60.0, metavar="SECONDS",
@@ -70,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(given: str) -> int:
+    if not given.isdecimal() or not int(given):
+        raise argparse.ArgumentTypeError(f"{given} is no number of them; give 1 or more")
+    return int(given)
+
+
 def _seconds(given: str) -> float:
     seconds = float(given)
     if not 0 <= seconds < float("inf"):
@@ -98,7 +109,8 @@ def _conversation(options: argparse.Namespace, must_exist: bool = True):
 
     _check_exists(options.memory, must_exist)
     adapter = options.adapter or (None if options.backbone else DEFAULT_ADAPTER)
-    conversation = load(adapter, backbone=options.backbone)
+    store = {"k": options.store} if options.store else None
+    conversation = load(adapter, backbone=options.backbone, capacity=options.capacity, store=store)
     if must_exist or options.memory.exists():
         conversation.load_memory(options.memory)
     return conversation

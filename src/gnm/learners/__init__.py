@@ -23,6 +23,7 @@ from gnm.memory.pool import PoolSettings
 from gnm.models.decoder import Decoder
 from gnm.models.gates.write import GateTraining
 from gnm.models.latent_bank import BankSettings, LatentBank
+from gnm.models.long_term import LongTermLM
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.write_settings import WriteSettings
 from gnm.weights.backbones import Backbone
@@ -53,6 +54,8 @@ class LearnerSettings(StrictModel):
     def _weakest_by_gates(self) -> "LearnerSettings":
         if self.memory.eviction == "weakest" and not self.write.gates:
             raise ValueError("memory.eviction: weakest goes by the gates' strengths; set write.gates")
+        if self.memory.store and not self.write.gates:
+            raise ValueError("memory.store keeps the gates' segments; set write.gates (threshold: 0 stores all)")
         return self
 
     @property
@@ -109,6 +112,7 @@ def _reader(settings: LearnerSettings, backbone: Backbone) -> Reader:
 
 
 def _memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
+    from gnm.learners.long_term import LongTermLearner
     from gnm.learners.memory import MemoryLearner
 
     reader, order = _reader(settings, backbone), settings.order or "instruction_first"
@@ -122,8 +126,9 @@ def _memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
         return MemoryLearner(lm, reader, order)
     if settings.write.tap == "outputs":
         raise ConfigError(f"write.tap: outputs needs a memory model as backbone; {backbone.name} is a plain decoder")
-    lm = MemoryLM(reader.decoder, reader.chat.head, settings.memory, settings.write, through)
-    return MemoryLearner(lm, reader, order, settings.gate_training)
+    model, learner = (LongTermLM, LongTermLearner) if settings.memory.store else (MemoryLM, MemoryLearner)
+    lm = model(reader.decoder, reader.chat.head, settings.memory, settings.write, through)
+    return learner(lm, reader, order, settings.gate_training)
 
 
 def _in_context(settings: LearnerSettings, backbone: Backbone) -> Learner:

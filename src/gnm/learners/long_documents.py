@@ -75,4 +75,5 @@ def _as_document(memory: Memory, number: int, first: int) -> Memory:
     new = state.valid & (state.source == state.written - 1)
     source = state.source.masked_fill(new, number)
     segment = None if state.segment is None else state.segment + first * new
-    return replace(memory, state=replace(state, source=source, segment=segment, written=number + 1))
+    store = state.store and tuple(own.renumbered(state.written - 1, number, first) for own in state.store)
+    return replace(memory, state=replace(state, source=source, segment=segment, written=number + 1, store=store))

@@ -20,6 +20,7 @@ from gnm.memory.written import Segment
 from gnm.models.gates.keep import keep_loss
 from gnm.models.gates.write import Decisions, GateTraining, gate_loss
 from gnm.models.memory_lm import MemoryLM
+from gnm.models.prefix import Prefix
 from gnm.models.projected import Memory
 
 
@@ -81,7 +82,7 @@ class MemoryLearner(Learner):
         return self.reader.encode([opening(instruction) for instruction in instructions])
 
     def forget(self, state: Memory, document: int) -> Memory:
-        return self.lm.attach(state.state.select(state.state.source != document)[0])
+        return self.lm.attach(state.state.without(document))
 
     def segments(self, state: Memory, row: int, document: str, instruction: str) -> list[Segment]:
         if not self.gated:
@@ -152,6 +153,14 @@ class MemoryLearner(Learner):
     def say(self, state: Memory, phrases: Sequence[Sequence[str]], max_new_tokens: int) -> list[list[str]]:
         """The answers to each sequence's phrases, without scores: what a person asks has no expected object."""
         return self.reader.say(self.lm.prefix(state), phrases, max_new_tokens)
+
+    def prefix(self, state: Memory, request: str) -> Prefix:
+        """What one free request to the memory `state` reads."""
+        return self.lm.prefix(state)
+
+    def counted(self, state: Memory, phrases: Sequence[Sequence[str]]) -> Memory:
+        """The memory after it was asked `phrases`: a long-term store counts what they find."""
+        return state
 
     def loss(self, state, questions):
         return self.reader.loss(self.lm.prefix(state), questions)

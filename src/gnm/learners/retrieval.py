@@ -103,26 +103,13 @@ class RetrievalLearner(Learner):
         texts = state.texts[row]
         if len(texts) <= self.top_k:
             return texts
-        scores = self._bm25(texts, phrase) if self.retriever == "bm25" else self._cosine(state, row, phrase)
+        scores = bm25_scores(texts, phrase) if self.retriever == "bm25" else self._cosine(state, row, phrase)
         nearest = sorted(range(len(texts)), key=lambda index: (-scores[index], index))[: self.top_k]
         return tuple(texts[index] for index in sorted(nearest))
 
     def _cosine(self, state: Library, row: int, phrase: str) -> list[float]:
         documents = torch.stack(state.embeddings[row])
         return torch.nn.functional.cosine_similarity(documents, self._embed(phrase)[None], dim=-1).tolist()
-
-    @staticmethod
-    def _bm25(texts: Sequence[str], phrase: str) -> list[float]:
-        with optional_imports():
-            import bm25s
-
-        known = bm25s.tokenize(list(texts), stopwords=[], show_progress=False)
-        words = bm25s.tokenize([phrase], stopwords=[], show_progress=False, return_ids=False)[0]
-        if not words or not known.vocab:
-            return [0.0] * len(texts)
-        index = bm25s.BM25()
-        index.index(known, show_progress=False)
-        return index.get_scores(words).tolist()
 
     @torch.no_grad()
     def _embed(self, text: str) -> Tensor:
@@ -141,3 +128,17 @@ class RetrievalLearner(Learner):
             added = ["".join(texts[depth:]) for texts in longer]
             begun, prefix = longer, self.decoder.extend(prefix.rows(before), *self.reader.encode(added))
         return prefix.rows(torch.tensor([begun.index(context) for context in contexts], dtype=torch.long))
+
+
+def bm25_scores(texts: Sequence[str], phrase: str) -> list[float]:
+    """BM25 of each of `texts` for the words of `phrase`. Raises ConfigError without the package bm25s."""
+    with optional_imports():
+        import bm25s
+
+    known = bm25s.tokenize(list(texts), stopwords=[], show_progress=False)
+    words = bm25s.tokenize([phrase], stopwords=[], show_progress=False, return_ids=False)[0]
+    if not words or not known.vocab:
+        return [0.0] * len(texts)
+    index = bm25s.BM25()
+    index.index(known, show_progress=False)
+    return index.get_scores(words).tolist()

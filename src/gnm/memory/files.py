@@ -23,9 +23,11 @@ from safetensors.torch import save
 from gnm.errors import MemoryFileError
 from gnm.files import atomic_path, remove_leftovers
 from gnm.memory.state import HEAD, MIXED, MemoryState
+from gnm.memory.store import LongTermStore
 
 FORMAT = "gnm-memory-2"
 _WITHOUT_CHECKSUM = "gnm-memory-1"
+_WITH_STORE = "gnm-memory-3"  # what reads no store must not read such a file
 _TENSORS = ("slots", "valid", "source", "seeds")
 _GATED = ("strength", "segment")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -55,8 +57,13 @@ def save_memory(path: str | Path, state: MemoryState, model: str, notes: dict | 
         _check(state)
     except ValueError as error:
         raise MemoryFileError(f"the memory is not saved to {path}: {error}; undo the last change") from error
-    header = {"format": FORMAT, "model": model, "written": str(state.written), "notes": json.dumps(notes or {})}
+    stores = state.store or ()
+    header = {"format": _WITH_STORE if stores else FORMAT, "model": model, "written": str(state.written)}
+    header["notes"] = json.dumps(notes or {})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
+    for row, store in enumerate(stores):
+        header["search_key"] = store.search_key
+        tensors |= {f"store.{row}.{name}": tensor for name, tensor in store.tensors().items()}
     header["checksum"] = _checksum(header, tensors)
     with _saving(path), atomic_path(path, private=True) as temporary:
         temporary.write_bytes(save(tensors, metadata=header))
@@ -76,9 +83,9 @@ def load_memory(
             pass
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
-            if header.get("format") not in (FORMAT, _WITHOUT_CHECKSUM):
+            if header.get("format") not in (FORMAT, _WITHOUT_CHECKSUM, _WITH_STORE):
                 raise MemoryFileError(f"{path} is no memory file of this project; give one that `gnm write` made")
-            if header["format"] == FORMAT:
+            if header["format"] != _WITHOUT_CHECKSUM:
                 expected = header.pop("checksum")
                 if _checksum(header, {name: file.get_tensor(name) for name in file.keys()}) != expected:  # noqa: SIM118
                     raise ValueError("its checksum is another")
@@ -89,13 +96,17 @@ def load_memory(
                 )
             gated = _GATED if _GATED[0] in file.keys() else ()  # noqa: SIM118 (no mapping)
             tensors = {name: file.get_tensor(name) for name in (*_TENSORS, *gated)}
-        state, notes = MemoryState(**tensors, written=int(header["written"])), json.loads(header["notes"])
+            stores = _stores(file, header, len(tensors["seeds"])) if header["format"] == _WITH_STORE else None
+        state = MemoryState(**tensors, written=int(header["written"]), store=stores)
+        notes = json.loads(header["notes"])
         _check(state)
         if not isinstance(notes, dict):
             raise ValueError("its notes are no mapping")
         if like is not None:
+            _check_searchable(path, state, like)
             _check_alike(state, like)
-            state = replace(state, slots=state.slots.to(like.slots.dtype))
+            stores = state.store and tuple(each.to(like.slots.dtype) for each in state.store)
+            state = replace(state, slots=state.slots.to(like.slots.dtype), store=stores)
     except FileNotFoundError as error:
         raise MemoryFileError(f"there is no memory file {path}; `gnm write` makes one") from error
     except IsADirectoryError as error:
@@ -107,6 +118,17 @@ def load_memory(
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise MemoryFileError(f"{path} is damaged or no memory file ({error}); restore it from a copy") from error
     return state.to(device), notes
+
+
+def _stores(file, header: Mapping[str, str], rows: int) -> tuple[LongTermStore, ...]:
+    """The long-term stores of an open memory file. KeyError or ValueError if it has none, or damaged ones."""
+    names = {*file.keys()}
+    found = []
+    for row in range(rows):
+        start = f"store.{row}."
+        own = {name.removeprefix(start): file.get_tensor(name) for name in names if name.startswith(start)}
+        found.append(LongTermStore.of(header["search_key"], own))
+    return tuple(found)
 
 
 def version_of(path: str | Path) -> str | None:
@@ -205,6 +227,11 @@ def _check(state: MemoryState) -> None:
     if not 0 <= state.written <= _MOST:
         raise ValueError(f"{state.written} documents are said to be written")
     _check_range("source", state.source, MIXED, state.written - 1)
+    for store in state.store or ():
+        store.check()
+        _check_range("source of the store", store.source, 0, state.written - 1)
+        _check_range("segment of the store", store.segment, 0, _MOST)
+        _check_range("stored_at of the store", store.stored_at, 0, state.written)
     if state.strength is not None:
         _check_range("strength", state.strength[state.valid], 0, 1)
         _check_range("segment", state.segment, -1, _MOST)
@@ -220,8 +247,25 @@ def _check_alike(state: MemoryState, like: MemoryState) -> None:
     """Raise ValueError if `state` is no memory of the model that made `like`."""
     ours, theirs = (_kind(each) for each in (state, like))
     for name, value in ours.items():
-        if value != theirs[name]:
+        if value not in (theirs[name], None):
             raise ValueError(f"{name}: {value}, of this model: {theirs[name]}")
+
+
+def _check_searchable(path: str | Path, state: MemoryState, like: MemoryState) -> None:
+    """Raise MemoryFileError if `state` has a long-term store in which the model that made `like` finds nothing."""
+    if not state.store:
+        return
+    if not like.store:
+        raise MemoryFileError(
+            f"{path} has a long-term store, and this model was loaded without one; load it with a capacity "
+            "and a store (in the shell --capacity SLOTS --store SEGMENTS)"
+        )
+    ours, theirs = (each.store[0].search_key for each in (state, like))
+    if ours != theirs:
+        raise MemoryFileError(
+            f"the search keys in {path} are {ours}, this model searches by {theirs}; load it with the same store.layer "
+            "and store.by"
+        )
 
 
 def _kind(state: MemoryState) -> dict[str, object]:
@@ -230,5 +274,6 @@ def _kind(state: MemoryState) -> dict[str, object]:
         "layers": state.slots.shape[1],
         "width": state.slots.shape[3],
         "gates": state.strength is not None,
+        "numbers of a stored slot": state.store[0].blank.shape[1] if state.store else None,
         "slots of the head": (state.valid & (state.source == HEAD)).sum(-1).tolist(),
     }

@@ -58,7 +58,9 @@ def _held(state: MemoryState) -> set[tuple[int, int]]:
     if state.segment is None:
         return set()
     pairs = torch.stack((state.source[0], state.segment[0]))[:, state.valid[0]]
-    return {(document, segment) for document, segment in pairs.unique(dim=1).T.tolist()}
+    held = {(document, segment) for document, segment in pairs.unique(dim=1).T.tolist()}
+    stored = zip(state.store[0].source.tolist(), state.store[0].segment.tolist(), strict=True) if state.store else ()
+    return held.union(stored)
 
 
 def _beginning(text: str) -> str:

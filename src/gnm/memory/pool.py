@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gnm.config import StrictModel
 from gnm.errors import MemoryFileError
 from gnm.memory.state import HEAD, MemoryState, pack
+from gnm.memory.store import StoreSettings
 
 _MIX = 1_000_003
 
@@ -31,6 +32,7 @@ class PoolSettings(StrictModel):
     positions: Literal["in_order", "shared"] = Field(
         "in_order", description="slots are read one after another, or every document at the same positions"
     )
+    store: StoreSettings | None = Field(None, description="where evicted segments go, None: they are lost")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "PoolSettings":
@@ -38,6 +40,13 @@ class PoolSettings(StrictModel):
             raise ValueError("memory.fill needs memory.capacity: how many slots are to be filled")
         if self.per_layer and self.eviction != "random":
             raise ValueError("memory.per_layer goes with memory.eviction: random; the others are so in every layer")
+        if self.store and (self.per_layer or self.fill):
+            raise ValueError("memory.store keeps whole segments; leave out memory.per_layer and memory.fill")
+        if self.store and self.store.takes == "evicted" and self.capacity is None:
+            raise ValueError(
+                "memory.store takes what the pool evicts, and a pool without memory.capacity evicts nothing; set it, "
+                "or store.takes: written"
+            )
         return self
 
 
@@ -73,7 +82,9 @@ def merge(state: MemoryState, other: MemoryState, settings: PoolSettings) -> Mem
     """Both memories as one: `other`'s documents follow those of `state`, numbered on; a pool too full evicts.
 
     Both must have been begun by the same model. Slots of independent writes (write.reads: nothing) are then those of
-    one memory that was given all documents. Raises MemoryFileError if the memories are not of one kind.
+    one memory that was given all documents. With `settings.store` nothing is evicted here: what a full pool has to give
+    up goes into the store with its keys and values, when the memory is attached to its model.
+    Raises MemoryFileError if the memories are not of one kind.
     """
     alike = (state.batch, state.slots.shape[1], state.slots.shape[3], state.strength is None)
     if alike != (other.batch, other.slots.shape[1], other.slots.shape[3], other.strength is None):
@@ -90,7 +101,10 @@ def merge(state: MemoryState, other: MemoryState, settings: PoolSettings) -> Mem
         if name in parts
     }
     merged = replace(state, **joined, written=state.written + other.written)
-    if settings.capacity is None:
+    if state.store:
+        both = zip(state.store, other.store or [own.select(own.source < 0) for own in state.store], strict=True)
+        merged = replace(merged, store=tuple(ours.add(each.numbered_on(state.written)) for ours, each in both))
+    if settings.capacity is None or settings.store:
         return merged
     surplus = (merged.used() - settings.capacity).clamp(min=0)
     return merged.select(~_evicted(merged, surplus, settings))[0]
@@ -139,6 +153,24 @@ def _evicted(state: MemoryState, surplus: Tensor, settings: PoolSettings) -> Ten
     order = order.masked_fill(~candidates, float("inf"))
     rank = order.argsort(dim=-1, stable=True).argsort(dim=-1)
     return candidates & (rank < surplus[..., None])
+
+
+def evicted_segments(state: MemoryState, surplus: Tensor, settings: PoolSettings) -> Tensor:
+    """Which slots go as whole segments, the fewest that free `surplus` [B] slots: [B, S] bool."""
+    number, goes = state.segment_numbers(), []
+    for row, own in enumerate(number):
+        segments, place, sizes = own.unique(return_inverse=True, return_counts=True)
+        if settings.eviction == "weakest":
+            order = torch.zeros(len(segments), device=own.device).index_copy(0, place, state.strength[row])
+        elif settings.eviction == "random":
+            order = random_order(int(state.seeds[row]), state.written, len(segments)).to(own.device)
+        else:
+            order = segments
+        ranked = order.argsort(stable=True)
+        ranked = ranked[segments[ranked] >= 0]  # the head stays
+        before = sizes[ranked].cumsum(0) - sizes[ranked]
+        goes.append(torch.isin(own, segments[ranked[before < surplus[row]]]))
+    return torch.stack(goes)
 
 
 def _noise(row: int, state: MemoryState, draws: int | None) -> Tensor:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gnm.memory.store import LongTermStore
+
 HEAD = -1
 """Source of the slots that hold the start of every conversation (BOS, system turn); never evicted or forgotten."""
 MIXED = -2
@@ -37,6 +39,7 @@ class MemoryState:
     written: documents written so far; the next one gets this number.
     strength: [B, S] float32 in (0, 1], what the write gate gave the slot; None in a memory without gates.
     segment: [B, S] long; the number of the slot's segment in its document's text; None in a memory without gates.
+    store: of each memory, the segments that are kept beside its slots; None in a memory without such a store.
     """
 
     slots: Tensor
@@ -46,6 +49,7 @@ class MemoryState:
     written: int = 0
     strength: Tensor | None = None
     segment: Tensor | None = None
+    store: tuple[LongTermStore, ...] | None = None
 
     @property
     def batch(self) -> int:
@@ -72,12 +76,14 @@ class MemoryState:
     def documents(self, row: int = 0) -> dict[int, int]:
         """Slots of each document that is still in memory: {document: slots}, oldest first."""
         sources, counts = self.source[row][self.valid[row]].unique(return_counts=True)
-        return {int(s): int(c) for s, c in zip(sources, counts, strict=True) if s >= 0}
+        slots = {int(s): int(c) for s, c in zip(sources, counts, strict=True) if s >= 0}
+        return _sum(slots, self.store[row].slots_of("source")) if self.store else slots
 
     def segments(self, document: int, row: int = 0) -> dict[int, int]:
         """Slots of each segment of `document` that is still in a memory with gates: {segment: slots}."""
         held = self.segment[row][self.valid[row] & (self.source[row] == document)]
-        return {int(s): int(c) for s, c in zip(*held.unique(return_counts=True), strict=True)}
+        slots = {int(s): int(c) for s, c in zip(*held.unique(return_counts=True), strict=True)}
+        return _sum(slots, self.store[row].slots_of("segment", document)) if self.store else slots
 
     def segment_numbers(self) -> Tensor:
         """One number for each stored segment, the same in every row: [B, S] long, -1 for slots without one."""
@@ -111,20 +117,26 @@ class MemoryState:
 
         Raises KeyError if no row holds a slot of it, or its slots can no longer be told from others.
         """
-        if document < 0 or not bool((self.valid & (self.source == document)).any()):
+        held = sorted({number for row in range(self.batch) for number in self.documents(row)})
+        if document not in held:
             if 0 <= document < self.written and bool((self.valid & (self.source == MIXED)).any()):
                 raise KeyError(
                     f"what is left of document {document} can't be told apart: this pool drops other slots in each "
                     "layer; undo the writes instead, or start anew"
                 )
-            held = sorted({number for row in range(self.batch) for number in self.documents(row)})
             raise KeyError(f"document {document} has no slots in this memory; it holds {held}")
-        return self.select(self.source != document)[0]
+        return self.without(document)
+
+    def without(self, document: int) -> "MemoryState":
+        """The memory without the slots of `document`, if it has any, also in its store."""
+        store = self.store and tuple(each.select(each.source != document) for each in self.store)
+        return replace(self.select(self.source != document)[0], store=store)
 
     def rows(self, index: Tensor | list[int]) -> "MemoryState":
         """The memories of the rows in `index`, as a batch of their own."""
         index = torch.as_tensor(index, device=self.slots.device)
-        return replace(self, **{name: tensor[index] for name, tensor in self.tensors().items()})
+        store = self.store and tuple(self.store[row] for row in index.tolist())
+        return replace(self, **{name: tensor[index] for name, tensor in self.tensors().items()}, store=store)
 
     def to(self, device: torch.device | str) -> "MemoryState":
         """The same memory on `device`; itself if it is there."""
@@ -140,3 +152,8 @@ class MemoryState:
         """Its tensors by name, each with the batch axis first."""
         named = {name: getattr(self, name) for name in ("slots", "valid", "source", "seeds", "strength", "segment")}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+
+def _sum(slots: dict[int, int], others: dict[int, int]) -> dict[int, int]:
+    """Both counts together, in the order of their numbers."""
+    return {number: slots.get(number, 0) + others.get(number, 0) for number in sorted({*slots, *others})}

@@ -133,8 +133,7 @@ class MemoryLM(nn.Module):
             if self.gating:
                 decisions = self.gating.decide(memory.state, slots[:, self.gating.layer], segment, self.pool.capacity)
                 if self.revises:
-                    revoked = self._taken_back(memory, told)
-                    memory = _kept(memory, self.gating.restated(memory.state, slots, decisions, revoked))
+                    memory = self._revised(memory, self._taken_back(memory, told), (slots, decisions))
                 index, valid = pack(decisions.stored)
                 gated = {"strength": self.gating.read_strength(decisions), "segment": segment}
                 gated = {name: tensor.gather(1, index) for name, tensor in gated.items()}
@@ -145,6 +144,7 @@ class MemoryLM(nn.Module):
         if self.pool.fill:
             index, valid = repeated(memory.state, valid, self.pool)
             slots = slots_at(slots, index)
+        memory = self._with_room(memory, valid.sum(-1))
         state, left = append(memory.state, slots, valid, self.pool, **gated)
         self.check_state(state)
         sides = []
@@ -170,10 +170,8 @@ class MemoryLM(nn.Module):
         """
         if not self.revises:
             raise TypeError("a memory without keep gates (write.gates.revise) takes nothing back")
-        state = memory.state
-        holds = torch.full_like(state.strength, torch.inf)
         with self._writing():
-            return _kept(memory, Kept(holds, self._taken_back(memory, told), state.source, state.segment))
+            return self._revised(memory, self._taken_back(memory, told))
 
     def revoking(self, told: tuple[Tensor, Tensor]) -> Tensor:
         """Whether instructions take anything back: logits [B]; told: their ids and mask [B, T]."""
@@ -254,6 +252,18 @@ class MemoryLM(nn.Module):
         index, mask = pack(stored | framing)
         slots = self._inputs(memory, ids.gather(1, index), mask)
         return slots_at(slots, pack(stored.gather(1, index) & mask)[0])
+
+    def _with_room(self, memory: Memory, new: Tensor) -> Memory:
+        """The memory as `new` [B] slots are to join it; here `append` evicts what is too much."""
+        return memory
+
+    def _revised(self, memory: Memory, revoked: Tensor, new: tuple[Tensor, Decisions] | None = None) -> Memory:
+        """The memory without what is `revoked` [B, S], and what a `new` text states anew: its layer inputs, and what is
+        decided on it."""
+        state = memory.state
+        if new is not None:
+            return _kept(memory, self.gating.restated(state, *new, revoked))
+        return _kept(memory, Kept(torch.full_like(state.strength, torch.inf), revoked, state.source, state.segment))
 
     def _taken_back(self, memory: Memory, told: tuple[Tensor, Tensor]) -> Tensor:
         """How far instructions take each slot back, [B, S] float32 in [0, 1]."""

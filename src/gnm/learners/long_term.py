@@ -1,0 +1,93 @@
+"""Latent memory with a long-term store: each question reads the pool and the stored segments that it finds.
+
+Questions that find the same segments share one prefix and are read side by side, so that an answer depends on nothing
+but its own question.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from gnm.inference.padding import pad
+from gnm.inference.questions import Question
+from gnm.learners.base import Cost
+from gnm.learners.memory import MemoryLearner
+from gnm.models.prefix import Prefix
+from gnm.models.projected import Memory
+
+CONTEXTS_AT_ONCE = 16
+
+Found = tuple[int, ...]
+Asked = TypeVar("Asked", Question, str)
+
+
+class LongTermLearner(MemoryLearner):
+    """A MemoryLearner whose memory is a LongTermLM."""
+
+    same_passes = False  # as many as there are different contexts
+
+    def find(self, state: Memory, phrases: Sequence[Sequence[str]]) -> list[list[Found]]:
+        """The segments of its sequence's store that each phrase reads, by their places there, oldest first."""
+        found: list[list[Found]] = [[] for _ in phrases]
+        for row, own in enumerate(phrases):
+            if own:
+                ids, mask = pad([[self.reader.chat.encode_question(each) for each in own]], self.lm.decoder.device)
+                found[row] = self.lm.find(state, row, ids[0], mask[0])
+        return found
+
+    def answer(self, state, questions, max_new_tokens):
+        return self._in_contexts(state, questions, lambda *read: self.reader.answer(*read, max_new_tokens))
+
+    def say(self, state: Memory, phrases: Sequence[Sequence[str]], max_new_tokens: int) -> list[list[str]]:
+        return self._in_contexts(state, phrases, lambda *read: self.reader.say(*read, max_new_tokens))
+
+    def prefix(self, state: Memory, request: str) -> Prefix:
+        return self.lm.recalled(state, [(0, self.find(state, [[request]])[0][0])])
+
+    def counted(self, state: Memory, phrases: Sequence[Sequence[str]]) -> Memory:
+        found = self.find(state, phrases)
+        both = zip(state.state.store, found, strict=True)
+        store = tuple(own.count([place for each in row for place in each]) for own, row in both)
+        return replace(state, state=replace(state.state, store=store))
+
+    def loss(self, state, questions):
+        groups = self._grouped(state, questions)
+        prefix = self.lm.recalled(state, list(groups))
+        loss = self.reader.loss(prefix, [[questions[row][n] for n in places] for (row, _), places in groups.items()])
+        right = [[False] * len(row) for row in questions]
+        for ((row, _), places), verdicts in zip(groups.items(), loss.right, strict=True):
+            for place, verdict in zip(places, verdicts, strict=True):
+                right[row][place] = verdict
+        return loss._replace(right=right)
+
+    def cost(self, state: Memory, row: int, asked: Question) -> Cost:
+        """Kept: slots of pool and store. A question pays for finding its segments, and for reading pool and these."""
+        pool, store = super().cost(state, row, asked), state.state.store[row]
+        found = self.find(state, [[asked.phrase] if each == row else [] for each in range(state.state.batch)])[row][0]
+        read = self.reader.query_flops(asked, int(pool.kept) + sum(len(store.entries[place]) for place in found))
+        finding = self.lm.find_flops(store, self.reader.question_tokens(asked))
+        return Cost(pool.kept + int(store.lengths.sum()), pool.bytes + store.bytes, read + finding)
+
+    def _grouped(self, state: Memory, asked: Sequence[Sequence[Asked]]) -> dict[tuple[int, Found], list[int]]:
+        """The places in each row of what is asked there, by the context that it is read in."""
+        groups: dict[tuple[int, Found], list[int]] = {}
+        phrases = [[each if isinstance(each, str) else each.phrase for each in row] for row in asked]
+        for row, own in enumerate(self.find(state, phrases)):
+            for place, found in enumerate(own):
+                groups.setdefault((row, found), []).append(place)
+        return groups
+
+    def _in_contexts(
+        self, state: Memory, asked: Sequence[Sequence[Asked]], read: Callable[[Prefix, list[list[Asked]]], Any]
+    ) -> list[list]:
+        """What `read` gives for what is asked of each sequence, a few contexts at a time."""
+        answers: list[list] = [[None] * len(row) for row in asked]
+        groups = list(self._grouped(state, asked).items())
+        for start in range(0, len(groups), CONTEXTS_AT_ONCE):
+            some = groups[start : start + CONTEXTS_AT_ONCE]
+            prefix = self.lm.recalled(state, [context for context, _ in some])
+            given = read(prefix, [[asked[row][place] for place in places] for (row, _), places in some])
+            for ((row, _), places), own in zip(some, given, strict=True):
+                for place, answer in zip(places, own, strict=True):
+                    answers[row][place] = answer
+        return answers

@@ -1,0 +1,198 @@
+"""A long-term store beside the pool: whole segments that questions find again.
+
+- A `LongTermStore` belongs to one memory of a batch. It is a value: what adds or drops segments gives a new one.
+- What a reader needs of a segment lies on the CPU as one tensor, its entries.
+- Writes don't read the store (as in M+, Wang et al. 2025). What gates drop of the pool they drop here too.
+
+Shape letters: N segments, n slots of a segment, P numbers of a slot's entry, E hidden size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from gnm.config import StrictModel
+
+COLUMNS = {
+    "source": torch.long,
+    "segment": torch.long,
+    "stored_at": torch.long,
+    "retrieved": torch.long,
+    "strength": torch.float32,
+    "keys": torch.float32,
+    "meanings": torch.float32,
+}
+"""What a store holds of each segment, and its dtype."""
+_WIDE = ("keys", "meanings")
+
+
+class StoreSettings(StrictModel):
+    """What goes into the store, and what a question reads of it.
+
+    by: what a question and a segment are compared by, the mean over their tokens of what enters `layer`, or what enters
+    it at the last token; "random" reads segments at random, to compare with.
+    """
+
+    k: int = Field(8, gt=0, description="segments that a question reads, at most")
+    layer: int = Field(2, ge=0, description="whose input gives the search keys")
+    by: Literal["mean", "last", "random"] = "mean"
+    strength_weight: float = Field(0.0, ge=0, description="of the logarithm of a segment's strength, beside the cosine")
+    takes: Literal["evicted", "written"] = Field(
+        "evicted", description="what the pool evicts, or all that is written at once; the pool then stays empty"
+    )
+
+    @property
+    def search_key(self) -> str:
+        """In words, what its search keys are; a store can only be searched with keys of the same kind."""
+        return f"the {'last' if self.by == 'last' else 'mean'} input of layer {self.layer}"
+
+
+@dataclass(frozen=True)
+class LongTermStore:
+    """N segments, in the order in which they came.
+
+    search_key: what `keys` are, in words. source, segment: [N] long, as in MemoryState. stored_at: [N] long, documents
+    that were written when the segment left the pool. retrieved: [N] long, how often questions of a conversation read
+    it. strength: [N] float32. keys: [N, E] float32 of length 1. meanings: [N, E] float32, what keep gates compare.
+    entries: N tensors [n, P] in the backbone's dtype. blank: [0, P] in that dtype.
+    """
+
+    search_key: str
+    source: Tensor
+    segment: Tensor
+    stored_at: Tensor
+    retrieved: Tensor
+    strength: Tensor
+    keys: Tensor
+    meanings: Tensor
+    blank: Tensor
+    entries: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def empty(cls, search_key: str, size: int, width: int, dtype: torch.dtype) -> "LongTermStore":
+        """A store without segments; size: E, width: P, dtype: of the entries."""
+        columns = {name: torch.zeros((0, size) if name in _WIDE else 0, dtype=of) for name, of in COLUMNS.items()}
+        return cls(search_key, **columns, blank=torch.zeros(0, width, dtype=dtype))
+
+    @classmethod
+    def cut(
+        cls, search_key: str, columns: Mapping[str, Tensor], entries: Tensor, lengths: Sequence[int]
+    ) -> "LongTermStore":
+        """The store of `columns`, with the entries of all its segments, cut by their `lengths`.
+
+        Each segment has memory of its own, which is free again when it is dropped.
+        """
+        cut = tuple(each.clone() for each in entries.split(list(lengths))) if len(lengths) else ()
+        return cls(search_key, **columns, blank=entries[:0].clone(), entries=cut)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Slots of each segment, [N] long."""
+        return torch.tensor([len(entry) for entry in self.entries], dtype=torch.long)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all segments with their search keys."""
+        tensors = (*self.entries, *(getattr(self, name) for name in COLUMNS))
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def add(self, other: "LongTermStore") -> "LongTermStore":
+        """This store with the segments of `other` behind its own."""
+        columns = {name: torch.cat((getattr(self, name), getattr(other, name))) for name in COLUMNS}
+        return replace(self, **columns, entries=self.entries + other.entries)
+
+    def select(self, keep: Tensor) -> "LongTermStore":
+        """The store of the segments where `keep` [N] bool."""
+        if bool(keep.all()):
+            return self
+        entries = tuple(entry for entry, kept in zip(self.entries, keep.tolist(), strict=True) if kept)
+        return replace(self, **{name: getattr(self, name)[keep] for name in COLUMNS}, entries=entries)
+
+    def scaled(self, gates: Tensor) -> "LongTermStore":
+        """The store after keep gates [N] float32: what is below one half goes, the rest is as much weaker."""
+        return replace(self, strength=self.strength * gates).select(gates >= 0.5)
+
+    def renumbered(self, number: int, new: int, first: int = 0) -> "LongTermStore":
+        """Document `number` as a part of document `new`, its segments counted from `first` on."""
+        own = self.source == number
+        return replace(self, source=self.source.masked_fill(own, new), segment=self.segment + first * own)
+
+    def numbered_on(self, written: int) -> "LongTermStore":
+        """The store of a memory that follows one of `written` documents."""
+        return replace(self, source=self.source + written, stored_at=self.stored_at + written)
+
+    def count(self, found: Sequence[int]) -> "LongTermStore":
+        """The store after questions that read the segments `found`, each as often as it is named."""
+        return replace(self, retrieved=self.retrieved + torch.tensor(list(found)).long().bincount(minlength=len(self)))
+
+    def by_age(self, which: Sequence[int]) -> tuple[int, ...]:
+        """The segments `which`, those of older documents first, in each document in their order."""
+        return tuple(sorted(which, key=lambda place: (int(self.source[place]), int(self.segment[place]))))
+
+    def slots(self, which: Sequence[int]) -> dict[str, Tensor]:
+        """The segments `which` slot by slot: "entries" [R, P] and, [R] each, what MemoryState says of a slot."""
+        index = torch.tensor(list(which), dtype=torch.long)
+        sizes = self.lengths[index]
+        columns = {n: getattr(self, n)[index].repeat_interleave(sizes) for n in ("source", "segment", "strength")}
+        entries = [self.entries[place] for place in which] or [self.blank]
+        return {"entries": torch.cat(entries), "valid": torch.ones(int(sizes.sum()), dtype=torch.bool), **columns}
+
+    def slots_of(self, column: Literal["source", "segment"], document: int | None = None) -> dict[int, int]:
+        """Slots by document or, of one `document`, by segment: {number: slots}."""
+        found: dict[int, int] = {}
+        for source, number, size in zip(
+            self.source.tolist(), getattr(self, column).tolist(), self.lengths.tolist(), strict=True
+        ):
+            if document in (None, source):
+                found[number] = found.get(number, 0) + size
+        return found
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file holds of it, by name; entries are one tensor, cut by `lengths`."""
+        entries = torch.cat(self.entries or (self.blank,))
+        return {name: getattr(self, name) for name in COLUMNS} | {"lengths": self.lengths, "entries": entries}
+
+    @classmethod
+    def of(cls, search_key: str, tensors: Mapping[str, Tensor]) -> "LongTermStore":
+        """The store of `tensors`, as `tensors()` gives them; entries stay where they are mapped from.
+
+        Raises KeyError or ValueError if one is missing, or lengths and entries don't fit together.
+        """
+        entries, lengths = tensors["entries"], tensors["lengths"]
+        if entries.dim() != 2 or lengths.dim() != 1 or not bool((lengths > 0).all()) or lengths.sum() != len(entries):
+            raise ValueError("the segments of the store are not as long as its entries")
+        columns = {name: tensors[name] for name in COLUMNS}
+        cut = entries.split(lengths.tolist()) if len(lengths) else ()
+        return cls(search_key, **columns, blank=entries[:0].clone(), entries=tuple(cut))
+
+    def to(self, dtype: torch.dtype) -> "LongTermStore":
+        """The store with entries of `dtype`."""
+        if self.blank.dtype == dtype:
+            return self
+        entries = tuple(entry.to(dtype) for entry in self.entries)
+        return replace(self, blank=self.blank.to(dtype), entries=entries)
+
+    def check(self) -> None:
+        """Raise ValueError if its columns don't fit together, or hold what no memory makes."""
+        for name, dtype in COLUMNS.items():
+            column = getattr(self, name)
+            if column.dtype != dtype or column.dim() != 1 + (name in _WIDE) or len(column) != len(self):
+                raise ValueError(f"{name} of the store are {column.dtype} of shape {tuple(column.shape)}")
+            if not bool(column.isfinite().all()) or (dtype == torch.long and bool((column < 0).any())):
+                raise ValueError(f"{name} of the store hold a number that none can be")
+        if not bool(((self.strength > 0) & (self.strength <= 1)).all()):
+            raise ValueError("a strength of the store is not in (0, 1]")
+        if not self.blank.is_floating_point() or not all(bool(entry.isfinite().all()) for entry in self.entries):
+            raise ValueError("entries of the store are no numbers")
+
+
+def unit(hidden: Tensor) -> Tensor:
+    """Search keys of hidden states [..., E]: normalised as a layer's norm does, of length 1, float32."""
+    return nn.functional.normalize(nn.functional.layer_norm(hidden.float(), hidden.shape[-1:]), dim=-1)

@@ -1,0 +1,247 @@
+"""A latent memory whose pool evicts whole segments into a store, where each question finds those that it is about.
+
+- A segment and a question are compared by what enters an early layer, before much of the context is mixed in.
+- What a question finds stands among the pool's slots where it stood before: with everything found, it reads what it
+  would read of a pool without a limit, bit for bit.
+- A segment's entry holds, slot by slot, its keys (not rotated) and values in every layer, and the first layer's input,
+  from which an instruction that takes back is understood.
+
+Shape letters: B states, L layers, K key/value heads, S slots, D head size, E hidden size, N stored segments,
+n questions, T tokens, R slots that are restored, P numbers of an entry.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from zlib import crc32
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from gnm.errors import ConfigError
+from gnm.memory.pool import evicted_segments, random_order
+from gnm.memory.state import HEAD, MemoryState
+from gnm.memory.store import LongTermStore, StoreSettings, unit
+from gnm.models import flops
+from gnm.models.attention import at_ends
+from gnm.models.decoder import Decoder
+from gnm.models.gates.keep import segment_means
+from gnm.models.gates.write import Decisions
+from gnm.models.memory_lm import MemoryLM
+from gnm.models.prefix import Prefix
+from gnm.models.projected import Memory
+from gnm.models.taps import LayerTap
+
+
+class LongTermLM(MemoryLM):
+    """A MemoryLM with gates and `pool.store`.
+
+    Raises ConfigError if the decoder has no such layer as the store's search keys are of.
+    """
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        layers = len(self.decoder.layers)
+        if self._settings.layer >= layers:
+            raise ConfigError(
+                f"memory.store.layer: {self._settings.layer} is none of the decoder's layers 0 to {layers - 1}"
+            )
+
+    @property
+    def _settings(self) -> StoreSettings:
+        return self.pool.store
+
+    def initial(self, seeds: Tensor) -> Memory:
+        memory = super().initial(seeds)
+        return replace(memory, state=self._with_store(memory.state))
+
+    def attach(self, state: MemoryState) -> Memory:
+        """As MemoryLM; what is too much for the pool goes into the store."""
+        memory = super().attach(self._with_store(state))
+        return self._with_room(memory, torch.zeros_like(memory.state.used()))
+
+    def write(self, memory, *text, **named) -> Memory:
+        """As MemoryLM; what the pool evicts goes into the store."""
+        memory = super().write(memory, *text, **named)
+        return self._with_room(memory, torch.zeros_like(memory.state.used()))
+
+    def find(self, memory: Memory, row: int, ids: Tensor, mask: Tensor) -> list[tuple[int, ...]]:
+        """The segments of row `row`'s store that each question ids [n, T] (mask [n, T]) reads, oldest first.
+
+        They are the best `k`, as far as the decoder attends over them beside the pool and a question.
+        """
+        state, settings = memory.state, self._settings
+        store = state.store[row]
+        if not len(store):
+            return [()] * len(ids)
+        if settings.by == "random":
+            asked = (tuple(own[real].tolist()) for own, real in zip(ids, mask, strict=True))
+            seeds = [int(state.seeds[row]) + crc32(repr(each).encode()) for each in asked]
+            scores = torch.stack([random_order(seed, state.written, len(store)) for seed in seeds])
+        else:
+            keys = self._question_keys(ids, mask).to(store.keys.device)
+            scores = keys @ store.keys.T + settings.strength_weight * store.strength.log()
+        best = scores.topk(min(settings.k, len(store))).indices
+        room = self.decoder.window - self._room - self._reach(state.rows([row]))
+        fits = store.lengths[best].cumsum(-1) <= room
+        return [store.by_age(own[fit].tolist()) for own, fit in zip(best, fits, strict=True)]
+
+    def find_flops(self, store: LongTermStore, tokens: int) -> float:
+        """FLOPs of finding what a question of `tokens` tokens reads of a store."""
+        layers = len(self.decoder.layers)
+        keys = flops.prefill_flops(self.decoder.config, tokens, len(self.head)) * self._settings.layer / layers
+        return keys + 2 * store.keys.numel()
+
+    def _question_keys(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Search keys of questions ids [n, T] (mask [n, T]), each read after the head alone: [n, E] float32."""
+        seen = early_inputs(self.decoder, self.head, ids, mask, self._settings.layer)
+        if self._settings.by == "last":
+            return unit(at_ends(seen[None], mask[None])[0])
+        return unit((seen.float() * mask[..., None]).sum(1) / mask.sum(-1, keepdim=True).clamp(min=1))
+
+    def recalled(self, memory: Memory, contexts: Sequence[tuple[int, tuple[int, ...]]]) -> Prefix:
+        """What is read in each of `contexts` [B']: the pool of a row, and segments of its store."""
+        rows = [row for row, _ in contexts]
+        state = memory.state.rows(rows)
+        found = _Slots.of([memory.state.store[row].slots(which) for row, which in contexts], state.slots.device)
+        joined = found.behind(state)
+        order = _by_age(joined["source"], joined["segment"], joined["valid"])
+        joined = {name: tensor.gather(1, order) for name, tensor in joined.items()}
+        slots = state.slots.new_empty(len(rows), 0, order.shape[1], state.slots.shape[3])  # nothing asks for them
+        sides = [
+            tuple(_ordered(torch.cat((pool[rows], own), dim=2), order) for pool, own in zip(*both, strict=True))
+            for both in zip((memory.keys, memory.values), self._sides(found.entries), strict=True)
+        ]
+        return self._prefix(*sides, replace(state, slots=slots, store=None, **joined))
+
+    def _with_store(self, state: MemoryState) -> MemoryState:
+        if state.store is not None:
+            return state
+        size, dtype = state.slots.shape[3], state.slots.dtype
+        width = 2 * prod(self._side) + size
+        empty = LongTermStore.empty(self._settings.search_key, size, width, dtype)
+        return replace(state, store=(empty,) * state.batch)
+
+    def _with_room(self, memory: Memory, new: Tensor) -> Memory:
+        """The memory with room for `new` [B] slots: segments that are too many are in the store."""
+        state = memory.state
+        if self._settings.takes == "written":
+            surplus = state.used()
+        else:
+            surplus = (state.used() + new - self.pool.capacity).clamp(min=0)
+        if not bool(surplus.any()):
+            return memory
+        goes = evicted_segments(state, surplus, self.pool)
+        taken = [self._taken(memory, row, goes[row]) for row in range(state.batch)]
+        store = tuple(own.add(more) for own, more in zip(state.store, taken, strict=True))
+        left = memory.select(~goes)
+        return replace(left, state=replace(left.state, store=store))
+
+    def _taken(self, memory: Memory, row: int, goes: Tensor) -> LongTermStore:
+        """The slots of row `row` where `goes` [S], as segments of a store."""
+        state, settings = memory.state, self._settings
+        place = goes.nonzero()[:, 0]
+        number = state.segment_numbers()[row, place]
+        _, segment, sizes = number.unique_consecutive(return_inverse=True, return_counts=True)
+        last = sizes.cumsum(0) - 1
+        slots = state.slots[row].detach()[:, place]
+        means = {
+            layer: segment_means(slots[None, layer], segment[None], len(sizes))[0][0]
+            for layer in {self.gating.layer, settings.layer}
+        }
+        keys = slots[settings.layer, last] if settings.by == "last" else means[settings.layer]
+        sides = (torch.stack([side[row].detach()[:, place] for side in both]) for both in (memory.keys, memory.values))
+        entries = torch.cat([*(side.permute(2, 0, 1, 3).flatten(1) for side in sides), slots[0]], dim=1)
+        columns = {
+            **{name: getattr(state, name)[row, place[last]].detach() for name in ("source", "segment", "strength")},
+            "stored_at": torch.full_like(last, state.written),
+            "retrieved": torch.zeros_like(last),
+            "keys": unit(keys),
+            "meanings": means[self.gating.layer],
+        }
+        kept = {name: column.to("cpu") for name, column in columns.items()}
+        return LongTermStore.cut(settings.search_key, kept, entries.to("cpu"), sizes.tolist())
+
+    @property
+    def _side(self) -> tuple[int, int, int]:
+        """The keys, or values, of a slot: L, K, D."""
+        return len(self.decoder.layers), self.decoder.config.num_key_value_heads, self.decoder.head_size
+
+    def _sides(self, entries: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Keys and values of entries [B, R, P]: per layer [B, K, R, D] each."""
+        sides = entries[..., : 2 * prod(self._side)].unflatten(2, (2, *self._side)).permute(2, 3, 0, 4, 1, 5)
+        return sides[0].unbind(0), sides[1].unbind(0)
+
+    def _taken_back(self, memory: Memory, told: tuple[Tensor, Tensor]) -> Tensor:
+        """How far instructions take each slot back, and behind them each slot of the store: [B, S + R] float32."""
+        state = memory.state
+        stored = _Slots.of([store.slots(range(len(store))) for store in state.store], state.slots.device)
+        inputs = torch.cat((state.slots[:, :1], stored.entries[:, None, :, -state.slots.shape[3] :]), dim=2)
+        joined = replace(state, slots=inputs, store=None, **stored.behind(state))
+        return self.gating.taken_back(self.decoder, self._head_of(memory), joined, told)
+
+    def _revised(self, memory: Memory, revoked: Tensor, new: tuple[Tensor, Decisions] | None = None) -> Memory:
+        state, gates = memory.state, []
+        pool, stored = revoked.split((state.slots.shape[2], revoked.shape[1] - state.slots.shape[2]), dim=1)
+        for row, store in enumerate(state.store):
+            sizes = store.lengths.to(stored.device)
+            gates.append(1 - stored[row, sizes.cumsum(0) - 1])
+        if new is not None:
+            holds = self._restated(state, *new)
+            gates = [gate * own.sigmoid() for gate, own in zip(gates, holds, strict=True)]
+        memory = super()._revised(memory, pool, new)
+        store = tuple(own.scaled(gate.detach().cpu()) for own, gate in zip(state.store, gates, strict=True))
+        return replace(memory, state=replace(memory.state, store=store))
+
+    def _restated(self, state: MemoryState, slots: Tensor, decisions: Decisions) -> list[Tensor]:
+        """Whether what is stored holds beside a new text with layer inputs `slots`: logits [N] for each row."""
+        stored = decisions.segment.masked_fill(~decisions.stored, -1)
+        new, there = segment_means(slots[:, self.gating.layer], stored, decisions.logits.shape[1])
+        return [
+            self.gating.keep_gate(own.meanings.to(slots.device)[None], new[row, None], there[row, None])[0]
+            for row, own in enumerate(state.store)
+        ]
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """Stored slots as slots of B rows, padded: entries [B, R, P], columns [B, R] as in MemoryState."""
+
+    entries: Tensor
+    columns: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, rows: Sequence[dict[str, Tensor]], device: torch.device) -> "_Slots":
+        """rows: of each of the B rows, as LongTermStore.slots gives them."""
+        padded = {name: pad_sequence([row[name] for row in rows], batch_first=True).to(device) for name in rows[0]}
+        return cls(padded.pop("entries"), padded)
+
+    def behind(self, state: MemoryState) -> dict[str, Tensor]:
+        """The columns of `state` with these behind them."""
+        return {name: torch.cat((getattr(state, name), own), dim=1) for name, own in self.columns.items()}
+
+
+def early_inputs(decoder: Decoder, head: Sequence[int], ids: Tensor, mask: Tensor, layer: int) -> Tensor:
+    """What enters `layer` at texts ids [n, T] (mask [n, T]), each after the tokens `head` alone: [n, T, E].
+
+    The layers above are not run.
+    """
+    tap = LayerTap(layer, ends_before=layer)
+    begun = torch.tensor([list(head)], dtype=torch.long, device=decoder.device)
+    prefix = decoder.extend(decoder.empty_prefix(1), begun, torch.ones_like(begun, dtype=torch.bool))
+    reading, positions = decoder.start(prefix, mask[None])
+    decoder.run(ids[None], positions, reading, tap)
+    return tap.seen[0]
+
+
+def _by_age(source: Tensor, segment: Tensor, valid: Tensor) -> Tensor:
+    """The order [B, S] long of slots by document and segment; the head is first, invalid slots are last."""
+    number = source * (int(segment.max()) + 2) + segment
+    number = number.masked_fill(source == HEAD, torch.iinfo(torch.long).min)
+    return number.masked_fill(~valid, torch.iinfo(torch.long).max).argsort(dim=-1, stable=True)
+
+
+def _ordered(side: Tensor, order: Tensor) -> Tensor:
+    """Keys or values [B, K, S, D] in the order [B, S]."""
+    return side.gather(2, order[:, None, :, None].expand(-1, side.shape[1], -1, side.shape[3]))
