@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from gnm.api import Conversation
-from gnm.inference.generation import decode_stream, generate_tokens, generation_config
+from gnm.inference.generation import decode_steps, generate_tokens, generation_config
 from gnm.inference.turns import turns_prompt
 from gnm.models.prefix import stacked
 
@@ -14,13 +14,15 @@ from gnm.models.prefix import stacked
 class Stream:
     """An answer that is made piece by piece, up to the first of `stop`; iterate over it for the text.
 
+    Each step takes one token; its piece may be empty.
+
     prompt_tokens, answer_tokens: read before it, and said so far. reason: why it ended, "stop" or "length".
     """
 
     def __init__(self, prompt_tokens: int, tokens: Iterator[int], tokenizer, most: int, stop: Sequence[str] = ()):
         self.prompt_tokens, self.answer_tokens, self.reason = prompt_tokens, 0, "stop"
         self._most, self._stop = most, stop
-        self._pieces = self._until_stop(decode_stream(tokenizer, self._counted(tokens)))
+        self._pieces = self._until_stop(decode_steps(tokenizer, self._counted(tokens)))
 
     def __iter__(self) -> Iterator[str]:
         return self._pieces
@@ -40,13 +42,11 @@ class Stream:
             found = [place for word in self._stop if (place := held.find(word)) >= 0]
             if found:
                 self.reason = "stop"
-                if min(found):
-                    yield held[: min(found)]
+                yield held[: min(found)]
                 return
-            ready = len(held) - back
-            if ready > 0:
-                yield held[:ready]
-                held = held[ready:]
+            ready = max(len(held) - back, 0)
+            yield held[:ready]
+            held = held[ready:]
         if held:
             yield held
 

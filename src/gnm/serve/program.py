@@ -3,6 +3,7 @@
 import argparse
 import ipaddress
 import logging
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +13,6 @@ from gnm.errors import ConfigError, exit_on_error
 from gnm.extras import optional_imports
 from gnm.serve.keys import Keys, add_user
 from gnm.serve.settings import ServeSettings, serve_settings
-
-_LEAVE = 30  # seconds for what is being answered when the service ends
-_KEEP_ALIVE = 30  # seconds that a connection without requests stays open
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,26 +59,28 @@ def _is_loopback(host: str) -> bool:
 
 
 def _serve(options: argparse.Namespace, settings: ServeSettings, keys: Keys) -> None:
-    import uvicorn
-
     from gnm.api import DEFAULT_ADAPTER, load
-    from gnm.serve.app import application
+    from gnm.serve.server import server
     from gnm.serve.service import Service
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("gnm.serve").setLevel(logging.INFO)
     options.memories.mkdir(parents=True, exist_ok=True, mode=0o700)
+    listening = _listening(options.host, options.port)  # before the model is loaded: who calls already waits
     adapter = options.adapter or (None if options.backbone else DEFAULT_ADAPTER)
     model = load(adapter, backbone=options.backbone, capacity=options.capacity)
-    config = uvicorn.Config(
-        application(Service(model, options.memories, keys, settings)),
-        host=options.host, port=options.port, log_config=None, access_log=False, server_header=False, ws="none",
-        timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=_LEAVE,
-        limit_concurrency=settings.limits.connections,
-    )  # fmt: skip
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    print(f"http://{host}:{options.port}/ (memories in {options.memories}; end with Ctrl+C)", flush=True)
-    uvicorn.Server(config).run()
+    host, port = listening.getsockname()[:2]
+    address = f"[{host}]" if ":" in host else host
+    print(f"http://{address}:{port}/ (memories in {options.memories}; end with Ctrl+C)", flush=True)
+    server(Service(model, options.memories, keys, settings)).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises ConfigError if there can be none at this address."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"cannot listen on {host}, port {port}: {error}; give --host and --port others") from error
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ from starlette.requests import Request
 from gnm.api import Conversation
 from gnm.memory.written import Written
 from gnm.serve.errors import Refused
-from gnm.serve.keys import Keys
+from gnm.serve.keys import LOCAL, Keys
 from gnm.serve.memory import ServedMemory
 from gnm.serve.metrics import Metrics
 from gnm.serve.settings import ServeSettings
-from gnm.serve.store import Busy, Store
+from gnm.serve.store import EMPTY, Busy, Store
 from gnm.serve.worker import Worker
 
+_WARM = "Learn it all. Then ask."
 _LOOK_AGAIN = 0.1  # seconds until a lock is tried again
 
 
@@ -29,6 +30,16 @@ class Service:
         self.settings, self.keys, self.metrics = settings, keys, Metrics()
         self.store = Store(folder, ServedMemory.of(model, settings.undo_steps), settings, self.metrics)
         self.worker = Worker(settings, self.metrics)
+
+    async def warm_up(self) -> None:
+        """Write and ask once, so that nobody's first request waits for what only a first one needs."""
+
+        def used() -> None:
+            memory = self.store.open(LOCAL, EMPTY).copy()
+            memory.write(_WARM, _WARM)
+            memory.ask(_WARM, max_new_tokens=2)
+
+        await self.worker.run(LOCAL, used)
 
     @property
     def limits(self):

@@ -234,7 +234,8 @@ class Worker:
         last: Exception | None = None
         if not job.closed:
             try:
-                job.send(next(job.pieces))
+                if piece := next(job.pieces):
+                    job.send(piece)
                 return
             except StopIteration:
                 pass
