@@ -8,10 +8,11 @@
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from gnm.config import StrictModel
@@ -121,7 +122,12 @@ async def complete(request: Request) -> Response:
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
         return event_stream(_chunks(answer, stream, pieces, usage))
-    text = "".join([piece async for piece in pieces])
+    text = ""
+    async with aclosing(pieces):
+        async for piece in pieces:
+            text += piece
+            if await request.is_disconnected():
+                raise ClientDisconnect
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": stream.reason}
     answer |= {"object": "chat.completion", "choices": [choice], "usage": _usage(stream)}
     return JSONResponse(answer)

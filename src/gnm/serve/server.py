@@ -16,7 +16,7 @@ def server(service: Service) -> uvicorn.Server:
     logging.getLogger("uvicorn.access").disabled = True
     return uvicorn.Server(
         uvicorn.Config(
-            application(service), log_config=None, access_log=False, server_header=False, ws="none",
+            application(service), log_config=None, log_level="error", access_log=False, server_header=False, ws="none",
             timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=_LEAVE,
             limit_concurrency=service.limits.connections,
         )

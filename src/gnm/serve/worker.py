@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -71,7 +71,7 @@ class Worker:
         """The answers from the memory that `memory` gives, with others' in one batch."""
         return await self._result(_Questions(user, memory, phrases=phrases, max_new_tokens=max_new_tokens))
 
-    async def stream(self, user: str, start: Callable[[], Stream]) -> tuple[Stream, AsyncIterator[str]]:
+    async def stream(self, user: str, start: Callable[[], Stream]) -> tuple[Stream, AsyncGenerator[str, None]]:
         """The stream that `start` gives, and its pieces as they are made; closing the iterator ends it."""
         loop, queue = asyncio.get_running_loop(), asyncio.Queue()
 
@@ -81,7 +81,7 @@ class Worker:
 
         job = _Streaming(user, start, send=send)
 
-        async def pieces() -> AsyncIterator[str]:
+        async def pieces() -> AsyncGenerator[str, None]:
             try:
                 while (piece := await queue.get()) is not None:
                     if isinstance(piece, Exception):
