@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ import httpx2
 
 INSTRUCTION = "Learn it all."
 _START_SECONDS = 300
+_LOOK_AGAIN = 0.01  # seconds
 
 
 class Server:
@@ -116,14 +118,15 @@ async def client(number: int, url: str, memories: int, accepted: Accepted, stop:
                 accepted.forgotten[name].add(which)
 
 
-async def load(url: str, memories: int, clients: int, seconds: float, end, seed: int = 0) -> Accepted:
-    """Have `clients` work for `seconds`, then call `end()` while they do; returns what was accepted."""
+async def load(url: str, memories: int, clients: int, requests: int, end: Callable[[], None]) -> Accepted:
+    """Have `clients` work, and call `end` in the middle of it, after `requests` were accepted; returns all of those."""
     accepted, stop = Accepted(), asyncio.Event()
-    work = [client(n, url, memories, accepted, stop, random.Random(seed + n)) for n in range(clients)]
+    work = [client(n, url, memories, accepted, stop, random.Random(n)) for n in range(clients)]
     waiting = asyncio.gather(*work)
-    await asyncio.wait([waiting], timeout=seconds)
+    while not waiting.done() and sum(map(len, accepted.seconds.values())) < requests:
+        await asyncio.sleep(_LOOK_AGAIN)
     if not waiting.done():
-        await asyncio.to_thread(end)
+        end()
     stop.set()
     await waiting
     return accepted
@@ -153,17 +156,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--memories", type=int, default=200)
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=60.0, help="until the kill")
+    parser.add_argument("--requests", type=int, default=3_000, help="until the kill")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         with Server(Path(folder)) as server:
-            accepted = asyncio.run(
-                load(server.url, options.memories, options.clients, options.seconds, server.kill)
-            )  # fmt: skip
+            begun = time.perf_counter()
+            work = load(server.url, options.memories, options.clients, options.requests, server.kill)
+            accepted, took = asyncio.run(work), time.perf_counter() - begun
         for kind, seconds in sorted(accepted.seconds.items()):
             ordered = sorted(seconds)
             print(
-                f"{kind:7s} {len(seconds):6d}  {len(seconds) / options.seconds:6.1f} a second, "
+                f"{kind:7s} {len(seconds):6d}  {len(seconds) / took:6.1f} a second, "
                 f"median {statistics.median(ordered):.3f} s, 95 % within {ordered[int(0.95 * len(ordered))]:.3f} s"
             )
         with Server(Path(folder)) as again:

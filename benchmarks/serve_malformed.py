@@ -40,7 +40,8 @@ HEADERS = [
     b"", b"Content-Length: -1", b"Content-Length: 1e9", b"Content-Length: 99999999999999999999",
     b"Content-Length: 5\r\nContent-Length: 6", b"Transfer-Encoding: chunked\r\nContent-Length: 3",
     b"Transfer-Encoding: x", b"Host: other.example", b"Origin: null", b"Authorization: \xff\xfe",
-    b"X: " + b"y" * 70_000, b"Expect: 100-continue", b"Upgrade: websocket", b"no colon", b": no name", b"Content-Encoding: gzip", b"Range: bytes=0-",
+    b"X: " + b"y" * 70_000, b"Expect: 100-continue", b"Upgrade: websocket", b"no colon",
+    b": no name", b"Content-Encoding: gzip", b"Range: bytes=0-",
     b"Cookie: " + b"=" * 1_000,
 ]  # fmt: skip
 
