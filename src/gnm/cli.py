@@ -1,4 +1,4 @@
-"""`gnm`: write into, ask, chat with, prune and look at a memory file; look at data; plan, train, evaluate, report."""
+"""`gnm`: write into, ask, chat with, prune, serve and look at memory files; look at data; plan, train, evaluate."""
 
 import argparse
 import sys
@@ -166,6 +166,12 @@ def _convert(options: argparse.Namespace) -> None:
     print(f"{options.target}: {convert(options.checkpoint, options.target)} tensors")
 
 
+def _serve():
+    from gnm.serve.program import main
+
+    return main
+
+
 def _train():
     from gnm.train import main
 
@@ -203,6 +209,7 @@ def _data():
 
 
 _PROGRAMS = {
+    "serve": _serve,
     "train": _train,
     "evaluate": _evaluate,
     "report": _report,

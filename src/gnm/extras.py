@@ -12,8 +12,11 @@ EXTRAS = {
     "dvclive": "train",
     "matplotlib": "experiments",
     "pandas": "experiments",
+    "prometheus_client": "serve",
     "pyarrow": "experiments",
+    "starlette": "serve",
     "tqdm": "train",
+    "uvicorn": "serve",
 }
 
 

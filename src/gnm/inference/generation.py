@@ -89,6 +89,11 @@ def generate_tokens(
 
 def decode_stream(tokenizer, tokens: Iterator[int]) -> Iterator[str]:
     """The text of `tokens`, piece by piece; a piece never ends in half a character."""
+    return (piece for piece in decode_steps(tokenizer, tokens) if piece)
+
+
+def decode_steps(tokenizer, tokens: Iterator[int]) -> Iterator[str]:
+    """What each of `tokens` adds to the text, "" if it is half a character; at the end what is left."""
     held: list[int] = []
     said = ""
     for token in tokens:
@@ -97,6 +102,8 @@ def decode_stream(tokenizer, tokens: Iterator[int]) -> Iterator[str]:
         if len(text) > len(said) and not text.endswith(_UNFINISHED):
             yield text[len(said) :]
             said = text
+        else:
+            yield ""
     if held and len(text := tokenizer.decode(held, skip_special_tokens=True)) > len(said):
         yield text[len(said) :]
 

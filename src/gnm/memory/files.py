@@ -180,7 +180,8 @@ def _acquire(lock: FileLock, path: str | Path, timeout: float) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"waiting for another gnm process that has {path} open ...", file=sys.stderr)
+        if timeout > 0:
+            print(f"waiting for another gnm process that has {path} open ...", file=sys.stderr)
         try:
             lock.acquire(timeout=timeout)
         except Timeout as error:

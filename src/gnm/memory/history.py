@@ -16,7 +16,11 @@ class History:
     """
 
     def __init__(self, most: int):
+        self.most = most
         self._kept: deque[tuple[MemoryState, dict]] = deque(maxlen=most)
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     def push(self, state: MemoryState, notes: dict) -> None:
         """Add a state; the oldest goes if there are too many."""

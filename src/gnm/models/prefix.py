@@ -3,6 +3,7 @@
 Shape letters: B states, P prefix length, T tokens that are added, K key/value heads, D head size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,3 +54,28 @@ class Prefix:
     def detach(self) -> "Prefix":
         """The same prefix, cut from the graph of gradients."""
         return replace(self, keys=tuple(k.detach() for k in self.keys), values=tuple(v.detach() for v in self.values))
+
+
+def stacked(prefixes: Sequence[Prefix]) -> Prefix:
+    """Prefixes of one model as one batch, row after row; shorter ones are padded on the right, which is never read."""
+    longest = max(prefix.valid.shape[1] for prefix in prefixes)
+    missing = [longest - prefix.valid.shape[1] for prefix in prefixes]
+
+    def joined(layers: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        rows = zip(*layers, strict=True)
+        return tuple(
+            torch.cat([nn.functional.pad(t, (0, 0, 0, free)) for t, free in zip(layer, missing, strict=True)])
+            for layer in rows
+        )
+
+    def padded(rows: Sequence[Tensor]) -> Tensor:
+        return torch.cat([nn.functional.pad(row, (0, free)) for row, free in zip(rows, missing, strict=True)])
+
+    biases = [torch.zeros(p.valid.shape, device=p.valid.device) if p.bias is None else p.bias for p in prefixes]
+    return Prefix(
+        joined([prefix.keys for prefix in prefixes]),
+        joined([prefix.values for prefix in prefixes]),
+        padded([prefix.valid for prefix in prefixes]),
+        torch.cat([prefix.next_position for prefix in prefixes]),
+        None if all(prefix.bias is None for prefix in prefixes) else padded(biases),
+    )

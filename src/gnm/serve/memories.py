@@ -1,0 +1,172 @@
+"""The service's own endpoints: write, ask, forget, revoke, undo, merge, inspect, export, import, delete."""
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from gnm.serve.bodies import Document, Other, Questions, Revocation, check_length, read_as, read_body
+from gnm.serve.errors import Refused
+from gnm.serve.events import event_stream
+from gnm.serve.memory import ServedMemory
+from gnm.serve.service import Service, described, described_document, service_of, user_of
+from gnm.serve.store import EMPTY
+
+_PIECE = 1 << 20  # bytes of a file that are sent at once
+
+
+async def show_all(request: Request) -> Response:
+    """The names of the user's memories."""
+    service, user = service_of(request), user_of(request)
+    return JSONResponse({"user": user, "memories": service.store.names(user)})
+
+
+async def show(request: Request) -> Response:
+    """What is in a memory."""
+    service, user, name = _asked(request)
+    return JSONResponse(await service.run(user, lambda: described(name, service.store.open(user, name))))
+
+
+async def delete(request: Request) -> Response:
+    """Remove a memory."""
+    service, user, name = _asked(request)
+    await service.run(user, lambda: service.store.delete(user, name))
+    return Response(status_code=204)
+
+
+async def write(request: Request) -> Response:
+    """Write a document; the answer has all of its clauses, also those of which nothing is stored."""
+    service, user, name = _asked(request)
+    body = await read_as(request, Document, service.limits)
+    check_length("the document", body.document, service.limits.document_characters)
+    check_length("the instruction", body.instruction, service.limits.question_characters)
+
+    def written(memory: ServedMemory) -> dict:
+        memory.write(body.document, body.instruction, body.keep_notes, body.long)
+        return {**described_document(memory.documents[-1]), "memory": {"slots": memory.slots}}
+
+    if not body.store:
+        return JSONResponse(await service.run(user, lambda: written(_copy(service, user, name))))
+    answer = await service.change(user, name, written, make=True)
+    service.metrics.written.inc()
+    return JSONResponse(answer, 201)
+
+
+async def forget(request: Request) -> Response:
+    """Drop what a document wrote."""
+    number = int(request.path_params["number"])
+
+    def forgotten(memory: ServedMemory) -> None:
+        if number not in {document.number for document in memory.documents}:
+            raise Refused(404, f"there is no document {number} in this memory")
+        memory.forget(number)
+
+    return await _changed(request, forgotten)
+
+
+async def revoke(request: Request) -> Response:
+    """Drop what words take back."""
+    limits = service_of(request).limits
+    user_of(request)
+    body = await read_as(request, Revocation, limits)
+    check_length("the instruction", body.instruction, limits.question_characters)
+    return await _changed(request, lambda memory: memory.revoke(body.instruction))
+
+
+async def undo(request: Request) -> Response:
+    """Go back to before the last change."""
+    return await _changed(request, lambda memory: memory.undo())
+
+
+async def merge(request: Request) -> Response:
+    """Take in the documents of another of the user's memories."""
+    service, user = service_of(request), user_of(request)
+    other = (await read_as(request, Other, service.limits)).other
+    path = service.store.path(user, other)
+
+    def merged(memory: ServedMemory) -> None:
+        service.store.open(user, other)
+        memory.merge(path)
+
+    return await _changed(request, merged)
+
+
+async def ask(request: Request) -> Response:
+    """Answer questions from a memory, beside others' that are asked now."""
+    service, user, name = _asked(request)
+    body, limits = await read_as(request, Questions, service.limits), service.limits
+    if len(body.questions) > limits.questions:
+        raise Refused(413, f"there are {len(body.questions)} questions; at most {limits.questions} are taken")
+    for question in body.questions:
+        check_length("a question", question, limits.question_characters)
+        if not question.strip():
+            raise Refused(400, "a question is empty; ask something, or for the continuation of some words")
+    most = min(body.max_new_tokens, limits.max_new_tokens)
+    if not body.stream:
+        answers = await service.worker.ask(user, lambda: service.store.open(user, name), body.questions, most)
+        return JSONResponse({"answers": answers})
+    if len(body.questions) > 1:
+        raise Refused(400, "stream: give one question, or leave it out")
+    _, pieces = await service.worker.stream(
+        user, lambda: service.store.open(user, name).stream_answer(body.questions[0], most)
+    )
+    return event_stream({"text": piece} async for piece in pieces)
+
+
+async def export(request: Request) -> Response:
+    """A memory's file, which `gnm` and `import` take."""
+    service, user, name = _asked(request)
+    path = service.store.path(user, name)
+    try:
+        file = path.open("rb")  # what replaces it meanwhile is another file
+    except FileNotFoundError as error:
+        raise Refused(404, f"there is no memory {name!r}") from error
+
+    async def pieces() -> AsyncIterator[bytes]:
+        with file:
+            while piece := file.read(_PIECE):
+                yield piece
+
+    headers = {
+        "Content-Length": str(os.fstat(file.fileno()).st_size),
+        "Content-Disposition": f'attachment; filename="{path.name}"',
+    }
+    return StreamingResponse(pieces(), headers=headers, media_type="application/octet-stream")
+
+
+async def take_in(request: Request) -> Response:
+    """Begin a memory with the file in the body."""
+    service, user, name = _asked(request)
+    folder, limits = service.store.path(user, name).parent, service.limits
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".import.") as file:
+        async for piece in read_body(request, limits.import_bytes, limits.body_seconds):
+            file.write(piece)
+        file.flush()
+        answer = await service.run(user, lambda: described(name, service.store.take_in(user, name, Path(file.name))))
+    return JSONResponse(answer, 201)
+
+
+async def _changed(request: Request, function: Callable[[ServedMemory], object]) -> Response:
+    service, user, name = _asked(request)
+
+    def changed(memory: ServedMemory) -> dict:
+        function(memory)
+        memory.settle()
+        return described(name, memory)
+
+    return JSONResponse(await service.change(user, name, changed))
+
+
+def _asked(request: Request) -> tuple[Service, str, str]:
+    """The service, the user, and the name of the memory in the request's path."""
+    return service_of(request), user_of(request), request.path_params["name"]
+
+
+def _copy(service: Service, user: str, name: str) -> ServedMemory:
+    """A memory to try something on; an empty one if there is none of this name."""
+    exists = service.store.path(user, name).exists()
+    return (service.store.open(user, name) if exists else service.store.open(user, EMPTY)).copy()

@@ -1,0 +1,126 @@
+"""A Conversation as the service holds it: one of many of the same model, which are answered side by side."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from gnm.api import Conversation
+from gnm.inference.generation import decode_steps, generate_tokens, generation_config
+from gnm.inference.turns import turns_prompt
+from gnm.models.prefix import stacked
+
+
+class Stream:
+    """An answer that is made piece by piece, up to the first of `stop`; iterate over it for the text.
+
+    Each step takes one token; its piece may be empty.
+
+    prompt_tokens, answer_tokens: read before it, and said so far. reason: why it ended, "stop" or "length".
+    """
+
+    def __init__(self, prompt_tokens: int, tokens: Iterator[int], tokenizer, most: int, stop: Sequence[str] = ()):
+        self.prompt_tokens, self.answer_tokens, self.reason = prompt_tokens, 0, "stop"
+        self._most, self._stop = most, stop
+        self._pieces = self._until_stop(decode_steps(tokenizer, self._counted(tokens)))
+
+    def __iter__(self) -> Iterator[str]:
+        return self._pieces
+
+    def _counted(self, tokens: Iterator[int]) -> Iterator[int]:
+        for token in tokens:
+            self.answer_tokens += 1
+            if self.answer_tokens == self._most:
+                self.reason = "length"
+            yield token
+
+    def _until_stop(self, pieces: Iterator[str]) -> Iterator[str]:
+        """The text before any of the stop words; what may be the beginning of one is held back."""
+        held, back = "", max((len(word) for word in self._stop), default=1) - 1
+        for piece in pieces:
+            held += piece
+            found = [place for word in self._stop if (place := held.find(word)) >= 0]
+            if found:
+                self.reason = "stop"
+                yield held[: min(found)]
+                return
+            ready = max(len(held) - back, 0)
+            yield held[:ready]
+            held = held[ready:]
+        if held:
+            yield held
+
+
+class ServedMemory(Conversation):
+    """A Conversation that leaves no text of what is not stored behind, streams chats, and can be copied."""
+
+    @classmethod
+    def of(cls, conversation: Conversation, undo_steps: int) -> "ServedMemory":
+        """An empty memory of the model of `conversation`."""
+        return cls(
+            conversation._learner,
+            conversation._backbone,
+            conversation._about,
+            conversation._digest,
+            keep_notes=conversation._keep_notes,
+            undo_steps=undo_steps,
+        )
+
+    def another(self) -> "ServedMemory":
+        """An empty memory of the same model."""
+        return self.of(self, self._before.most)
+
+    def copy(self) -> "ServedMemory":
+        """The same memory, to be changed on its own; without its history."""
+        other = self.another()
+        other._memory, other._notes = self._memory, self._notes
+        return other
+
+    def settle(self) -> None:
+        """Drop the text of what was not stored, which the document written last still has."""
+        self._notes = self._saved_notes()
+
+    def check_readable(self) -> None:
+        """Raise MemoryFileError if a question would not fit behind this memory."""
+        self._learner.lm.check_state(self.state)
+
+    @property
+    def slots(self) -> int:
+        """Slots that are in use."""
+        return int(self.state.used())
+
+    @property
+    def capacity(self) -> int | None:
+        """Slots that the pool has room for; None: as many as the model can read."""
+        return self._learner.lm.pool.capacity
+
+    @property
+    def can_undo(self) -> bool:
+        return len(self._before) > 0
+
+    def stream(self, turns: Sequence[str], seed: int = 0, stop: Sequence[str] = (), **settings: Any) -> Stream:
+        """The answer to the last of `turns`, of user and assistant in turn.
+
+        settings: of `gnm.inference.generation.SETTINGS`. Raises ConfigError for one that makes no sense.
+        """
+        return self._stream(turns_prompt(self._learner.reader.chat, turns), seed, stop, settings)
+
+    def stream_answer(self, phrase: str, max_new_tokens: int) -> Stream:
+        """What `ask` answers to a question or phrase, piece by piece."""
+        chat = self._learner.reader.chat
+        prompt = chat.encode_lead() + chat.encode_question(phrase)
+        return self._stream(prompt, 0, (), {"max_new_tokens": max_new_tokens})
+
+    def _stream(self, prompt: list[int], seed: int, stop: Sequence[str], settings: dict[str, Any]) -> Stream:
+        config, reader = generation_config(**settings), self._learner.reader
+        prefix = self._learner.lm.prefix(self._memory)
+        tokens = generate_tokens(reader.decoder, prefix, prompt, reader.chat.end_of_turn, config, seed)
+        return Stream(len(prompt), tokens, reader.tokenizer, config.max_new_tokens, stop)
+
+
+@torch.no_grad()
+def ask_each(asked: Sequence[tuple[ServedMemory, Sequence[str]]], max_new_tokens: int) -> list[list[str]]:
+    """The answers to each memory's phrases, all in one batch; the memories are of one model."""
+    learner = asked[0][0]._learner
+    prefix = stacked([learner.lm.prefix(memory._memory) for memory, _ in asked])
+    return learner.reader.say(prefix, [list(phrases) for _, phrases in asked], max_new_tokens)

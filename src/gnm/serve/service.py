@@ -1,0 +1,93 @@
+"""What the endpoints share: the settings, who calls, the memories and the worker, and the way to use them."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+
+from gnm.api import Conversation
+from gnm.memory.written import Written
+from gnm.serve.errors import Refused
+from gnm.serve.keys import LOCAL, Keys
+from gnm.serve.memory import ServedMemory
+from gnm.serve.metrics import Metrics
+from gnm.serve.settings import ServeSettings
+from gnm.serve.store import EMPTY, Busy, Store
+from gnm.serve.worker import Worker
+
+_WARM = "Learn it all. Then ask."
+_LOOK_AGAIN = 0.1  # seconds until a lock is tried again
+
+
+class Service:
+    """One model, the memories in a folder, and the thread that runs them."""
+
+    def __init__(self, model: Conversation, folder: Path, keys: Keys, settings: ServeSettings):
+        self.settings, self.keys, self.metrics = settings, keys, Metrics()
+        self.store = Store(folder, ServedMemory.of(model, settings.undo_steps), settings, self.metrics)
+        self.worker = Worker(settings, self.metrics)
+
+    async def warm_up(self) -> None:
+        """Write and ask once, so that nobody's first request waits for what only a first one needs."""
+
+        def used() -> None:
+            memory = self.store.open(LOCAL, EMPTY).copy()
+            memory.write(_WARM, _WARM)
+            memory.ask(_WARM, max_new_tokens=2)
+
+        await self.worker.run(LOCAL, used)
+
+    @property
+    def limits(self):
+        """What is taken of everything."""
+        return self.settings.limits
+
+    async def run(self, user: str, function: Callable[[], Any]) -> Any:
+        """What `function` returns in the worker's thread; tried again while another process has the memory open."""
+        until = time.monotonic() + self.limits.wait_seconds
+        while True:
+            try:
+                return await self.worker.run(user, function)
+            except Busy as error:
+                if time.monotonic() > until:
+                    raise Refused(409, "another process has this memory open; end it, or try again later", 1) from error
+                await asyncio.sleep(_LOOK_AGAIN)
+
+    async def change(
+        self, user: str, name: str, function: Callable[[ServedMemory], Any], make: bool = False
+    ) -> dict[str, Any]:
+        """What `function` returns of a memory that it changes, after it was saved."""
+        return await self.run(user, lambda: self.store.change(user, name, function, make))
+
+
+def service_of(request: Request) -> Service:
+    """The service that answers a request."""
+    return request.app.state.service
+
+
+def user_of(request: Request) -> str:
+    """Whose key the request has. Raises Refused if it has none that is known."""
+    user = service_of(request).keys.user(request.headers.get("authorization"))
+    if user is None:
+        raise Refused(401, "send a key that this service knows: Authorization: Bearer KEY")
+    return user
+
+
+def described(name: str, memory: ServedMemory) -> dict[str, Any]:
+    """What is in a memory."""
+    return {
+        "name": name,
+        "slots": memory.slots,
+        "capacity": memory.capacity,
+        "can_undo": memory.can_undo,
+        "documents": [described_document(document) for document in memory.documents],
+    }
+
+
+def described_document(document: Written) -> dict[str, Any]:
+    """What is stored of a document, clause by clause."""
+    return asdict(document)

@@ -1,0 +1,42 @@
+"""Settings of the service: how much of everything it takes."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from gnm.config import StrictModel, load_params
+
+
+class Limits(StrictModel):
+    """What is refused before any work, and how long anything may wait."""
+
+    body_bytes: int = Field(1_000_000, gt=0, description="a request's JSON")
+    import_bytes: int = Field(500_000_000, gt=0, description="a memory file that is imported")
+    body_seconds: float = Field(30.0, gt=0, description="until a request's body has arrived; of an import, each piece")
+    document_characters: int = Field(200_000, gt=0)
+    question_characters: int = Field(4_000, gt=0, description="a question, an instruction")
+    chat_characters: int = Field(20_000, gt=0, description="all messages of a chat")
+    questions: int = Field(32, gt=0, description="in one request")
+    max_new_tokens: int = Field(512, gt=0, description="of an answer")
+    memories: int = Field(1_000, gt=0, description="of a user")
+    waiting: int = Field(128, gt=0, description="requests that wait for the model or are answered by it")
+    waiting_of_user: int = Field(64, gt=0, description="those of one user")
+    wait_seconds: float = Field(60.0, gt=0, description="for the model's turn, and for another process's lock")
+    connections: int = Field(256, gt=0)
+
+
+class ServeSettings(StrictModel):
+    """What `gnm serve --params FILE` reads."""
+
+    limits: Limits = Limits()
+    batch: int = Field(16, gt=0, description="questions that are answered side by side")
+    gather_seconds: float = Field(0.005, ge=0, description="how long a first question waits for others to join it")
+    streams: int = Field(8, gt=0, description="answers that are streamed at the same time; others wait")
+    undo_steps: int = Field(10, ge=0, description="changes of a memory that can be undone, until the service ends")
+    cached_slots: int = Field(20_000, gt=0, description="slots of memories that are kept loaded")
+    hosts: tuple[str, ...] = Field((), description="names, beside loopback's, that a service without keys answers to")
+
+
+def serve_settings(path: Path | None) -> ServeSettings:
+    """The settings in a YAML file, or the defaults without one. Raises ConfigError if they are wrong."""
+    return ServeSettings() if path is None else load_params(path, ServeSettings)

@@ -1,0 +1,171 @@
+"""Memories on disk by user and name, and those that are loaded. All of it runs in the worker's thread.
+
+- A change holds the file's lock, is made on the file's present content, and is saved before it is answered: what was
+  accepted is on the disk. Other processes (`gnm write`, another service) may change the same files.
+- What another process changed is loaded anew; what could be undone then is gone, as after a restart.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from gnm.errors import MemoryFileError
+from gnm.memory.files import locked
+from gnm.serve.errors import Refused
+from gnm.serve.keys import NAME
+from gnm.serve.memory import ServedMemory
+from gnm.serve.metrics import Metrics
+from gnm.serve.settings import ServeSettings
+
+EMPTY = "no-memory"
+"""The name by which the model is asked without any memory."""
+_SUFFIX = ".mem"
+
+
+class Busy(Exception):
+    """Another process has the memory's file open."""
+
+
+@dataclass
+class _Loaded:
+    memory: ServedMemory
+    stamp: tuple[int, int, int]
+
+
+class Store:
+    """The memories of all users in one folder: `FOLDER/USER/NAME.mem`."""
+
+    def __init__(self, folder: Path, model: ServedMemory, settings: ServeSettings, metrics: Metrics):
+        """model: an empty memory, from which the others are made."""
+        self.folder, self._model, self._settings, self._metrics = folder, model, settings, metrics
+        self._loaded: OrderedDict[Path, _Loaded] = OrderedDict()
+
+    def names(self, user: str) -> list[str]:
+        """The user's memories, in alphabetical order."""
+        return sorted(path.stem for path in (self.folder / user).glob(f"[!.]*{_SUFFIX}"))
+
+    def path(self, user: str, name: str) -> Path:
+        """The file of a memory. Raises Refused for a name that none can have."""
+        if not NAME.fullmatch(name) or name == EMPTY:
+            raise Refused(
+                400, "a memory's name has letters, digits, '.', '_' and '-', at most 64, a letter or digit first, "
+                f"and is not {EMPTY!r}",
+            )  # fmt: skip
+        return self.folder / user / f"{name}{_SUFFIX}"
+
+    def open(self, user: str, name: str) -> ServedMemory:
+        """A memory to be read; `EMPTY` is the one with nothing in it. Raises Refused if there is none."""
+        if name == EMPTY:
+            return self._model
+        path = self.path(user, name)
+        stamp = _stamp(path)
+        if stamp is None:
+            self._drop(path)
+            raise Refused(404, f"there is no memory {name!r}; a document that is written makes one")
+        loaded = self._loaded.get(path)
+        if loaded is None or loaded.stamp != stamp:
+            memory = self._model.another()
+            memory.load_memory(path)
+            memory.clear_history()
+            self._keep(path, memory, stamp)
+        self._loaded.move_to_end(path)
+        return self._loaded[path].memory
+
+    def change(self, user: str, name: str, function: Callable[[ServedMemory], Any], make: bool = False) -> Any:
+        """What `function` returns of a memory that it changes, once that is saved.
+
+        make: whether a memory that is not there is begun. Raises Busy, Refused, and what `function` raises.
+        """
+        path = self.path(user, name)
+        if not make:
+            self.open(user, name)
+        with self._alone(path):
+            memory = self.open(user, name) if path.exists() else self._begun(user, path, name, make)
+            result = function(memory)
+            try:
+                memory.save_memory(path)
+            except BaseException:
+                self._drop(path)  # the file is what counts, and it has not changed
+                raise
+            memory.settle()
+            self._keep(path, memory, _stamp(path))
+        return result
+
+    def delete(self, user: str, name: str) -> None:
+        """Remove a memory's file. Raises Busy, or Refused if there is none."""
+        self.open(user, name)
+        path = self.path(user, name)
+        with self._alone(path):
+            path.unlink(missing_ok=True)
+            self._drop(path)
+
+    def take_in(self, user: str, name: str, file: Path) -> ServedMemory:
+        """Begin a memory with the content of `file`. Raises Refused if it is there, MemoryFileError if it is damaged,
+        another model's, or too large to be read."""
+        path, memory = self.path(user, name), self._model.another()
+        try:
+            memory.load_memory(file)
+            memory.check_readable()
+        except MemoryFileError as error:
+            raise MemoryFileError(str(error).replace(str(file), "the file")) from error
+        memory.clear_history()
+        with self._alone(path):
+            if path.exists():
+                raise Refused(409, f"there is a memory {name!r}; delete it first, or import under another name")
+            self._check_room(user)
+            memory.save_memory(path)
+            self._keep(path, memory, _stamp(path))
+        return memory
+
+    def _begun(self, user: str, path: Path, name: str, make: bool) -> ServedMemory:
+        self._drop(path)
+        if not make:
+            raise Refused(404, f"there is no memory {name!r} any more")
+        self._check_room(user)
+        return self._model.another()
+
+    def _check_room(self, user: str) -> None:
+        most = self._settings.limits.memories
+        if len(self.names(user)) >= most:
+            raise Refused(409, f"there are {most} memories, which is the limit; delete one")
+
+    @contextmanager
+    def _alone(self, path: Path) -> Iterator[None]:
+        """Nobody else changes the file meanwhile. Raises Busy at once if another process has it open."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(path, timeout=0))
+            except MemoryFileError as error:
+                if isinstance(error.__cause__, Timeout):
+                    raise Busy from error
+                raise
+            yield
+
+    def _keep(self, path: Path, memory: ServedMemory, stamp: tuple[int, int, int]) -> None:
+        """Hold a memory loaded; those that were not used for longest go when there are too many slots."""
+        self._loaded[path] = _Loaded(memory, stamp)
+        self._loaded.move_to_end(path)
+        slots = sum(each.memory.slots for each in self._loaded.values())
+        while slots > self._settings.cached_slots and len(self._loaded) > 1:
+            _, oldest = self._loaded.popitem(last=False)
+            slots -= oldest.memory.slots
+        self._metrics.cached.set(slots)
+
+    def _drop(self, path: Path) -> None:
+        self._loaded.pop(path, None)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What is another when the file's content is; None without a file."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
