@@ -13,11 +13,14 @@ from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gnm.config import validate
 from gnm.devices import pick_device
 from gnm.errors import CheckpointError, ConfigError, DataError, MemoryFileError
+from gnm.inference.cache import generate_inputs
 from gnm.inference.generation import decode_stream, generate_tokens, generation_config
+from gnm.inference.scoring import Score, score
 from gnm.learners import LearnerSettings, build_learner
 from gnm.learners.long_documents import Long, parts_for, write_parts
 from gnm.learners.memory import MemoryLearner
@@ -109,13 +112,45 @@ class Conversation:
         Raises DataError for an empty request, ConfigError for a setting that is unknown or makes no sense, both at once
         and not when the first piece is taken.
         """
-        if not request.strip():
-            raise DataError("the request is empty; say what the model is to do")
-        config, reader = generation_config(**settings), self._learner.reader
-        prompt = reader.chat.encode(request.strip()) + reader.chat.tail
-        prefix = self._learner.prefix(self._memory, request.strip())
+        config, reader, prompt = generation_config(**settings), self._learner.reader, self._prompt(request)
+        prefix = self._learner.prefix(self._memory, [request.strip()])
         tokens = generate_tokens(reader.decoder, prefix, prompt, reader.chat.end_of_turn, config, seed)
         return decode_stream(reader.tokenizer, tokens)
+
+    @torch.no_grad()
+    def generate_inputs(self, requests: str | Sequence[str]) -> dict[str, Any]:
+        """What `model.generate` of transformers is called with to answer a request, or several, from this memory.
+
+        `memory.model.generate(**memory.generate_inputs("Who ...?"), max_new_tokens=32, num_beams=4)`: all that it
+        takes applies. The inputs are good for one call; the memory stays as it is (`gnm.inference.cache`).
+        Raises DataError for an empty request.
+        """
+        requests = [requests] if isinstance(requests, str) else requests
+        prompts = [self._prompt(request) for request in requests]
+        reader, padding = self._learner.reader, self.tokenizer.pad_token_id
+        ends, pad = reader.chat.end_of_turn, 0 if padding is None else padding
+        inputs = generate_inputs(reader.decoder, self._learner.prefix(self._memory, requests), prompts, pad)
+        return {**inputs, "eos_token_id": ends or None, "pad_token_id": pad}
+
+    @torch.no_grad()
+    def score(self, request: str, answers: Sequence[str]) -> list[Score]:
+        """How likely each of `answers` is as the answer to a request: log-probability (nats), tokens, whether greedy.
+
+        An empty request scores what the model says unasked. Raises DataError for an empty answer.
+        """
+        reader = self._learner.reader
+        prompt = (reader.chat.encode(request.strip()) + reader.chat.tail) or reader.chat.end_of_turn[:1]
+        told = [reader.chat.encode_answer(answer) for answer in answers]
+        if not all(told):
+            raise DataError("an answer is empty; there is nothing to score")
+        pairs = [(prompt, answer) for answer in told]
+        return score(reader.decoder, self._learner.prefix(self._memory, [request]), pairs) if pairs else []
+
+    def _prompt(self, request: str) -> list[int]:
+        if not request.strip():
+            raise DataError("the request is empty; say what the model is to do")
+        chat = self._learner.reader.chat
+        return chat.encode(request.strip()) + chat.tail
 
     def forget(self, document: int) -> None:
         """Drop every slot that `document` wrote, and what is known of it. `undo` can bring it back (`clear_history`).
@@ -242,6 +277,15 @@ class Conversation:
     def state(self) -> MemoryState:
         """The memory as a value, a batch of one."""
         return self._memory.state
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The decoder of transformers that reads the memory, its adapter in it, for calls of one's own."""
+        return self._learner.lm.decoder.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._learner.reader.tokenizer
 
     @property
     def documents(self) -> list[Written]:

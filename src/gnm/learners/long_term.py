@@ -41,8 +41,9 @@ class LongTermLearner(MemoryLearner):
     def say(self, state: Memory, phrases: Sequence[Sequence[str]], max_new_tokens: int) -> list[list[str]]:
         return self._in_contexts(state, phrases, lambda *read: self.reader.say(*read, max_new_tokens))
 
-    def prefix(self, state: Memory, request: str) -> Prefix:
-        return self.lm.recalled(state, [(0, self.find(state, [[request]])[0][0])])
+    def prefix(self, state: Memory, requests: Sequence[str]) -> Prefix:
+        found = self.find(state, [requests])[0]
+        return self.lm.recalled(state, [(0, tuple(sorted({place for each in found for place in each})))])
 
     def counted(self, state: Memory, phrases: Sequence[Sequence[str]]) -> Memory:
         found = self.find(state, phrases)

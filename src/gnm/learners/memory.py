@@ -154,8 +154,8 @@ class MemoryLearner(Learner):
         """The answers to each sequence's phrases, without scores: what a person asks has no expected object."""
         return self.reader.say(self.lm.prefix(state), phrases, max_new_tokens)
 
-    def prefix(self, state: Memory, request: str) -> Prefix:
-        """What one free request to the memory `state` reads."""
+    def prefix(self, state: Memory, requests: Sequence[str]) -> Prefix:
+        """What free requests to the memory `state`, of one row, read together."""
         return self.lm.prefix(state)
 
     def counted(self, state: Memory, phrases: Sequence[Sequence[str]]) -> Memory:
