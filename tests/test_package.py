@@ -160,6 +160,26 @@ def test_a_program_whose_extra_is_missing_names_it(installed, tmp_path, program)
     assert "which is not installed; run: pip install 'gnm[experiments]'" in done.stderr
 
 
+PROGRAMS = ["evaluate", "evaluate_people", "analysis.gates", "analysis.people", "analysis.report", "probing.probe"]
+RUN_EACH = """
+import contextlib, io, runpy
+for name in {programs}:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            runpy.run_module("gnm." + name, run_name="__main__")
+        print(name, "ran")
+    except SystemExit as end:
+        print(name, end.code, sep=": ")
+"""
+
+
+def test_a_module_that_is_run_where_its_extra_is_missing_names_it(installed, tmp_path):
+    done = run(installed, tmp_path, code=RUN_EACH.format(programs=[*PROGRAMS, "probing.what_was_learned"]))
+    said = done.stdout.splitlines()
+    assert len(said) == len(PROGRAMS) + 1, done.stderr
+    assert all("is not installed; run: pip install 'gnm[experiments]'" in line for line in said), said
+
+
 def test_training_without_its_tracker_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "dvclive", None)
     with pytest.raises(ConfigError, match=r"needs the package dvclive, .* pip install 'gnm\[train\]'"):

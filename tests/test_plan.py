@@ -191,6 +191,13 @@ def test_the_table_of_an_experiment(project, capsys):
     assert "evaluate gnm, 1 of 2" in capsys.readouterr().out
 
 
+def test_an_evaluation_in_peoples_words_can_be_planned(project, capsys):
+    main(["plan", str(project / "experiments" / "people")])
+    rows = {line.split(",")[0]: line.split()[-8:] for line in capsys.readouterr().out.splitlines()[1:]}
+    memory, prefix = ([float(rows[f"evaluate {name}"][at]) for name in ("generalist", "no_memory")] for at in (2, 3))
+    assert memory[0] > memory[1] == 0 and prefix[0] > prefix[1] == 0
+
+
 def test_what_cannot_be_planned_is_said(project, tmp_path):
     with pytest.raises(ConfigError, match="sizes of the backbone 'tiny' are not known; known are: smollm2-135m"):
         known_shape("tiny")

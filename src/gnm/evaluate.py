@@ -32,14 +32,17 @@ from gnm.data.types import Query
 from gnm.data.types import Sequence as DocumentSequence
 from gnm.devices import pick_device
 from gnm.errors import ConfigError, exit_on_error
+from gnm.extras import program_imports
 from gnm.files import atomic_folder, write_json
 from gnm.learners import Answer, Learner, Question, build_learner
-from gnm.metrics import summarise, write_summary
-from gnm.metrics.records import records_frame, write_records, write_segments
 from gnm.params import EvaluateParams
 from gnm.provenance import command_line, provenance
 from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import load_model
+
+with program_imports(__name__):
+    from gnm.metrics import summarise, write_summary
+    from gnm.metrics.records import records_frame, write_records, write_segments
 
 _TIMED_QUESTIONS = 5
 

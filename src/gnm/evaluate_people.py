@@ -11,11 +11,8 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import pandas as pd
 import torch
-from pydantic import Field
 from tqdm import tqdm
 
 from gnm.config import add_params_arguments, load_params
@@ -25,21 +22,18 @@ from gnm.data.refusals import is_refusal
 from gnm.data.types import REFUSAL_ANSWER
 from gnm.devices import pick_device
 from gnm.errors import exit_on_error
+from gnm.extras import program_imports
 from gnm.files import atomic_folder, write_json
 from gnm.learners import Answer, Learner, Question, build_learner
-from gnm.metrics.people import people_figures
-from gnm.params import Methods
+from gnm.params import PeopleParams
 from gnm.provenance import command_line, provenance
 from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import load_model
 
+with program_imports(__name__):
+    import pandas as pd
 
-class PeopleParams(Methods):
-    """params.yaml of an evaluation on probes."""
-
-    probes: Path
-    max_new_tokens: Annotated[int, Field(gt=0)]
-    output: Path
+    from gnm.metrics.people import people_figures
 
 
 def evaluate_people(params: PeopleParams, method: str, command: str) -> Path:

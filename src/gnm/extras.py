@@ -1,9 +1,9 @@
 """Packages that only some of the work needs, and the extra of `pip install 'gnm[...]'` that brings each."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-from gnm.errors import ConfigError
+from gnm.errors import ConfigError, exit_on_error
 
 EXTRAS = {
     "bm25s": "retrieval",
@@ -32,3 +32,11 @@ def optional_imports() -> Iterator[None]:
         raise ConfigError(
             f"this needs the package {package}, which is not installed; run: pip install 'gnm[{EXTRAS[package]}]'"
         ) from error
+
+
+@contextmanager
+def program_imports(name: str) -> Iterator[None]:
+    """`optional_imports` at the head of a program; where that is run, `name` is "__main__", the error ends it in a
+    sentence."""
+    with exit_on_error() if name == "__main__" else nullcontext(), optional_imports():
+        yield

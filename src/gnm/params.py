@@ -261,3 +261,11 @@ class EvaluateParams(Methods):
             split="test",
             sampling=self.sampling,
         )
+
+
+class PeopleParams(Methods):
+    """params.yaml of an evaluation on probes (`gnm.evaluate_people`), each written into a memory of its own."""
+
+    probes: Path
+    max_new_tokens: Positive
+    output: Path

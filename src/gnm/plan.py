@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -27,13 +28,16 @@ from gnm.learners.retrieval import CONTEXTS_AT_ONCE
 from gnm.models.attention import SCORES
 from gnm.models.latent_bank import LatentBank
 from gnm.models.lora import LoraSettings
-from gnm.params import EvaluateParams, TrainParams
+from gnm.params import EvaluateParams, PeopleParams, TrainParams
 from gnm.weights.backbones import REGISTRY
 from gnm.weights.memoryllm import MemoryShape, empty_model, memory_sizes, parse_config
 from gnm.weights.published import Published
 
 DOCUMENT_TOKENS, QUESTION_TOKENS = 200, 40
+PROBE_DOCUMENTS = 2
+"""Documents of a probe in people's words, at most."""
 _BYTES = {"bfloat16": 2, "float32": 4}
+Params = TrainParams | EvaluateParams | PeopleParams
 _MEMORIES = ("gnm", "gnm_ablation", "memoryllm")
 
 
@@ -125,9 +129,9 @@ def empty_bank(settings: LearnerSettings, config: LlamaConfig) -> LatentBank | N
         return LatentBank(config.hidden_size, settings.bank)
 
 
-def plan(params: TrainParams | EvaluateParams, method: str, processes: int, tokens: int = DOCUMENT_TOKENS) -> Need:
+def plan(params: Params, method: str, processes: int, tokens: int = DOCUMENT_TOKENS) -> Need:
     """What each of `processes` needs for one method, with documents of `tokens` tokens (instruction included)."""
-    settings, loop, dtype = params.method(method), params.loop, _BYTES[params.backbone.dtype]
+    settings, dtype = params.method(method), _BYTES[params.backbone.dtype]
     training = isinstance(params, TrainParams)
     lora = params.lora if training else LoraSettings() if settings.adapter else None
     model = Model.of(settings.backbone or params.backbone.name, lora)
@@ -138,8 +142,7 @@ def plan(params: TrainParams | EvaluateParams, method: str, processes: int, toke
     own = sum(parameter.numel() for parameter in bank.parameters()) if bank else 0
     need = Need(weights=weights, adapters=4 * (model.adapters + own) + (0 if shard else dtype * model.formed))
 
-    documents = loop.longest if training else loop.sequence_length
-    states = ceil(loop.sequences_of_step(documents) / processes) if training else loop.sequences_at_once
+    documents, states = _documents_and_states(params, processes)
     slots = documents * tokens
     if settings.method in _MEMORIES:
         published = model.shape and model.shape.tokens * model.shape.blocks
@@ -159,6 +162,7 @@ def plan(params: TrainParams | EvaluateParams, method: str, processes: int, toke
     need = replace(need, prefix=copies * states * slots * model.kv_size * dtype)
     if not training:
         return replace(need, activations=max(3 * SCORES * dtype, need.memory + need.prefix))
+    loop = params.loop
     written = ceil(loop.documents_per_step / processes)
     read = written * loop.max_queries_per_document * QUESTION_TOKENS
     kept = bank.kept_per_token if bank else 0
@@ -171,14 +175,23 @@ def plan(params: TrainParams | EvaluateParams, method: str, processes: int, toke
     )
 
 
+def _documents_and_states(params: Params, processes: int) -> tuple[int, int]:
+    """Documents of the longest sequence, and sequences that one process holds at once."""
+    if isinstance(params, PeopleParams):
+        return PROBE_DOCUMENTS, 1
+    if isinstance(params, EvaluateParams):
+        return params.loop.sequence_length, params.loop.sequences_at_once
+    longest = params.loop.longest
+    return longest, ceil(params.loop.sequences_of_step(longest) / processes)
+
+
 def table(folder: Path, processes: int | None, tokens: int, overrides: Sequence[str] = ()) -> str:
     """The needs of every method of every training and evaluation of an experiment, as text.
 
     Raises ConfigError if the folder has no params.yaml, or no such block in it.
     """
     path = folder / "params.yaml"
-    schemas = {"train": TrainParams, "evaluate": EvaluateParams}
-    blocks = {name: schemas[name.split("_")[0]] for name in read_blocks(path) if name.split("_")[0] in schemas}
+    blocks = {name: schema for name, block in read_blocks(path).items() if (schema := _schema_of(name, block))}
     if not blocks:
         raise ConfigError(f"{path} has no block that begins with train or evaluate; there is nothing to plan")
     rows = [("GB of each process", [*asdict(Need()), "total"])]
@@ -191,6 +204,16 @@ def table(folder: Path, processes: int | None, tokens: int, overrides: Sequence[
             rows.append((f"{block} {method}, 1 of {count}", [f"{number / 1e9:.2f}" for number in numbers]))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}" + "".join(f"{cell:>13}" for cell in cells) for name, cells in rows)
+
+
+def _schema_of(name: str, block: Any) -> type[Params] | None:
+    """The schema of a block of params.yaml, None if it is none of a training or an evaluation."""
+    kind = name.split("_")[0]
+    if kind == "train":
+        return TrainParams
+    if kind != "evaluate":
+        return None
+    return PeopleParams if isinstance(block, dict) and "probes" in block else EvaluateParams
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

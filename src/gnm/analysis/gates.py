@@ -8,19 +8,23 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from pydantic import Field
 
-from gnm.analysis.report import read_experiment
-from gnm.analysis.saved import SavedEvaluation
-from gnm.analysis.style import in_order, method_style, save_figure, style
-from gnm.analysis.tables import save_tables, text_table, with_said
 from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.errors import DataError, exit_on_error
-from gnm.metrics import MERIT_COLUMNS, bootstrap_mean
-from gnm.metrics.records import read_segments
+from gnm.extras import program_imports
+
+with program_imports(__name__):
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    from gnm.analysis.report import read_experiment
+    from gnm.analysis.saved import SavedEvaluation
+    from gnm.analysis.style import in_order, method_style, save_figure, style
+    from gnm.analysis.tables import save_tables, text_table, with_said
+    from gnm.metrics import MERIT_COLUMNS, bootstrap_mean
+    from gnm.metrics.records import read_segments
 
 _OPEN = 0.5  # a gate's decision, whatever budget is set beside it
 

@@ -8,15 +8,19 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-from matplotlib.figure import Figure
 from pydantic import Field
 
-from gnm.analysis.saved import split_method
-from gnm.analysis.style import in_order, method_style, save_figure, style, with_variant
 from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.errors import DataError, exit_on_error
+from gnm.extras import program_imports
 from gnm.files import recover_folders, write_text
+
+with program_imports(__name__):
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from gnm.analysis.saved import split_method
+    from gnm.analysis.style import in_order, method_style, save_figure, style, with_variant
 
 HEADINGS = {
     "learned": "Learned",

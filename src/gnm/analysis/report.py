@@ -8,15 +8,19 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
 from pydantic import Field
 
-from gnm.analysis.figures import overview
-from gnm.analysis.saved import SavedEvaluation, find_evaluations, merit_frame
-from gnm.analysis.style import in_order, method_style, save_figure, with_variant
-from gnm.analysis.tables import DEFAULT_FIGURES, figures_in, save_tables, select, text_table, with_said
 from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.errors import DataError, exit_on_error
+from gnm.extras import program_imports
+
+with program_imports(__name__):
+    import pandas as pd
+
+    from gnm.analysis.figures import overview
+    from gnm.analysis.saved import SavedEvaluation, find_evaluations, merit_frame
+    from gnm.analysis.style import in_order, method_style, save_figure, with_variant
+    from gnm.analysis.tables import DEFAULT_FIGURES, figures_in, save_tables, select, text_table, with_said
 
 _MOST_BARS = 6  # panels of a figure; the table has all
 _NOTE = (

@@ -18,24 +18,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import torch
 from pydantic import Field, model_validator
 
-from gnm.analysis.figures import merit_bars
-from gnm.analysis.saved import split_method
-from gnm.analysis.style import BLACK, save_figure, with_variant
-from gnm.analysis.tables import save_tables, text_table
 from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.data.sampling import Sampling
 from gnm.data.sequences import SequenceSettings
 from gnm.data.targets import FORMATTING_TYPES
 from gnm.devices import pick_device
 from gnm.errors import ConfigError, exit_on_error
-from gnm.evaluate import read_documents_of
+from gnm.extras import program_imports
 from gnm.learners import build_learner, keeps_slots
 from gnm.learners.memory import MemoryLearner
-from gnm.metrics import MERIT_COLUMNS, bootstrap_mean
 from gnm.params import Methods, Positive, TargetSettings
 from gnm.probing.facts import Case, Objects, draw_cases, others_of
 from gnm.probing.inputs import last_states, read_examples, write_alone
@@ -43,6 +37,16 @@ from gnm.probing.probes import ProbeTraining, draw_candidates, fit, picked
 from gnm.weights.adapters import read_about
 from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import load_model
+
+with program_imports(__name__):
+    import pandas as pd
+
+    from gnm.analysis.figures import merit_bars
+    from gnm.analysis.saved import split_method
+    from gnm.analysis.style import BLACK, save_figure, with_variant
+    from gnm.analysis.tables import save_tables, text_table
+    from gnm.evaluate import read_documents_of
+    from gnm.metrics import MERIT_COLUMNS, bootstrap_mean
 
 KINDS = ("learn", "ignore", "refuse")
 # any document with a fact can be drawn; a probe asks about all of its facts

@@ -5,14 +5,18 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from pydantic import Field
 
-from gnm.analysis.style import BLUE, save_figure, style
 from gnm.api import load
 from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.errors import CheckpointError, exit_on_error
+from gnm.extras import program_imports
 from gnm.memory.written import Segment
+
+with program_imports(__name__):
+    from matplotlib.figure import Figure
+
+    from gnm.analysis.style import BLUE, save_figure, style
 
 _LINE = 0.24  # inches
 _TITLE = 60  # characters
