@@ -28,7 +28,7 @@ def session(memory, path, *lines):
         except StopIteration:
             raise EOFError from None
 
-    shell.chat(memory, path, read)
+    shell.chat(memory, path, read=read)
 
 
 def test_a_session_writes_asks_forgets_undoes_and_saves(memory, tmp_path, capsys):

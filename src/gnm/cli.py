@@ -43,20 +43,21 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=_seconds, default=60.0, metavar="SECONDS",
         help="how long to wait for another process that has the memory open (default: 60)",
     )  # fmt: skip
-
-    write = commands.add_parser("write", parents=[changing], help="write a document into the memory; makes the file")
-    write.add_argument("document", nargs="+", help="a text, @FILE, or @FOLDER with a text in each of its files")
-    write.add_argument("--instruction", required=True, help="what to take from each, in plain English")
-    write.add_argument(
+    writing = argparse.ArgumentParser(add_help=False, parents=[changing])
+    writing.add_argument(
         "--long", choices=("refuse", "split"), default="refuse",
         help="what to do with a document that is longer than the model reads at once (default: refuse)",
     )  # fmt: skip
+
+    write = commands.add_parser("write", parents=[writing], help="write a document into the memory; makes the file")
+    write.add_argument("document", nargs="+", help="a text, @FILE, or @FOLDER with a text in each of its files")
+    write.add_argument("--instruction", required=True, help="what to take from each, in plain English")
     write.set_defaults(run=_write)
     ask = commands.add_parser("ask", parents=[common], help="have questions answered, or phrases continued")
     ask.add_argument("phrase", nargs="+")
     ask.add_argument("--max-new-tokens", type=int, default=16)
     ask.set_defaults(run=_ask)
-    chat = commands.add_parser("chat", parents=[changing], help="write, ask, forget, undo and inspect in one session")
+    chat = commands.add_parser("chat", parents=[writing], help="write, ask, forget, undo and inspect in one session")
     chat.set_defaults(run=_chat)
     forget = commands.add_parser("forget", parents=[changing], help="drop what a document wrote, or words take back")
     forget.add_argument("what", help="a document's number, as `gnm inspect` shows it, or an instruction in words")
@@ -133,7 +134,7 @@ def _ask(options: argparse.Namespace) -> None:
 
 def _chat(options: argparse.Namespace) -> None:
     with _changing(options, must_exist=False) as conversation:
-        chat(conversation, options.memory)
+        chat(conversation, options.memory, options.long)
 
 
 def _forget(options: argparse.Namespace) -> None:

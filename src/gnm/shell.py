@@ -4,6 +4,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from gnm.errors import ConfigError, DataError, GNMError
@@ -94,8 +95,12 @@ def _clause(segment) -> str:
     return (bare if segment.stored else f"[{bare}]") + space
 
 
-def chat(conversation, path: Path, read: Callable[[str], str] = input) -> None:
-    """Read commands until "quit" or the end of input; errors are told and the session goes on. Saves at the end."""
+def chat(conversation, path: Path, long: str = "refuse", read: Callable[[str], str] = input) -> None:
+    """Read commands until "quit" or the end of input; errors are told and the session goes on. Saves at the end.
+
+    long: what is done with documents that are too long to be read at once, as for `Conversation.write`.
+    """
+    commands = {**_COMMANDS, "write": partial(_write, long=long)}
     print(HELP)
     while True:
         try:
@@ -111,7 +116,7 @@ def chat(conversation, path: Path, read: Callable[[str], str] = input) -> None:
         if not line:
             continue
         try:
-            run = _COMMANDS.get(command)
+            run = commands.get(command)
             if run is None or (rest == "") != (command in _ALONE):
                 _ask(conversation, line, path)
             else:
@@ -122,12 +127,12 @@ def chat(conversation, path: Path, read: Callable[[str], str] = input) -> None:
     print(f"saved to {path}")
 
 
-def _write(conversation, rest: str, path: Path) -> None:
+def _write(conversation, rest: str, path: Path, long: str) -> None:
     document, bar, instruction = rest.rpartition("|")
     if not bar or not document.strip():
         raise DataError("write needs a document and an instruction: write Bern is in Asia. | Learn it all.")
     for text in documents_of(document.strip()):
-        number = conversation.write(text, instruction.strip())
+        number = conversation.write(text, instruction.strip(), long=long)
         print(f"document {number}: {conversation.documents[-1].slots} slots")
         if conversation.documents[-1].segments:
             print(shaded(conversation.documents[-1].segments))
@@ -169,6 +174,6 @@ def _help(conversation, rest: str, path: Path) -> None:
     print(HELP)
 
 
-_COMMANDS = {"write": _write, "ask": _ask, "say": _say, "forget": _forget, "undo": _undo, "inspect": _inspect,
+_COMMANDS = {"ask": _ask, "say": _say, "forget": _forget, "undo": _undo, "inspect": _inspect,
              "save": _save, "help": _help}  # fmt: skip
 _ALONE = ("undo", "inspect", "save", "help")

@@ -1,5 +1,7 @@
 """Documents longer than the window are written in parts that are one document for forget, undo and inspect."""
 
+import io
+
 import pytest
 import torch
 
@@ -123,3 +125,15 @@ def test_the_shell_splits_and_shows_one_document(gated, tmp_path, monkeypatch, c
     cli.main(["forget", str(tmp_path / "m"), "0", "--adapter", str(gated)])
     assert "0 documents are left" in capsys.readouterr().out
     assert "Elbonia" not in (tmp_path / "m").read_bytes().decode("utf-8", "replace")
+
+
+def test_a_session_splits_if_it_is_asked_to(gated, tmp_path, monkeypatch, capsys):  # noqa: F811
+    def narrow_load(*given, **options):
+        return narrow(load(*given, **options, dtype="float32", device="cpu", gates={"share": 0.1}))
+
+    (tmp_path / "long.txt").write_text(DOCUMENT)
+    monkeypatch.setattr(api, "load", narrow_load)
+    for options, said in (((), "error: "), (("--long", "split"), "document 0: ")):
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"write @{tmp_path / 'long.txt'} | {INSTRUCTION}\n"))
+        cli.main(["chat", str(tmp_path / "m"), "--adapter", str(gated), *options])
+        assert said in capsys.readouterr().out

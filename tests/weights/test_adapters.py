@@ -133,8 +133,11 @@ FIRST = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
 
 
 def rewrite_about(change):
+    """Another gnm.json with a right checksum, as only a program can make it."""
+
     def spoil(folder):
         made = json.loads((folder / "gnm.json").read_text())
+        del made["checksums"]["gnm.json"]
         (folder / "gnm.json").write_text(json.dumps(change(made)))
 
     return spoil
@@ -160,7 +163,9 @@ SPOILT = {
         lambda f: flip_a_bit(f / "adapter_model.safetensors", 8),
         "adapter_model.safetensors is damaged .its checksum is another.*restore the folder from a copy",
     ),
-    "checksums that are none": (rewrite_about(lambda m: m | {"checksums": 3}), "checksums of .*a are damaged"),
+    "checksums that are none": (rewrite_about(lambda m: m | {"checksums": 3}), "gnm.json is damaged.*no mapping"),
+    "gnm.json with an unknown block": (rewrite_about(lambda m: m | {"lorb": None}), "unknown block 'lorb'"),
+    "gnm.json without end": (lambda f: (f / "gnm.json").write_text(100_000 * "["), "gnm.json is damaged"),
     "NaN": (change_weights(lambda t: t[FIRST].fill_(float("nan"))), f"NaN or infinity in {FIRST}; restore"),
     "infinity": (change_weights(lambda t: t[FIRST][0, 0].fill_(float("inf"))), f"NaN or infinity in {FIRST}"),
     "a tensor short": (change_weights(lambda t: t.pop(FIRST)), f"does not fit.* 1 tensors.*{FIRST}"),
@@ -184,10 +189,43 @@ def test_a_damaged_adapter_is_refused_by_what_is_wrong(tiny, tmp_path, how):
 @torch.no_grad()
 def test_an_adapter_without_checksums_is_loaded(tiny, tmp_path):
     expected = saved_adapter(tmp_path / "a")
-    assert read_about(tmp_path / "a")["checksums"].keys() == {"adapter_model.safetensors"}
+    assert read_about(tmp_path / "a")["checksums"].keys() == {"adapter_model.safetensors", "gnm.json"}
     without_checksums(tmp_path / "a")
     assert "checksums" not in load_adapter(tmp_path / "a", tiny)
     assert torch.equal(stock_logits(tiny.model, IDS), expected)
+
+
+def test_every_flipped_bit_of_the_settings_is_told(tmp_path):
+    """What is read after a flip is what was saved (a blank that became another one), or it is refused."""
+    saved_adapter(tmp_path / "a")
+    path = tmp_path / "a" / "gnm.json"
+    whole, right = path.read_bytes(), read_about(tmp_path / "a")
+    names = {*right["checksums"]}
+    for place in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            read = read_about(tmp_path / "a")
+        except CheckpointError:
+            continue
+        # a name among the checksums that is no file is told when the files are compared
+        assert read == right or {*read["checksums"]} != names, bytes(damaged[place // 8 - 20 : place // 8 + 20])
+
+
+def test_settings_that_were_changed_by_hand_are_told_and_how_to_use_them(tiny, tmp_path):
+    saved_adapter(tmp_path / "a")
+    path = tmp_path / "a" / "gnm.json"
+    made = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(made.items()))))  # another layout of the same
+    assert load_adapter(tmp_path / "a", tiny)["lora"]["alpha"] == 6
+    made["lora"]["alpha"] = 7
+    path.write_text(json.dumps(made))
+    with pytest.raises(CheckpointError, match="checksum is another.* take 'gnm.json' out of its block 'checksums'"):
+        load_adapter(tmp_path / "a", load_backbone("tiny", dtype="float32"))
+    del made["checksums"]["gnm.json"]
+    path.write_text(json.dumps(made))
+    assert load_adapter(tmp_path / "a", load_backbone("tiny", dtype="float32"))["lora"]["alpha"] == 7
 
 
 @pytest.mark.parametrize("where", ["absent", "file"])

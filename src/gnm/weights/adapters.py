@@ -5,8 +5,8 @@
   a model card, README.md.
 - A training checkpoint is an adapter plus the optimizer's state and the position in the training; folders are
   written whole and then renamed, so a kill at any moment leaves the last one usable.
-- Checksums are saved along and checked on loading: in gnm.json those of an adapter's tensors, in checksums.json those
-  of all files of a training checkpoint. An adapter that was saved without them is loaded all the same.
+- Checksums are saved along and checked on loading: in gnm.json those of an adapter's tensors and of gnm.json itself,
+  in checksums.json those of all files of a training checkpoint. An adapter without them is loaded all the same.
 """
 
 import json
@@ -22,7 +22,7 @@ from gnm.errors import CheckpointError, ConfigError
 from gnm.files import atomic_folder, recover_folder, write_json, write_text
 from gnm.models.lora import DEFAULT, READER, LoraSettings, inject_lora
 from gnm.weights.backbones import Backbone
-from gnm.weights.checksums import check_files, checksums_of
+from gnm.weights.checksums import check_files, checksum_of, checksums_of
 from gnm.weights.trained import (
     MODULE,
     Parameters,
@@ -35,7 +35,8 @@ from gnm.weights.trained import (
 
 ABOUT, CARD = "gnm.json", "README.md"
 CHECKSUMS = "checksums"
-"""In gnm.json, the SHA-256 of each file of weights."""
+"""In gnm.json, the SHA-256 of each file of weights, and under its own name that of everything else that it says."""
+_BLOCKS = {"backbone", "lora", "learner", "training", "start", "made", CHECKSUMS}
 
 
 def save_adapter(folder: str | Path, weights: Weights, settings: LoraSettings | None, about: Mapping[str, Any]) -> None:
@@ -130,7 +131,8 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
 def check_weights(folder: Path, about: Mapping[str, Any]) -> None:
     """Raise CheckpointError if a file of weights is damaged by the checksums that gnm.json tells `about`, if any."""
     if CHECKSUMS in about:
-        check_files(folder, about[CHECKSUMS], "restore the folder from a copy, or train it anew")
+        files = {name: checksum for name, checksum in about[CHECKSUMS].items() if name != ABOUT}
+        check_files(folder, files, "restore the folder from a copy, or train it anew")
 
 
 def check_backbone(folder: Path, about: Mapping[str, Any], backbone: Backbone) -> None:
@@ -158,20 +160,42 @@ def read_about(folder: Path) -> dict[str, Any]:
                 raise ValueError(f"it has no block {key!r}")
         if missing := {"name", "digest"} - about["backbone"].keys():
             raise ValueError(f"its block 'backbone' has no {', '.join(sorted(missing))}")
+        _check_own(about)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(
             f"{folder} is no adapter of this project (no {ABOUT} in it); train one, or check the path"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / ABOUT} is damaged ({error}); restore it") from error
     return about
 
 
+def _check_own(about: Mapping[str, Any]) -> None:
+    """Raise ValueError if gnm.json has a block that none is written with, or another checksum than it names."""
+    if unknown := sorted(about.keys() - _BLOCKS):
+        raise ValueError(f"it has an unknown block {unknown[0][:20]!r}")
+    checksums = about.get(CHECKSUMS, {})
+    if not isinstance(checksums, dict):
+        raise ValueError("its checksums are no mapping")
+    if ABOUT in checksums and checksums[ABOUT] != _checksum(about):
+        raise ValueError(
+            f"its checksum is another than when it was saved; if you changed it yourself, take {ABOUT!r} out of its "
+            f"block {CHECKSUMS!r}"
+        )
+
+
+def _checksum(about: Mapping[str, Any]) -> str:
+    """The checksum of gnm.json: of all that it says but this checksum itself."""
+    files = {name: checksum for name, checksum in about[CHECKSUMS].items() if name != ABOUT}
+    return checksum_of({**about, CHECKSUMS: files})
+
+
 def write_model(folder: Path, weights: Weights, settings: LoraSettings | None, about: Mapping[str, Any]) -> None:
-    """Write weights, gnm.json with their checksums, and the model card into `folder`."""
+    """Write weights, gnm.json with checksums, and the model card into `folder`."""
     write_weights(folder, weights, settings, about["backbone"]["name"])
     checksums = checksums_of(folder, [weight_file(folder, part) for part in weights])
-    write_json(folder / ABOUT, {**about, CHECKSUMS: checksums})
+    whole = {**about, CHECKSUMS: checksums}
+    write_json(folder / ABOUT, {**whole, CHECKSUMS: {**checksums, ABOUT: _checksum(whole)}})
     write_text(folder / CARD, model_card(about))
 
 

@@ -1,6 +1,7 @@
-"""SHA-256 of the files of a folder, so that a damaged one is told before anything is answered from it."""
+"""SHA-256 of files and of values, so that what is damaged is told before anything is answered from it."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ def check_files(folder: Path, expected: Any, remedy: str) -> None:
             raise CheckpointError(f"{path} is missing; {remedy}")
         if _sha256(path) != checksum:
             raise CheckpointError(f"{path} is damaged (its checksum is another than when it was saved); {remedy}")
+
+
+def checksum_of(value: Any) -> str:
+    """The SHA-256 of what JSON can hold, whatever the order of its keys and however it is laid out in a file."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
