@@ -20,7 +20,9 @@ from gnm.weights.backbones import load_backbone
 from stock import DOCUMENTS, INSTRUCTIONS, QUESTIONS, another, assert_same_answers, prompt_ids, stock_nll
 
 METHODS = sorted(_BUILDERS)
-WITH_DOCUMENTS = [m for m in METHODS if m not in ("no_memory", "dummy", "text_notes", "latent_bank")]
+FIXED_SIZE = ("latent_bank", "recurrent_memory")
+WITH_DOCUMENTS = [m for m in METHODS if m not in ("no_memory", "dummy", "text_notes", *FIXED_SIZE)]
+INSTRUCTION_FIRST = ("gnm", "gnm_ablation", "memoryllm", "compressed", "block_retrieval")
 TURNS = [(list(DOCUMENTS[:2]), list(INSTRUCTIONS[:2])), ([DOCUMENTS[2], "Later text."], ["", "Take nothing"])]
 ASKED = [list(QUESTIONS), [QUESTIONS[1]]]
 
@@ -147,13 +149,13 @@ def test_no_questions_are_no_error(tiny, method):
 @torch.no_grad()
 @pytest.mark.parametrize("method", METHODS)
 def test_the_cost_grows_with_what_is_kept(tiny, method):
-    """A bank keeps as many slots whatever it was given."""
+    """What has a fixed size keeps as much whatever it was given."""
     learner = learner_of(method, tiny, top_k=2)
     first = learner.reset([3, 4])
     states = [first, *(written(learner, (TURNS * 2)[:count]) for count in (1, 2, 4))]
     costs = [learner.cost(state, 0, QUESTIONS[0]) for state in states]
     assert all(math.isfinite(c.kept) and math.isfinite(c.bytes) and c.query_flops >= 0 for c in costs)
-    grows = method not in ("no_memory", "latent_bank")
+    grows = method not in ("no_memory", *FIXED_SIZE)
     assert (costs[0].kept < costs[1].kept < costs[2].kept < costs[3].kept) == grows
     assert (costs[0].bytes < costs[1].bytes < costs[2].bytes < costs[3].bytes) == grows
     if method != "dummy":
@@ -190,7 +192,7 @@ def test_the_ablation_alone_writes_without_gradient(tiny):
 
 
 def expected_texts(method, order):
-    own = "instruction_first" if method in ("gnm", "gnm_ablation", "memoryllm") else "document_first"
+    own = "instruction_first" if method in INSTRUCTION_FIRST else "document_first"
     return [[block(d[row], i[row], order or own) for d, i in TURNS] for row in range(2)]
 
 
@@ -198,8 +200,9 @@ def expected_texts(method, order):
 @pytest.mark.parametrize("order", [None, "instruction_first", "document_first"])
 @pytest.mark.parametrize("method", WITH_DOCUMENTS)
 def test_with_everything_in_reach_a_method_is_the_text_in_context(tiny, method, order):
-    """Memory that reads all, retrieval of all: the stock model with head, pairs in their order, question."""
-    learner = learner_of(method, tiny, order=order, write={"reads": "all"}, top_k=2)
+    """Memory that reads all, retrieval and compression to all: the stock model with head, pairs, question."""
+    everything = {"top_k": 2, "compression": {"share": 1.0}, "blocks": {"tokens": 1000}}
+    learner = learner_of(method, tiny, order=order, write={"reads": "all"}, **everything)
     answers = learner.answer(written(learner), ASKED, 1)
     chat, stock = ChatFormat.of(tiny.tokenizer), another(tiny)
     for row, texts, asked in zip(answers, expected_texts(method, order), ASKED, strict=True):

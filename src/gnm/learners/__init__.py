@@ -1,7 +1,8 @@
 """The registry of methods: a name maps to how its learner is built; optional packages load on first use.
 
 Methods by name: `gnm`, `gnm_ablation` (trained memory), `memoryllm` (untrained memory), `in_context`(`_ft`),
-`retrieval`(`_ft`), `text_notes`, `latent_bank`, `no_memory`, and `dummy` for tests. What differs between a method's
+`retrieval`(`_ft`), `text_notes`, `latent_bank`, `compressed`, `block_retrieval`, `recurrent_memory`, `no_memory`, and
+`dummy` for tests. What differs between a method's
 trained and untrained form is the adapter alone.
 """
 
@@ -20,11 +21,14 @@ from gnm.inference.prompts import Order
 from gnm.inference.reader import Reader
 from gnm.learners.base import Answer, Cost, Learner, Question, State
 from gnm.memory.pool import PoolSettings
+from gnm.models.blocks import BlockSettings
+from gnm.models.compression import CompressionSettings
 from gnm.models.decoder import Decoder
 from gnm.models.gates.write import GateTraining
 from gnm.models.latent_bank import BankSettings, LatentBank
 from gnm.models.long_term import LongTermLM
 from gnm.models.memory_lm import MemoryLM
+from gnm.models.recurrent import RecurrentMemory, RecurrentSettings
 from gnm.models.write_settings import WriteSettings
 from gnm.weights.backbones import Backbone
 from gnm.weights.trained import MODULE, put_weights
@@ -46,6 +50,9 @@ class LearnerSettings(StrictModel):
     write: WriteSettings = WriteSettings()
     gate_training: GateTraining = GateTraining()
     bank: BankSettings = BankSettings()
+    compression: CompressionSettings = CompressionSettings()
+    blocks: BlockSettings = BlockSettings()
+    recurrent: RecurrentSettings = RecurrentSettings()
     retriever: str = Field("mean_embedding", pattern="^(mean_embedding|bm25)$")
     top_k: int = Field(4, gt=0, description="pairs retrieved for a question")
     max_note_tokens: int = Field(64, gt=0, description="length of a text note")
@@ -155,11 +162,46 @@ def _text_notes(settings: LearnerSettings, backbone: Backbone) -> Learner:
 def _latent_bank(settings: LearnerSettings, backbone: Backbone) -> Learner:
     from gnm.learners.latent_bank import LatentBankLearner
 
-    if backbone.memory is not None:
-        raise ConfigError(f"latent_bank needs a plain decoder; {backbone.name} is a memory model")
+    _check_plain(settings, backbone)
     reader = _reader(settings, backbone)
     bank = LatentBank(reader.decoder.config.hidden_size, settings.bank).to(reader.decoder.device)
     return LatentBankLearner(bank, reader, settings.order or "instruction_first")
+
+
+def _compressed(settings: LearnerSettings, backbone: Backbone) -> Learner:
+    from gnm.learners.compressed import CompressedLearner, QuestionGuidedLearner
+
+    form = CompressedLearner if settings.compression.guide == "instruction" else QuestionGuidedLearner
+    return form(_reader(settings, backbone), settings.compression, *_kept_tokens(settings, backbone))
+
+
+def _block_retrieval(settings: LearnerSettings, backbone: Backbone) -> Learner:
+    from gnm.learners.block_retrieval import BlockRetrievalLearner
+
+    return BlockRetrievalLearner(_reader(settings, backbone), settings.blocks, *_kept_tokens(settings, backbone))
+
+
+def _kept_tokens(settings: LearnerSettings, backbone: Backbone) -> tuple[Order, Literal["nothing", "all"]]:
+    """The order of document and instruction, and what a write reads, of methods that keep tokens' keys and values."""
+    _check_plain(settings, backbone)
+    reads = settings.write.reads
+    if reads not in ("nothing", "all") or settings.write != WriteSettings(reads=reads):
+        raise ConfigError(f"{settings.method} has write.reads: nothing or all, and no other setting of `write`")
+    return settings.order or "instruction_first", reads
+
+
+def _recurrent_memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
+    from gnm.learners.recurrent import RecurrentLearner
+
+    _check_plain(settings, backbone)
+    reader = _reader(settings, backbone)
+    memory = RecurrentMemory(reader.decoder, settings.recurrent)
+    return RecurrentLearner(memory, reader, settings.order or "instruction_first")
+
+
+def _check_plain(settings: LearnerSettings, backbone: Backbone) -> None:
+    if backbone.memory is not None:
+        raise ConfigError(f"{settings.method} needs a plain decoder; {backbone.name} is a memory model")
 
 
 def _no_memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
@@ -184,6 +226,9 @@ _BUILDERS: dict[str, Callable[[LearnerSettings, Backbone], Learner]] = {
     "retrieval_ft": _retrieval,
     "text_notes": _text_notes,
     "latent_bank": _latent_bank,
+    "compressed": _compressed,
+    "block_retrieval": _block_retrieval,
+    "recurrent_memory": _recurrent_memory,
     "no_memory": _no_memory,
     "dummy": _dummy,
 }
