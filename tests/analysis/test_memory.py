@@ -18,7 +18,14 @@ from gnm.analysis.memory import (
     read_layers,
     read_swap,
 )
-from gnm.analysis.memory_sentences import against_band, difference, levels, most_lost, where_it_acts
+from gnm.analysis.memory_sentences import (
+    against_band,
+    difference,
+    levels,
+    most_lost,
+    where_it_acts,
+    without_swap,
+)
 from gnm.analysis.style import method_style
 from gnm.errors import DataError
 
@@ -104,6 +111,9 @@ def test_sentences_read_their_numbers_from_the_data(folder):
     assert "half of the difference at 33 % of the depth (before it)" in against_band(folder, (0.4, 0.6), ["gnm"])
     assert "for writing 3.00 [3.00, 3.00] (layers 2–3)" in most_lost(folder, "selectivity_margin", "Selectivity")
     assert "is above" in difference(folder, ("gnm", "gnm_ablation")) and difference(folder, ("gnm", "x")) == ""
+    plain = read_swap(folder)
+    right = plain.loc[(plain["kind"] == "none") & (plain["measure"] == "accuracy"), "right"].mean()
+    assert f"With no layer swapped: accuracy {100 * right:.2f} [" in without_swap(folder)
     raw = pd.read_parquet(folder / "gnm" / "layers.parquet")
     mean = raw.loc[raw["measure"] == "write_invariance", "value"].mean()
     assert f"Cosine, mean over layers: GNM {mean:.2f} [" in levels(folder, "write_invariance", "Cosine")
