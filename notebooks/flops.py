@@ -19,8 +19,10 @@
 # the evaluation ran on.
 
 # %%
+from gnm.analysis.lines import cost_lines
 from gnm.analysis.page import Page
 from gnm.analysis.sentences import growth
+from gnm.costs import break_even, cost_of_stream, measured, pays, sizes_of, told
 
 # %% tags=["parameters"]
 ROOT = "../saved_evals"  # where the evaluations are: <ROOT>/<folder>/<method>/summary.json
@@ -30,6 +32,10 @@ NAMES = {  # published folder: this project's
 }
 OUTPUT = "../plots/notebooks"
 METHODS = ["gnm", "in_context", "in_context_ft", "retrieval", "retrieval_ft", "memoryllm", "no_memory"]
+SHAPE = "smollm2-135m"  # the decoder that was evaluated
+LARGE = "memoryllm-8b-chat"  # another to count for: the paper's, with its pool
+DOCUMENTS = 100  # of the stream that is counted
+RETRIEVED = 4  # documents that retrieval reads
 COMMAND = "cd experiments/small_exp2 && dvc repro"  # makes what is missing
 
 # %%
@@ -49,3 +55,42 @@ page.cost("flops_facts", facts, "Cost by documents seen, experiment 1")
 
 # %%
 page.say(lambda: growth(facts.evaluations))
+
+# %% [markdown]
+# ## Writing and asking, and when memory pays
+#
+# Counted for a longer stream of documents and questions of the size of experiment 1's, at the
+# scale that was evaluated and at the paper's. A context whose keys and values are kept is read once
+# a document, as memory is, but each document reads all before it. Retrieval reads its documents
+# for every question anew. Every question to the published pool reads all of its slots.
+
+# %%
+def counted(backbone):
+    return cost_of_stream(backbone, sizes_of(facts.evaluations, SHAPE, RETRIEVED), DOCUMENTS)
+
+
+def drawn(backbone):
+    frame = counted(backbone)
+    return cost_lines(frame, f"Counted cost by documents seen, {backbone}"), frame
+
+
+page.say(lambda: told(sizes_of(facts.evaluations, SHAPE, RETRIEVED)))
+
+# %%
+page.draw("flops_counted", lambda: drawn(SHAPE))
+
+# %%
+page.draw("flops_counted_large", lambda: drawn(LARGE))
+
+# %%
+page.say(lambda: pays(break_even(counted(SHAPE)), 10) + " " + pays(break_even(counted(SHAPE)), DOCUMENTS))
+
+# %%
+page.say(lambda: pays(break_even(counted(LARGE)), 10) + " " + pays(break_even(counted(LARGE)), DOCUMENTS))
+
+# %% [markdown]
+# Measured beside it, on the machine of the evaluation. A small model on a GPU waits for the
+# processor, so seconds there follow the number of passes and not the operations.
+
+# %%
+page.frame(lambda: measured(facts.evaluations))

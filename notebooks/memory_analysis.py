@@ -27,7 +27,14 @@
 from pathlib import Path
 
 from gnm.analysis.memory import draw_part, methods_in
-from gnm.analysis.memory_sentences import against_band, difference, levels, most_lost, where_it_acts
+from gnm.analysis.memory_sentences import (
+    against_band,
+    difference,
+    levels,
+    most_lost,
+    where_it_acts,
+    without_swap,
+)
 from gnm.analysis.page import Page, missing
 
 # %% tags=["parameters"]
@@ -69,6 +76,9 @@ title = "What GNM loses with the ablation's adapter in some layers"
 page.draw("memory_layer_swap", lambda: draw_part(folder, "layer_swap", title))
 
 # %%
+page.say(lambda: without_swap(folder))
+
+# %%
 page.say(lambda: most_lost(folder, "selectivity_margin", "Selectivity's margin in logits,"))
 
 # %%
@@ -81,14 +91,14 @@ page.say(lambda: most_lost(folder, "accuracy_margin", "Accuracy's margin in logi
 # have equally many, as the published memory has.
 
 # %%
-title = "How alike a fact's slots are, whatever stands beside it"
+title = "A fact's slots beside other facts"
 page.draw("memory_write_invariance", lambda: draw_part(folder, "write_invariance", title))
 
 # %%
 page.say(lambda: levels(folder, "write_invariance", "Cosine between documents"))
 
 # %%
-title = "How few directions the slots of a fact's documents span"
+title = "Directions that a fact's slots span"
 page.draw("memory_compressibility", lambda: draw_part(folder, "compressibility", title))
 
 # %%

@@ -15,6 +15,7 @@ from gnm.files import write_text
 
 _TRAINED = ("-", ":", "-.")  # one for each variant of a method
 _UNTRAINED = ("--", (0, (1, 3)), (0, (5, 2, 1, 2, 1, 2)))
+_MARKS = 12  # markers on a long line
 _INK, _FAINT = "#222222", "#555555"
 
 
@@ -35,7 +36,8 @@ def plot_lines(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], along: st
         place = line[along].to_numpy(dtype=float) + shift
         value, low, high = (scale * line[key].to_numpy(dtype=float) for key in ("value", "low", "high"))
         axes.plot(place, value, color=shown.color, marker=shown.marker, markerfacecolor=shown.face,
-                  linestyle=(_UNTRAINED if shown.hollow else _TRAINED)[variant % 3], label=shown.name)
+                  linestyle=(_UNTRAINED if shown.hollow else _TRAINED)[variant % 3], label=shown.name,
+                  markevery=max(1, len(place) // _MARKS))
         if not np.isnan(low).all():
             axes.vlines(place, low, high, color=shown.color, linewidth=0.9, alpha=0.7)
 

@@ -14,7 +14,8 @@ from gnm.analysis.style import in_order, method_style, style
 from gnm.analysis.tables import heading
 from gnm.errors import DataError
 
-COST = {  # what a cost file holds, in which unit it is shown
+COST = {  # what a cost file holds, and what is counted, in which unit it is shown
+    "write_flops": ("Writing one document, GFLOP", 1e-9),
     "query_flops": ("One question, GFLOP", 1e-9),
     "query_seconds": ("One question, seconds", 1.0),
     "write_seconds": ("Writing one document, seconds", 1.0),

@@ -29,7 +29,7 @@ _CHANGES = ("change_learned", "change_left_out", "change_others")  # one scale, 
 _KINDS = {"writing": (BLUE, "o", "-"), "reading": (ORANGE, "s", "--"), "both": (BLACK, "^", ":")}
 _MARKS = 10  # markers on a line
 _PANEL = 2.9
-_LEAST = 2.0  # points or logits that a panel of losses reaches at least
+_LEAST = 5.0  # points that a panel of losses reaches at least
 
 
 def layer_lines(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> Figure:
@@ -76,8 +76,9 @@ def swap_lines(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> Figu
                 axes.plot(place, value, color=color, marker=marker, linestyle=dashes, label=f"Swapped for {kind}")
                 axes.vlines(place, low, high, color=color, linewidth=0.9, alpha=0.7)
             axes.axhline(0, color=BLACK, linewidth=0.8)
-            low, high = axes.get_ylim()
-            axes.set_ylim(min(low, -_LEAST), max(high, _LEAST))
+            if scale > 1:  # points; where nothing is lost at all there is a scale too
+                low, high = axes.get_ylim()
+                axes.set_ylim(min(low, -_LEAST), max(high, _LEAST))
             axes.set_title(name)
             axes.set_xticks(range(0, len(names), step), names[::step])
             axes.set_xlabel("Layers whose adapters are swapped", fontsize=8)

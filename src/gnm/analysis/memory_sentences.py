@@ -49,6 +49,16 @@ def levels(folder: Path, measure: str, words: str, scale: float = 1.0) -> str:
     return f"{words}, mean over layers: {'; '.join(told)}."
 
 
+def without_swap(folder: Path) -> str:
+    """What the method answers rightly as it is, before any layer is swapped."""
+    answers = read_swap(folder)
+    plain = answers[answers["kind"] == "none"].assign(layer=0, method="plain", value=lambda rows: rows["right"] * 1.0)
+    rows = by_layer(plain.groupby(["method", "measure", "layer", "target"], as_index=False)["value"].mean(),
+                    ["accuracy", "selectivity"]).set_index("measure")  # fmt: skip
+    told = [f"{measure} {_interval(row, 100.0)} %" for measure, row in rows.iterrows()]
+    return f"With no layer swapped: {', '.join(told)}."
+
+
 def most_lost(folder: Path, measure: str, words: str) -> str:
     """The swapped layers at which a measure loses most, for writing, reading and both."""
     rows = lost_by_swap(read_swap(folder))

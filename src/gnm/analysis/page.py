@@ -124,13 +124,19 @@ class Page:
         except DataError as error:
             return Sentence(f"Nothing to say: {error}.")
 
-    def table(self, folder: Folder) -> pd.DataFrame | Sentence:
-        """The usual figures of merit and the cost, a row a method."""
+    def frame(self, make: Callable[[], pd.DataFrame]) -> pd.DataFrame | Sentence:
+        """The table that `make` gives, or that there is none."""
         try:
-            merit = folder.merit()
+            return make()
         except DataError as error:
             return Sentence(f"No table: {error}.")
-        return wide(merit, figures_in(merit), folder.cost())
+
+    def table(self, folder: Folder) -> pd.DataFrame | Sentence:
+        """The usual figures of merit and the cost, a row a method."""
+        def make() -> pd.DataFrame:
+            merit = folder.merit()
+            return wide(merit, figures_in(merit), folder.cost())
+        return self.frame(make)
 
     def bars(self, name: str, folder: Folder, title: str, measures: Sequence[str],
              reference: str | None = None) -> Picture | Sentence:

@@ -1,0 +1,118 @@
+"""Tables beside the notebooks' figures: numbers recomputed from records by other means; the committed results."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from notebooks import NAMES, PROJECT, run, said, save_all
+
+from gnm.analysis import page
+from gnm.analysis.tables import heading
+from gnm.metrics.records import read_records
+
+FACTS = ("accuracy", "specificity", "selectivity")
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    root = tmp_path_factory.mktemp("saved_evals")
+    save_all(root)
+    return root
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Figures are drawn and their tables written; pictures are not, which takes most of the time."""
+
+    def table(figure, frame, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame.dropna(axis="columns", how="all").to_csv(path.with_suffix(".csv"), index=False)
+        return [path.with_suffix(".png")]
+
+    monkeypatch.setattr(page, "save_with_table", table)
+
+
+def asked(records, measure):
+    """The records that are samples of a measure of facts."""
+    paraphrase, learn, refuse = records["type"] == "paraphrase", records["learn"], records["refuse"]
+    return records[
+        {
+            "accuracy": paraphrase & learn,
+            "specificity": (records["type"] == "true_output_neighbor") & learn,
+            "selectivity": paraphrase & ~learn & ~refuse,
+        }[measure]
+    ]
+
+
+def share(records, measure, by):
+    """The share that is right by group, as a dictionary of plain numbers."""
+    rows = asked(records, measure).assign(age=lambda frame: frame["t"] - frame["q"])
+    return rows.groupby(by)["fact_correct"].mean().astype(float).to_dict()
+
+
+def scores(records, by):
+    """The harmonic mean of the three shares by group, 0 where one of them is."""
+    parts = [share(records, measure, by) for measure in FACTS]
+    groups = set.intersection(*map(set, parts))
+    return {g: 3 / sum(1 / part[g] for part in parts) if all(part[g] for part in parts) else 0.0 for g in groups}
+
+
+def over_cells(records, measure):
+    """The mean of the cells' means."""
+    return np.mean(list(share(records, measure, ["q", "t"]).values()))
+
+
+@pytest.mark.parametrize(
+    ("notebook", "folder", "table", "by"),
+    [
+        ("warmup_summary", "small_exp1", "warmup_by_documents", "t"),
+        ("warmup_summary", "small_exp1", "warmup_by_age", "age"),
+        ("warmup_heatmaps", "small_exp1", "warmup_heatmaps_ten", ["q", "t"]),
+        ("mixed_docs", "small_exp2", "mixed_ten_by_age", "age"),
+        ("mixed_docs_heatmaps", "small_exp2", "mixed_docs_heatmaps_ten", ["q", "t"]),
+    ],
+)
+def test_lines_and_matrices_are_what_the_records_say(own, unrendered, tmp_path, notebook, folder, table, by):
+    run(notebook, own, tmp_path)
+    drawn = pd.read_csv(tmp_path / f"{table}.csv")
+    compared = 0
+    for method in ("gnm", "generalist"):
+        records = read_records(own / folder / method / "records.parquet")
+        for measure in (*FACTS, "score"):
+            rows = drawn[(drawn["method"] == method) & (drawn["measure"] == measure)].set_index(by)["value"]
+            if rows.empty:
+                continue
+            expected = scores(records, by) if measure == "score" else share(records, measure, by)
+            assert rows.to_dict() == pytest.approx(expected)
+            compared += len(expected)
+    assert compared >= 6
+
+
+@pytest.mark.parametrize(
+    ("notebook", "folder", "table"),
+    [("comp_gen", "small_exp3", "comp_gen"), ("ablation", "small_exp2", "ablation"),
+     ("warmup_summary", "small_exp1", "warmup_bars")],
+)  # fmt: skip
+def test_bars_are_the_means_of_the_cells(own, unrendered, tmp_path, notebook, folder, table):
+    run(notebook, own, tmp_path)
+    drawn = pd.read_csv(tmp_path / f"{table}.csv").set_index(["method", "group"])["value"]
+    path = own / folder / "gnm" / "records.parquet"
+    summary = pd.read_json(own / folder / "gnm" / "summary.json", typ="series")
+    compared = [measure for measure in FACTS if ("gnm", heading(measure)) in drawn.index]
+    for measure in compared:
+        single = np.atleast_2d(summary[f"fact_{measure}_matrix"][-1])[0, 0]
+        expected = over_cells(read_records(path), measure) if path.is_file() else single
+        assert drawn["gnm", heading(measure)] == pytest.approx(expected)
+    assert compared
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebooks_run_on_the_committed_results(name, unrendered, tmp_path):
+    """Of what is committed every table has numbers; what is not is said."""
+    shown = run(name, PROJECT / "saved_evals", tmp_path)
+    tables = sorted(tmp_path.glob("*.csv"))
+    assert tables or "makes them" in said(shown)
+    for table in tables:
+        frame = pd.read_csv(table)
+        assert len(frame) and np.isfinite(frame["value"]).all(), table
+        shares = frame[frame["measure"].isin(FACTS)] if "measure" in frame else frame[:0]
+        assert shares["value"].between(-1, 1).all(), table
