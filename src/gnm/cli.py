@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("other", type=Path, help="memory file of the same model")
     merge.set_defaults(run=_merge)
     inspect = commands.add_parser("inspect", parents=[common], help="show what is in the memory, and what was stored")
+    inspect.add_argument("--stats", action="store_true", help="numbers by document instead: slots, strength, evictions")
     inspect.set_defaults(run=_inspect)
     convert = commands.add_parser("convert", help="write a published checkpoint's weights to one safetensors file")
     convert.add_argument("checkpoint", type=Path, help="folder of shards, or a .safetensors or .pth file")
@@ -158,7 +159,13 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    print(described(_conversation(options), options.memory))
+    from gnm.memory.statistics import as_text, statistics
+
+    conversation = _conversation(options)
+    if options.stats:
+        print(as_text(statistics(conversation.state), conversation.state))
+    else:
+        print(described(conversation, options.memory))
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 - Streams of documents under instructions; every segment of every document and instruction can be found. A question is a
   paraphrase of a fact that the instruction says to learn; the segment that states this fact is to be found.
 - Search keys are what enters one layer, as the mean over a segment's or question's tokens or at the last one; layers
-  above are not run, as nothing is answered. Beside them stand BM25 on the texts (Robertson & Zaragoza 2009), and chance.
+  above are not run, as nothing is answered. Beside them: BM25 on the texts (Robertson & Zaragoza 2009), and chance.
 - Written: recall at each k with 95 % intervals over documents, as table (CSV, Markdown) and figure.
 """
 

@@ -1,0 +1,121 @@
+"""A long-term store in a program and from the shell, on a tiny untrained backbone with gates."""
+
+import functools
+
+import pytest
+import torch
+
+from gnm import api, cli
+from gnm.api import load
+from gnm.errors import ConfigError, MemoryFileError
+from gnm.learners import LearnerSettings, build_learner
+from gnm.learners.long_documents import write_parts
+from gnm.models.lora import LoraSettings, add_lora
+from gnm.weights.adapters import read_about
+from gnm.weights.backbones import load_backbone
+from gnm.weights.pretrained import save_pretrained
+
+INSTRUCTION = "Learn it."
+TEXTS = ("Oslo is a big town\nThe horse is red\n", "Seven green birds fly\nIce: two\n", "Zed lives in Peru\n")
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory):
+    """A memory whose gates let everything through."""
+    settings = {"method": "gnm", "write": {"gates": {"threshold": 0.0}}}
+    backbone = load_backbone("tiny", dtype="float32")
+    add_lora(backbone.model, LoraSettings(r=2, alpha=4), 0)
+    lm = build_learner(LearnerSettings(**settings), backbone, training=True).lm
+    about = {"backbone": {"name": "tiny", "digest": backbone.config_digest}, "lora": {"r": 2, "alpha": 4}}
+    folder = tmp_path_factory.mktemp("model") / "gated"
+    save_pretrained(folder, backbone, lm, {**about, "learner": settings})
+    return folder
+
+
+def small(gated, **settings):
+    return load(gated, dtype="float32", device="cpu", **{"capacity": 80, "eviction": "oldest", **settings})
+
+
+def filled(gated, **settings):
+    memory = small(gated, **{"store": {"k": 2, "layer": 1}, **settings})
+    for text in TEXTS:
+        memory.write(text, INSTRUCTION)
+    return memory
+
+
+def test_what_the_pool_evicts_is_known_counted_and_forgotten(gated):
+    lossy, memory = filled(gated, store=None), filled(gated)
+    store = memory.state.store[0]
+    assert lossy.documents[0].slots == 0 and lossy.documents[0].beginning == ""
+    assert memory.documents[0].beginning == " ".join(TEXTS[0].split()) and memory.documents[0].slots > 0
+    assert all(part.stored == part.tokens for part in memory.documents[0].segments)
+    memory.ask_all(["Oslo is a", "Ice:"])
+    assert int(memory.state.store[0].retrieved.sum()) == 4 and int(store.retrieved.sum()) == 0
+    list(memory.generate("Where is Oslo?", max_new_tokens=2))
+    answer = memory.ask("Oslo is a")
+    memory.forget(0)
+    assert 0 not in memory.state.store[0].source and [each.number for each in memory.documents] == [1, 2]
+    memory.undo()
+    assert memory.ask("Oslo is a") == answer and memory.documents[0].slots > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("store", [{"takes": "written", "layer": 1}, {"layer": 1}])
+def test_a_document_in_parts_is_one_document_of_the_store(gated, store):
+    learner = small(gated, store=store)._learner
+    memory, segments, slots = write_parts(learner, learner.reset([0]), TEXTS[:2], INSTRUCTION)
+    state = learner.write(memory, TEXTS[2:], [INSTRUCTION]).state
+    held = state.store[0]
+    own = held.segment[held.source == 0].tolist()
+    assert set(held.source.tolist()) <= {0, 1} and own == sorted(set(own)) and max(own) > 3
+    assert state.documents()[0] == slots == sum(part.tokens for part in segments)
+
+
+def test_merging_takes_stores_in(gated, tmp_path):
+    filled(gated).save_memory(tmp_path / "a")
+    memory = filled(gated)
+    memory.merge(tmp_path / "a")
+    assert {0, 1, 3, 4} <= set(memory.state.store[0].source.tolist())
+    assert [each.beginning for each in memory.documents[:3]] == [each.beginning for each in memory.documents[3:]]
+    without = small(gated)
+    without.write(TEXTS[0], INSTRUCTION)
+    without.save_memory(tmp_path / "b")
+    memory.merge(tmp_path / "b")
+    assert len(memory.documents) == 7 and all(each.slots for each in memory.documents)
+
+
+def test_the_shell_keeps_and_shows_a_store(gated, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(api, "load", functools.partial(load, dtype="float32", device="cpu", eviction="oldest"))
+    given = [str(tmp_path / "m"), "--adapter", str(gated), "--capacity", "80", "--store", "2"]
+    cli.main(["write", *given, *TEXTS, "--instruction", INSTRUCTION])
+    cli.main(["ask", *given, "Oslo is a"])
+    capsys.readouterr()
+    cli.main(["inspect", *given, "--stats"])
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:2] for line in shown[1:4]] == [["0", "2"], ["1", "1"], ["2", "0"]]
+    assert int(shown[1][3]) > 0 and shown[3][3] == "0" and shown[5][:2] == ["long-term", "store:"]
+    with pytest.raises(SystemExit, match="has a long-term store.*--capacity SLOTS --store SEGMENTS"):
+        cli.main(["ask", *given[:3], "Oslo is a"])
+    for wrong in ("0", "-1", "many"):
+        with pytest.raises(SystemExit):
+            cli.main(["ask", *given[:-1], wrong, "Oslo is a"])
+
+
+def test_a_model_is_saved_with_its_store(gated, tmp_path):
+    memory = filled(gated)
+    memory.save_pretrained(tmp_path / "model")
+    assert read_about(tmp_path / "model")["learner"]["memory"]["store"] == {"k": 2, "layer": 1}
+    again = load(tmp_path / "model", dtype="float32", device="cpu")
+    assert torch.equal(again.state.store[0].keys, memory.state.store[0].keys)
+    assert again.ask("Oslo is a") == memory.ask("Oslo is a")
+
+
+def test_stores_that_make_no_sense_are_refused(gated):
+    with pytest.raises(ConfigError, match=r"store\.k"):
+        small(gated, store={"k": 0})
+    with pytest.raises(ConfigError, match="without memory.capacity evicts nothing"):
+        small(gated, store={}, capacity=None)
+    with pytest.raises(ConfigError, match="set write.gates"):
+        load(None, backbone="tiny", dtype="float32", device="cpu", capacity=80, store={})
+    with pytest.raises(MemoryFileError, match="there is no memory file"):
+        filled(gated).merge("nowhere")
