@@ -13,7 +13,7 @@ BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test notebooks mutants clean
+.PHONY: quickstart test notebooks screenshots mutants clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.installed
@@ -27,6 +27,10 @@ test: $(VENV)/.installed-dev
 # every figure, out of the saved evaluations, into plots/notebooks; the notebooks themselves stay as they are
 notebooks: $(VENV)/.installed
 	$(BIN)/jupyter execute notebooks/*.ipynb
+
+# the page of `gnm serve` as docs/serve.md shows it; needs Chromium and the backbone
+screenshots: $(VENV)/.installed-dev
+	GNM_SCREENSHOTS=docs/page $(BIN)/python -m pytest tests/serve/test_page.py -k test_screenshots
 
 # faults put into the code one by one, and which of them no test notices: make mutants MODULE=memory.pool
 # [TESTS="test_pool or test_gates"], as for pytest's -k

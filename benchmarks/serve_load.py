@@ -25,7 +25,7 @@ from pathlib import Path
 import httpx2
 
 INSTRUCTION = "Learn it all."
-_START_SECONDS = 300
+_START_SECONDS, _END_SECONDS = 300, 120
 _LOOK_AGAIN = 0.01  # seconds
 
 
@@ -51,7 +51,10 @@ class Server:
 
     def __exit__(self, *error: object) -> None:
         self._process.terminate()
-        self._process.wait(60)
+        try:
+            self._process.wait(_END_SECONDS)
+        finally:
+            self._process.kill()
         self._log.close()
 
     def kill(self) -> None:

@@ -125,7 +125,7 @@ async def answered(address: tuple[str, int], sent: bytes, seconds: float) -> str
     return got[9:12].decode() if got.startswith(b"HTTP/1.1 ") else "closed"
 
 
-async def send_all(address: tuple[str, int], count: int, seed: int, at_once: int = 16, seconds: float = 60) -> Counter:
+async def send_all(address: tuple[str, int], count: int, seed: int, at_once: int = 16, seconds: float = 120) -> Counter:
     """Send `count` malformed requests; returns how many were answered with each status."""
     rng, found = random.Random(seed), Counter()
     host = f"{address[0]}:{address[1]}"

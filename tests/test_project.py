@@ -43,7 +43,9 @@ def test_pins_are_exact(project, name):
 def test_what_is_imported_is_pinned(project):
     runtime = {normal(pin) for pin in requirements(project / "requirements.txt")}
     development = runtime | {normal(pin) for pin in requirements(project / "requirements-dev.txt")}
-    own = {"gnm", "conftest"} | {path.stem for path in (project / "tests").rglob("*.py")}
+    own = {"gnm", "conftest"} | {
+        path.stem for name in ("tests", "benchmarks") for path in (project / name).rglob("*.py")
+    }
     distributions = packages_distributions()
     for folder, pinned in (("src", runtime), ("benchmarks", runtime), ("tests", development)):
         for path in (project / folder).rglob("*.py"):

@@ -2,8 +2,8 @@
 
 import openai
 import pytest
+from services import USERS
 
-from conftest import USERS
 from gnm.api import load
 from gnm.serve.completions import Completion
 from gnm.serve.memory import ServedMemory

@@ -1,12 +1,15 @@
 """The service's own endpoints, over HTTP."""
 
+import asyncio
 import json
 import logging
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from gnm.api import load
@@ -179,3 +182,25 @@ def test_health_metrics_and_page_need_no_key(service, anna, name):
     assert 'gnm_requests_total{method="POST",route="/v1/memories/{name}/documents",status="201"}' in metrics
     assert "gnm_batch_questions_count" in metrics and name not in metrics and "anna" not in metrics
     assert "default-src 'self'" in page.headers["content-security-policy"]
+
+
+def test_a_request_that_is_left_is_not_begun(anna, service, name):
+    begun, go = threading.Event(), threading.Event()
+
+    def held():
+        begun.set()
+        go.wait(10)
+
+    worker = service.service.worker
+    holding = threading.Thread(target=lambda: asyncio.run(worker.run("anna", held)))
+    holding.start()
+    begun.wait(10)
+    with pytest.raises(httpx2.ReadTimeout):
+        anna.post(f"/v1/memories/{name}/documents", json=BERN, timeout=0.2)
+    for _ in range(500):
+        if worker._waiting and worker._waiting[0].result.cancelled():
+            break
+        time.sleep(0.01)
+    go.set()
+    holding.join()
+    assert anna.get(f"/v1/memories/{name}").status_code == 404

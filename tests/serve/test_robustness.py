@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from services import running
 
-from conftest import running
 from gnm.serve.keys import Keys
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))

@@ -4,8 +4,8 @@ import hashlib
 import itertools
 
 import pytest
+from services import running
 
-from conftest import running
 from gnm.errors import ConfigError
 from gnm.serve import program
 from gnm.serve.keys import Keys, add_user

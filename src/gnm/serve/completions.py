@@ -8,11 +8,10 @@
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gnm.config import StrictModel
@@ -20,7 +19,7 @@ from gnm.serve.bodies import Text, check_length, checked, read_json
 from gnm.serve.errors import Refused
 from gnm.serve.events import event_stream
 from gnm.serve.memory import Stream
-from gnm.serve.service import service_of, user_of
+from gnm.serve.service import attended, service_of, user_of
 from gnm.serve.settings import Limits
 from gnm.serve.store import EMPTY
 
@@ -115,19 +114,15 @@ async def complete(request: Request) -> Response:
     check_length("the chat", "".join(message.text for message in body.messages), limits.chat_characters)
     name, turns, settings = request.headers.get(HEADER, body.model), body.turns(), body.settings(limits)
     seed = time.time_ns() if body.seed is None else body.seed
-    stream, pieces = await service.worker.stream(
+    begun = service.worker.stream(
         user, lambda: service.store.open(user, name).stream(turns, seed, body.stops(), **settings)
     )
+    stream, pieces = await attended(request, begun)
     answer = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
         return event_stream(_chunks(answer, stream, pieces, usage))
-    text = ""
-    async with aclosing(pieces):
-        async for piece in pieces:
-            text += piece
-            if await request.is_disconnected():
-                raise ClientDisconnect
+    text = await attended(request, _joined(pieces))
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": stream.reason}
     answer |= {"object": "chat.completion", "choices": [choice], "usage": _usage(stream)}
     return JSONResponse(answer)
@@ -139,6 +134,10 @@ async def models(request: Request) -> Response:
     names: Sequence[str] = [EMPTY, *service.store.names(user)]
     data = [{"id": name, "object": "model", "created": 0, "owned_by": user} for name in names]
     return JSONResponse({"object": "list", "data": data})
+
+
+async def _joined(pieces: AsyncIterator[str]) -> str:
+    return "".join([piece async for piece in pieces])
 
 
 async def _chunks(

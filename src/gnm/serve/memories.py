@@ -12,7 +12,7 @@ from gnm.serve.bodies import Document, Other, Questions, Revocation, check_lengt
 from gnm.serve.errors import Refused
 from gnm.serve.events import event_stream
 from gnm.serve.memory import ServedMemory
-from gnm.serve.service import Service, described, described_document, service_of, user_of
+from gnm.serve.service import Service, attended, described, described_document, service_of, user_of
 from gnm.serve.store import EMPTY
 
 _PIECE = 1 << 20  # bytes of a file that are sent at once
@@ -49,8 +49,9 @@ async def write(request: Request) -> Response:
         return {**described_document(memory.documents[-1]), "memory": {"slots": memory.slots}}
 
     if not body.store:
-        return JSONResponse(await service.run(user, lambda: written(_copy(service, user, name))))
-    answer = await service.change(user, name, written, make=True)
+        preview = service.run(user, lambda: written(_copy(service, user, name)))
+        return JSONResponse(await attended(request, preview))
+    answer = await attended(request, service.change(user, name, written, make=True))
     service.metrics.written.inc()
     return JSONResponse(answer, 201)
 
@@ -104,15 +105,15 @@ async def ask(request: Request) -> Response:
         check_length("a question", question, limits.question_characters)
         if not question.strip():
             raise Refused(400, "a question is empty; ask something, or for the continuation of some words")
-    most = min(body.max_new_tokens, limits.max_new_tokens)
+    most = min(body.max_new_tokens, limits.answer_tokens)
     if not body.stream:
-        answers = await service.worker.ask(user, lambda: service.store.open(user, name), body.questions, most)
+        asked = service.worker.ask(user, lambda: service.store.open(user, name), body.questions, most)
+        answers = await attended(request, asked)
         return JSONResponse({"answers": answers})
     if len(body.questions) > 1:
         raise Refused(400, "stream: give one question, or leave it out")
-    _, pieces = await service.worker.stream(
-        user, lambda: service.store.open(user, name).stream_answer(body.questions[0], most)
-    )
+    begun = service.worker.stream(user, lambda: service.store.open(user, name).stream_answer(body.questions[0], most))
+    _, pieces = await attended(request, begun)
     return event_stream({"text": piece} async for piece in pieces)
 
 

@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from gnm.api import Conversation
 from gnm.memory.written import Written
@@ -18,6 +18,8 @@ from gnm.serve.metrics import Metrics
 from gnm.serve.settings import ServeSettings
 from gnm.serve.store import EMPTY, Busy, Store
 from gnm.serve.worker import Worker
+
+Result = TypeVar("Result")
 
 _WARM = "Learn it all. Then ask."
 _LOOK_AGAIN = 0.1  # seconds until a lock is tried again
@@ -75,6 +77,27 @@ def user_of(request: Request) -> str:
     if user is None:
         raise Refused(401, "send a key that this service knows: Authorization: Bearer KEY")
     return user
+
+
+async def attended(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """What `work` returns. If the caller goes away before, it is cancelled and ClientDisconnect is raised.
+
+    The request's body must have been read.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
 
 
 def described(name: str, memory: ServedMemory) -> dict[str, Any]:

@@ -1,0 +1,237 @@
+"""The page in a real browser, Debian's Chromium; its tests skip where there is none.
+
+The screenshots of docs/ are made by `make screenshots`, which sets GNM_SCREENSHOTS for the last test.
+"""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from services import USERS, keys, running
+
+from gnm.api import Conversation, load
+from gnm.learners import LearnerSettings, build_learner
+from gnm.serve.keys import Keys
+from gnm.weights.backbones import load_backbone
+
+PAGE = Path("src", "gnm", "serve", "page")
+SECONDS = 60_000  # milliseconds that anything may take on a busy machine
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    playwright.expect.set_options(timeout=SECONDS)
+    rights = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has no sandbox
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=chromium, args=rights)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory):
+    """A service for two users, with untrained gates that half of a text passes."""
+    settings = LearnerSettings(method="gnm", write={"gates": {"threshold": 0.0, "share": 0.5}})
+    backbone = load_backbone("tiny", dtype="float32")
+    learner = build_learner(settings, backbone, training=True)
+    with torch.no_grad():
+        weight = learner.lm.gating.gate.weight
+        weight.copy_(torch.linspace(-9, 9, weight.shape[0]))
+    model = Conversation(learner.eval(), backbone, {}, "gated")
+    with running(tmp_path_factory.mktemp("memories"), keys(), model) as started:
+        yield started
+
+
+class Visit:
+    """A user's window on the page, which fails the test on an error of a script or a request to another host."""
+
+    def __init__(self, browser, url, **options):
+        self._context = browser.new_context(**{"viewport": {"width": 1360, "height": 860}, **options})
+        self.page, self.faults = self._context.new_page(), []
+        self.page.set_default_timeout(SECONDS)
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on(
+            "request",
+            lambda request: request.url.startswith((url, "blob:", "data:")) or self.faults.append(request.url),
+        )
+        self.page.goto(url)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._context.close()
+        if error[0] is None:
+            assert self.faults == []
+
+    def at(self, selector):
+        return self.page.locator(selector)
+
+    def told(self, text):
+        from playwright.sync_api import expect
+
+        expect(self.at("#status")).to_contain_text(text)
+
+    def sign_in(self, key):
+        self.told("send a key")
+        self.page.fill("#key", key)
+        self.page.press("#key", "Enter")
+
+    def write(self, document, instruction, button="#write-button"):
+        self.page.fill("#document", document)
+        self.page.fill("#instruction", instruction)
+        self.page.click(button)
+        self.told("is written" if button == "#write-button" else "Nothing was changed")
+
+
+TEXT = "Bern is in Asia. Mozart was a goalkeeper, and Oslo is warm. Nothing else."
+
+
+def test_the_tour(browser, gated):
+    with Visit(browser, gated.url) as anna:
+        anna.sign_in("wrong")
+        anna.told("send a key")
+        anna.sign_in(USERS["anna"])
+        anna.told("is open")
+        anna.write(TEXT, "Learn it all.")
+        shading = anna.at(".shading")
+        assert shading.count() == 1 and shading.locator("li").count() > 2
+        assert shading.locator("li.left-out").count() and shading.locator("li:not(.left-out)").count()
+        strengths = {
+            line.evaluate("e => e.style.getPropertyValue('--strength')") for line in shading.locator("li").all()
+        }
+        assert len(strengths) > 1 and all("%" in text for text in shading.locator(".share").all_inner_texts())
+
+        anna.page.fill("#question", "Where is Bern?")
+        anna.page.press("#question", "Enter")
+        anna.told("Answered")
+        [body] = [answer.inner_text() for answer in anna.at(".answer").all()]
+        assert "Where is Bern?" in body and "With memory" in body and "Without" in body
+
+        anna.write(TEXT, "Only the places.", button="#preview")
+        assert [text.splitlines()[0] for text in anna.at(".shading").all_inner_texts()] == [
+            "Document 0",
+            "Preview, not stored",
+        ]
+        assert anna.at("#pool .what").all_inner_texts() == ["0: Learn it all."]
+        left, right = (anna.at(".shading").nth(place).bounding_box() for place in (0, 1))
+        assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
+
+        anna.page.click("text=Forget >> nth=0")
+        anna.told("is forgotten")
+        assert anna.at("#pool .what").count() == 0
+        anna.page.click("#undo")
+        anna.told("undone")
+        assert anna.at("#pool .what").all_inner_texts() == ["0: Learn it all."]
+        anna.page.reload()
+        anna.at("#pool .what").wait_for()
+        assert anna.page.input_value("#memory") == "first"
+        with Visit(browser, gated.url) as ben:
+            ben.sign_in(USERS["ben"])
+            ben.told("is open")
+            assert ben.at("#pool .what").count() == 0 and ben.at("#memories option").count() == 0
+        with anna.page.expect_download() as download:
+            anna.page.click("#more summary")
+            anna.page.click("#export")
+        file = download.value.path()
+        anna.page.fill("#memory", "copy")
+        anna.page.press("#memory", "Enter")
+        anna.told("copy is open")
+        anna.page.set_input_files("#import", file)
+        anna.told("is memory copy now")
+        assert anna.at("#pool .what").all_inner_texts() == ["0: Learn it all."]
+
+
+def test_texts_are_shown_as_text_and_errors_told(browser, gated):
+    with Visit(browser, gated.url) as anna:
+        anna.sign_in(USERS["anna"])
+        anna.told("is open")
+        anna.page.fill("#memory", "html")
+        anna.page.press("#memory", "Enter")
+        anna.told("html is open")
+        anna.write("<img src=x onerror=alert(1)>. <b>Bern</b> is in Asia.", "<script>alert(2)</script> Learn it all.")
+        assert anna.at(".shading img, .shading b, #pool script, .shading script").count() == 0
+        anna.page.fill("#words", "Forget Bern.")
+        anna.page.press("#words", "Enter")
+        anna.told("keep gates")
+        assert "bad" in anna.at("#status").get_attribute("class")
+
+
+def test_keyboard_narrow_window_and_dark(browser, tmp_path):
+    with (
+        running(tmp_path, Keys()) as started,
+        Visit(browser, started.url, viewport={"width": 320, "height": 700}, color_scheme="dark") as visit,
+    ):
+        page = visit.page
+        visit.at("#pool li").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.emulate_media(color_scheme="light")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != ground
+        reached = []
+        page.focus("#memory")
+        while (at := page.evaluate("document.activeElement.id")) != "question" and len(reached) < 40:
+            reached.append(at)
+            page.keyboard.press("Tab")
+        wanted = [
+            "memory",
+            "example",
+            "document",
+            "file",
+            "instruction",
+            "write-button",
+            "preview",
+            "words",
+            "question",
+        ]
+        assert [each for each in [*reached, at] if each in wanted] == wanted
+        page.focus("#instruction")
+        page.keyboard.press("Control+Enter")
+        visit.told("is written")
+        page.focus("#question")
+        page.keyboard.press("Enter")
+        visit.told("Answered")
+        nameless = "e => ![...document.querySelectorAll('input, textarea, select')].every(e => e.labels.length)"
+        assert not page.evaluate(nameless)
+
+
+def page_digest(project):
+    """What the page is made of, as one number."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted((project / PAGE).iterdir()))).hexdigest()
+
+
+def test_the_screenshots_are_of_this_page(project):
+    made = (project / "docs" / "page" / "page.sha256").read_text().strip()
+    assert made == page_digest(project), "the page has changed: make screenshots"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("GNM_SCREENSHOTS" not in os.environ, reason="make screenshots draws docs/page anew")
+def test_screenshots(browser, smollm2, project, tmp_path):
+    folder = Path(os.environ["GNM_SCREENSHOTS"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with running(tmp_path, Keys(), load()) as started, Visit(browser, started.url) as visit:
+        visit.at("#instructions li").first.wait_for()
+        visit.page.click("#write-button")
+        visit.told("is written")
+        for question in (0, 1):
+            visit.page.click(f"#questions li >> nth={question} >> button")
+            visit.told("Answered")
+            visit.page.evaluate("document.getElementById('status').textContent = ''")
+        visit.page.click("#instructions li >> nth=1 >> button")
+        visit.page.click("#preview")
+        visit.told("Nothing was changed")
+        assert "golf" in visit.at(".answer").last.inner_text()
+        visit.page.screenshot(path=folder / "light.png", full_page=True)
+        visit.page.emulate_media(color_scheme="dark")
+        visit.page.screenshot(path=folder / "dark.png", full_page=True)
+        visit.page.set_viewport_size({"width": 420, "height": 900})
+        visit.page.screenshot(path=folder / "narrow.png", full_page=True)
+    (folder / "page.sha256").write_text(f"{page_digest(project)}\n")
