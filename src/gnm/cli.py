@@ -190,6 +190,12 @@ def _data():
     return main
 
 
+def _harness():
+    from gnm.harness import main
+
+    return main
+
+
 _PROGRAMS = {
     "train": _train,
     "evaluate": _evaluate,
@@ -197,6 +203,7 @@ _PROGRAMS = {
     "results": _results,
     "plan": _plan,
     "data": _data,
+    "harness": _harness,
 }
 
 if __name__ == "__main__":
