@@ -8,6 +8,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -57,7 +58,7 @@ class Conversation:
         self._memory: Memory = learner.reset([seed])
         self._notes: Notes = {}
         self._keep_notes = keep_notes
-        self._before = History(undo_steps)
+        self._undo_steps, self._before = undo_steps, History(undo_steps)
         self._versions: dict[str, str | None] = {}  # of each file that was loaded or saved, its checksum then
 
     @torch.no_grad()
@@ -213,6 +214,12 @@ class Conversation:
             raise MemoryFileError("there is nothing to undo in this session")
         state, self._notes = last
         self._memory = self._attach(state.to(self._learner.lm.decoder.device))
+
+    def fork(self) -> "Conversation":
+        """Another conversation that begins with this memory; what either writes or forgets from now on is its own."""
+        other = copy(self)
+        other._before, other._versions = History(self._undo_steps), dict(self._versions)
+        return other
 
     def clear_history(self) -> None:
         """Drop what `undo` could go back to, so that this process holds nothing any more of what was forgotten."""

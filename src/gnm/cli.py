@@ -216,6 +216,12 @@ def _data():
     return main
 
 
+def _harness():
+    from gnm.harness import main
+
+    return main
+
+
 _PROGRAMS = {
     "serve": _serve,
     "train": _train,
@@ -224,6 +230,7 @@ _PROGRAMS = {
     "results": _results,
     "plan": _plan,
     "data": _data,
+    "harness": _harness,
 }
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ EXTRAS = {
     "datasets": "experiments",
     "dvc": "experiments",
     "dvclive": "train",
+    "lm_eval": "harness",
     "matplotlib": "experiments",
     "pandas": "experiments",
     "prometheus_client": "serve",
