@@ -283,7 +283,9 @@ def load(
     if undo_steps < 0:
         raise ConfigError(f"undo_steps: {undo_steps} is below 0; give how many changes are to be undone at most")
     folder = None if adapter is None else local_folder(adapter)
-    about = {"lora": None, "learner": {"method": "memoryllm"}} if folder is None else read_about(folder)
+    about: Mapping[str, Any] = {"lora": None, "learner": {"method": "memoryllm"}}
+    if folder is not None:
+        about = read_about(folder)
     name = backbone or about.get("backbone", {}).get("name")
     if name is None:
         raise CheckpointError("neither an adapter nor a backbone is named; give one of them")
@@ -292,7 +294,7 @@ def load(
         about, loaded = load_model(folder, loaded)
     pool = {key: value for key, value in (("capacity", capacity), ("eviction", eviction)) if value is not None}
     pool = {**about["learner"].get("memory", {}), **pool}
-    changed = {"memory": pool}
+    changed: dict[str, Any] = {"memory": pool}
     if gates is not None:
         write = about["learner"].get("write", {})
         if not write.get("gates"):

@@ -158,15 +158,15 @@ class Trainer:
         batch: its exercises; None: they are drawn.
         """
         batch = training_exercises(self.params, self.train, step) if batch is None else batch
-        share = self.accelerator.num_processes
-        own = batch[self.accelerator.process_index :: share]
+        num_processes = self.accelerator.num_processes
+        own = batch[self.accelerator.process_index :: num_processes]
         set_learning_rate(self.optimizer, self.params.opt, step, self.params.loop.steps)
         self.module.train(False)  # no dropout anywhere: training mode would change nothing but the model's flags
         losses, sums = self.module(own)
         everywhere = self.accelerator.reduce(sums.to(self.device))
         counts = torch.tensor([everywhere[SUMS.index(name)].item() for name in ("tokens", "documents")])
         # gradients are averaged over processes: scale so that the average is the mean over all tokens and documents
-        self.accelerator.backward((losses / counts).sum() * share)
+        self.accelerator.backward((losses / counts).sum() * num_processes)
         if self.sharded:
             for parameter in (p for p in self.parameters if p.grad is not None):
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
