@@ -47,6 +47,9 @@ BACKBONES = {"memoryllm-8b-chat": "tiny-gnm", "gnm_facts": "tiny-gnm", "gnm_all"
 SHOWN = ("selectivity", "format_accuracy", "unlearning_selectivity", "forgotten_selectivity", "stored")
 
 
+SECONDS = 3600  # for all folders of a half, on a machine that others use too
+
+
 class Folders:
     """A copy of the project's DVC files, in which `dvc repro` works."""
 
@@ -86,7 +89,7 @@ class Folders:
         """What `dvc` says; fails with all of it if it fails."""
         command = [self.python, "-m", "dvc", *arguments]
         done = subprocess.run(
-            command, cwd=folder, env=self.environment, capture_output=True, text=True, timeout=600, check=False
+            command, cwd=folder, env=self.environment, capture_output=True, text=True, timeout=SECONDS, check=False
         )
         assert done.returncode == 0, f"{folder.name}: dvc {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr

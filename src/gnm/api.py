@@ -29,6 +29,7 @@ from gnm.memory.state import MIXED
 from gnm.memory.written import Written, written_documents
 from gnm.models.projected import Memory
 from gnm.places import default_adapter
+from gnm.weights.adapter_info import AdapterInfo, BackboneInfo
 from gnm.weights.adapters import read_about
 from gnm.weights.backbones import Backbone, load_backbone
 from gnm.weights.pretrained import STATE, load_model, local_folder, model_digest, push_to_hub, save_pretrained
@@ -307,12 +308,12 @@ def load(
             f"{adapter} was trained as {settings.method}, which keeps no pool of slots; give a gnm adapter"
         )
     lora = loaded.memory.shape.lora if loaded.memory else None
-    about = {
-        "backbone": {"name": loaded.name, "digest": loaded.config_digest, "dtype": dtype},
-        "lora": about["lora"] or (lora and lora.model_dump(mode="json")),
+    own = {
+        "backbone": BackboneInfo(name=loaded.name, digest=loaded.config_digest, dtype=dtype),
+        "lora": about["lora"] or lora,
         "learner": settings.model_dump(mode="json", exclude={"adapter", "backbone"}, exclude_unset=True),
-        **{key: about[key] for key in about if key not in ("backbone", "lora", "learner")},
     }
+    about = AdapterInfo(**{**about, **own}).as_json()
     conversation = Conversation(
         learner.eval(), loaded, about, model_digest(loaded), keep_notes=keep_notes, undo_steps=undo_steps
     )

@@ -31,6 +31,7 @@ from gnm.training.log import TrainingLog
 from gnm.training.loss import SUMS, TrainingLoss, means_of
 from gnm.training.optimizer import build_optimizer, set_learning_rate
 from gnm.training.starting_point import starting_point
+from gnm.weights.adapter_info import AdapterInfo, BackboneInfo
 from gnm.weights.adapters import load_checkpoint, save_adapter, save_checkpoint
 from gnm.weights.backbones import load_backbone
 from gnm.weights.trained import MODULE, Weights, copied, trained_parameters
@@ -71,15 +72,13 @@ class Trainer:
             for parameter in named.values():
                 parameter.requires_grad_(part in learned)
         self.parameters = [parameter for named in learned.values() for parameter in named.values()]
-        self.about = {
-            "backbone": {"name": backbone.name, "digest": backbone.config_digest, "dtype": params.backbone.dtype},
-            "lora": self.lora and self.lora.model_dump(mode="json"),
-            "learner": settings.model_dump(mode="json", exclude={"adapter"}),
-            "training": params.model_dump(
-                mode="json", exclude={"output", "backbone", "methods", "lora", "distributed"}
-            ),
+        self.about = AdapterInfo(
+            backbone=BackboneInfo(name=backbone.name, digest=backbone.config_digest, dtype=params.backbone.dtype),
+            lora=self.lora,
+            learner=settings.model_dump(mode="json", exclude={"adapter"}),
+            training=params.model_dump(mode="json", exclude={"output", "backbone", "methods", "lora", "distributed"}),
             **start,
-        }
+        ).as_json()
         ddp.find_unused_parameters = not learner.trains_all
         self.module = TrainingLoss(learner, params.loop.through)
         self.sharded = params.distributed.shard and self.accelerator.num_processes > 1
