@@ -27,6 +27,7 @@ from gnm.evaluate_people import PeopleParams, evaluate_people
 from gnm.metrics.records import read_records
 from gnm.params import EvaluateParams, TrainParams
 from gnm.train import Trainer
+from gnm.training.batches import Exercise
 from small_runs import evaluate_settings, train_settings, write_small_documents
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -69,7 +70,7 @@ def training(folder: Path) -> dict[str, Any]:
         means = [run.step(number, steps[number]) for number in range(STEPS)]
         with torch.no_grad():
             size = sum(parameter.abs().sum().item() for parameter in run.parameters)
-        made[method] = {"steps": digest(repr(steps)), "means": means, "validation": run.validate(), "size": size}
+        made[method] = {"steps": digest(told(steps)), "means": means, "validation": run.validate(), "size": size}
     return made
 
 
@@ -114,6 +115,14 @@ def reporting(folder: Path) -> dict[str, Any]:
 RESULTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "data": data, "training": training, "answering": answering, "reporting": reporting,
 }  # fmt: skip
+
+
+def told(steps: list[list[Exercise]]) -> str:
+    """Everything that training steps write and ask, one text after the other."""
+    exercises = [exercise for step in steps for exercise in step]
+    written = [(step.document, step.instruction) for exercise in exercises for step in exercise.sequence.steps]
+    queries = [query for exercise in exercises for asked in exercise.queries for query in asked]
+    return json.dumps([written, [(query.input, query.target_output, query.format) for query in queries]])
 
 
 def categorised(folder: Path, name: str) -> Path:

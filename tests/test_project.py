@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,7 +45,10 @@ def test_what_is_imported_is_pinned(project):
     runtime = {normal(pin) for pin in requirements(project / "requirements.txt")}
     development = runtime | {normal(pin) for pin in requirements(project / "requirements-dev.txt")}
     own = {"gnm", "conftest"} | {
-        path.stem for name in ("tests", "benchmarks") for path in (project / name).rglob("*.py")
+        path.stem
+        for name in ("tests", "benchmarks")
+        for path in (project / name).rglob("*")
+        if path.suffix in ("", ".py")
     }
     distributions = packages_distributions()
     for folder, pinned in (("src", runtime), ("benchmarks", runtime), ("tests", development)):
@@ -101,6 +105,7 @@ def test_gitignore_hides_no_dvc_file_and_nothing_that_is_shipped(project):
     made += ["models/smollm2-135m/backbone/model.safetensors", "data/x/documents.json"]
     made += ["models/exp1/gnm/adapter_model.safetensors", "models/gnm_all/model.safetensors"]
     made += ["models/icl_facts/source.json", "models/rag_all/.cache/x"]
+    made += ["build/docs/index.html", "build/quickstart.lock"]
     made += ["src/gnm/__pycache__/x.pyc", ".dvc/cache/files/md5/00/11", "src/gnm.egg-info/PKG-INFO"]
     assert git(project, "check-ignore", *kept, *made) == made
 
@@ -148,14 +153,14 @@ def test_stages_run_modules_that_exist(stages):
 
 def test_stages_name_existing_params_and_dependencies(stages, project):
     made = [str(out.fs_path) for stage in stages for out in stage.outs]
+    read = cache(lambda path: yaml.safe_load((project / path).read_text()))
     for stage in stages:
         for dependency in stage.deps:
             path = str(dependency.fs_path)
             keys = getattr(dependency, "params", None)
             if keys is not None:
-                params = yaml.safe_load((project / path).read_text())
                 for key in keys:
-                    assert has_key(params, key), f"{stage.addressing}: no key {key} in {path}"
+                    assert has_key(read(path), key), f"{stage.addressing}: no key {key} in {path}"
             elif not any(path == out or path.startswith(out + "/") or out.startswith(path + "/") for out in made):
                 assert Path(path).exists(), f"{stage.addressing}: {path} is neither there nor made by a stage"
 

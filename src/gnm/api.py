@@ -33,6 +33,7 @@ from gnm.memory.state import MIXED
 from gnm.memory.written import Written, written_documents
 from gnm.models.projected import Memory
 from gnm.places import default_adapter
+from gnm.weights.adapter_info import AdapterInfo, BackboneInfo
 from gnm.weights.adapters import read_about
 from gnm.weights.backbones import Backbone, load_backbone
 from gnm.weights.pretrained import STATE, load_model, local_folder, model_digest, push_to_hub, save_pretrained
@@ -340,7 +341,9 @@ def load(
     if undo_steps < 0:
         raise ConfigError(f"undo_steps: {undo_steps} is below 0; give how many changes are to be undone at most")
     folder = None if adapter is None else local_folder(adapter)
-    about = {"lora": None, "learner": {"method": "memoryllm"}} if folder is None else read_about(folder)
+    about: Mapping[str, Any] = {"lora": None, "learner": {"method": "memoryllm"}}
+    if folder is not None:
+        about = read_about(folder)
     name = backbone or about.get("backbone", {}).get("name")
     if name is None:
         raise CheckpointError("neither an adapter nor a backbone is named; give one of them")
@@ -349,7 +352,7 @@ def load(
         about, loaded = load_model(folder, loaded)
     pool = {key: value for key, value in (("capacity", capacity), ("eviction", eviction)) if value is not None}
     pool = {**about["learner"].get("memory", {}), **pool, **({} if store is None else {"store": store})}
-    changed = {"memory": pool}
+    changed: dict[str, Any] = {"memory": pool}
     if gates is not None:
         write = about["learner"].get("write", {})
         if not write.get("gates"):
@@ -362,12 +365,12 @@ def load(
             f"{adapter} was trained as {settings.method}, which keeps no pool of slots; give a gnm adapter"
         )
     lora = loaded.memory.shape.lora if loaded.memory else None
-    about = {
-        "backbone": {"name": loaded.name, "digest": loaded.config_digest, "dtype": dtype},
-        "lora": about["lora"] or (lora and lora.model_dump(mode="json")),
+    own = {
+        "backbone": BackboneInfo(name=loaded.name, digest=loaded.config_digest, dtype=dtype),
+        "lora": about["lora"] or lora,
         "learner": settings.model_dump(mode="json", exclude={"adapter", "backbone"}, exclude_unset=True),
-        **{key: about[key] for key in about if key not in ("backbone", "lora", "learner")},
     }
+    about = AdapterInfo(**{**about, **own}).as_json()
     conversation = Conversation(
         learner.eval(), loaded, about, model_digest(loaded), keep_notes=keep_notes, undo_steps=undo_steps
     )

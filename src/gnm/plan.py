@@ -10,8 +10,10 @@ Letters: L layers, E hidden size, I intermediate size, H heads, K key/value head
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib import resources
 from math import ceil
 from pathlib import Path
@@ -81,7 +83,7 @@ class Model:
         """
         config, shape = known_shape(name)
         adapted = MemoryShape(tokens=1, blocks=1, lora=lora) if shape is None else shape
-        sizes = {name: parameter.numel() for name, parameter in empty_model(config, adapted).named_parameters()}
+        sizes = _sizes(config.to_json_string(), adapted)
         adapters = sum(size for name, size in sizes.items() if ".lora_" in name)
         formed = sum(size for name, size in sizes.items() if ".base_layer." in name) if shape is None else 0
         return cls(config, shape, sum(sizes.values()) - adapters, adapters, formed)
@@ -109,6 +111,13 @@ class Model:
         numbers = 6 * hidden + 4 * inner + 2 * config.num_attention_heads * prefix
         layer = dtype * numbers + 4 * 4 * hidden
         return config.num_hidden_layers * dtype * hidden + layer if checkpointing else config.num_hidden_layers * layer
+
+
+@cache
+def _sizes(config: str, shape: MemoryShape) -> dict[str, int]:
+    """Numbers in each parameter of a model, by name; config: its configuration in JSON. Seconds of work at 8B."""
+    model = empty_model(LlamaConfig.from_dict(json.loads(config)), shape)
+    return {name: parameter.numel() for name, parameter in model.named_parameters()}
 
 
 def known_shape(name: str) -> tuple[LlamaConfig, MemoryShape | None]:

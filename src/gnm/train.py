@@ -31,6 +31,7 @@ from gnm.training.log import TrainingLog
 from gnm.training.loss import SUMS, TrainingLoss, means_of
 from gnm.training.optimizer import build_optimizer, set_learning_rate
 from gnm.training.starting_point import starting_point
+from gnm.weights.adapter_info import AdapterInfo, BackboneInfo
 from gnm.weights.adapters import load_checkpoint, save_adapter, save_checkpoint
 from gnm.weights.backbones import load_backbone
 from gnm.weights.trained import MODULE, Weights, copied, trained_parameters
@@ -76,15 +77,13 @@ class Trainer:
             for parameter in named.values():
                 parameter.requires_grad_(part in learned)
         self.parameters = [parameter for named in learned.values() for parameter in named.values()]
-        self.about = {
-            "backbone": {"name": backbone.name, "digest": backbone.config_digest, "dtype": params.backbone.dtype},
-            "lora": self.lora and self.lora.model_dump(mode="json"),
-            "learner": settings.model_dump(mode="json", exclude={"adapter"}),
-            "training": params.model_dump(
-                mode="json", exclude={"output", "backbone", "methods", "lora", "distributed"}
-            ),
+        self.about = AdapterInfo(
+            backbone=BackboneInfo(name=backbone.name, digest=backbone.config_digest, dtype=params.backbone.dtype),
+            lora=self.lora,
+            learner=settings.model_dump(mode="json", exclude={"adapter"}),
+            training=params.model_dump(mode="json", exclude={"output", "backbone", "methods", "lora", "distributed"}),
             **start,
-        }
+        ).as_json()
         ddp.find_unused_parameters = not learner.trains_all
         self.module = TrainingLoss(learner, params.loop.through)
         self.sharded = params.distributed.shard and self.accelerator.num_processes > 1
@@ -163,15 +162,15 @@ class Trainer:
         batch: its exercises; None: they are drawn.
         """
         batch = training_exercises(self.params, self.train, step) if batch is None else batch
-        share = self.accelerator.num_processes
-        own = batch[self.accelerator.process_index :: share]
+        num_processes = self.accelerator.num_processes
+        own = batch[self.accelerator.process_index :: num_processes]
         set_learning_rate(self.optimizer, self.params.opt, step, self.params.loop.steps)
         self.module.train(False)  # no dropout anywhere: training mode would change nothing but the model's flags
         losses, sums = self.module(own, self.params.loop.asks(step))
         everywhere = self.accelerator.reduce(sums.to(self.device))
         counts = torch.tensor([everywhere[SUMS.index(name)].item() for name in ("tokens", "documents")])
         # gradients are averaged over processes: scale so that the average is the mean over all tokens and documents
-        self.accelerator.backward((losses / counts.clamp(min=1)).sum() * share)
+        self.accelerator.backward((losses / counts.clamp(min=1)).sum() * num_processes)
         if self.sharded:
             for parameter in (p for p in self.parameters if p.grad is not None):
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")

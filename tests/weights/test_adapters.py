@@ -153,6 +153,7 @@ SPOILT = {
     "gnm.json without the backbone's digest": (
         rewrite_about(lambda m: m | {"backbone": {"name": "tiny"}}), "gnm.json is damaged.*digest"
     ),
+    "gnm.json of a later version": (rewrite_about(lambda m: m | {"version": 2}), "version 2, this program reads"),
     "gnm.json with another lora": (rewrite_about(lambda m: m | {"lora": {"rank": 2}}), "gnm.json is damaged.*rank"),
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is missing"),
     "weights cut off": (

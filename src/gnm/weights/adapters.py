@@ -21,6 +21,7 @@ from gnm.config import validate
 from gnm.errors import CheckpointError, ConfigError
 from gnm.files import atomic_folder, recover_folder, write_json, write_text
 from gnm.models.lora import DEFAULT, READER, LoraSettings, inject_lora
+from gnm.weights.adapter_info import VERSION, AdapterInfo
 from gnm.weights.backbones import Backbone
 from gnm.weights.checksums import check_files, checksum_of, checksums_of
 from gnm.weights.trained import (
@@ -36,7 +37,7 @@ from gnm.weights.trained import (
 ABOUT, CARD = "gnm.json", "README.md"
 CHECKSUMS = "checksums"
 """In gnm.json, the SHA-256 of each file of weights, and under its own name that of everything else that it says."""
-_BLOCKS = {"backbone", "lora", "learner", "training", "start", "made", CHECKSUMS}
+_BLOCKS = {*AdapterInfo.model_fields, CHECKSUMS}
 
 
 def save_adapter(folder: str | Path, weights: Weights, settings: LoraSettings | None, about: Mapping[str, Any]) -> None:
@@ -83,8 +84,9 @@ def load_checkpoint(
         return None
     made = read_about(folder)
     made.pop(CHECKSUMS, None)
-    if made != json.loads(json.dumps(about)):
-        changed = sorted(key for key in {*made, *about} if made.get(key) != json.loads(json.dumps(about.get(key))))
+    now = {"version": VERSION, **json.loads(json.dumps(about))}
+    if made != now:
+        changed = sorted(key for key in {*made, *now} if made.get(key) != now.get(key))
         raise CheckpointError(
             f"{folder} was made with other settings ({', '.join(changed)}); delete it to start anew, "
             "or restore the settings to go on"
@@ -114,10 +116,7 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
     if about["lora"] is None:
         raise CheckpointError(f"{folder} holds a memory model without an adapter; name its backbone instead")
     check_backbone(folder, about, backbone)
-    try:
-        settings = validate(about["lora"], LoraSettings, where="lora")
-    except ConfigError as error:
-        raise CheckpointError(f"{folder / ABOUT} is damaged ({error}); restore it") from error
+    settings = LoraSettings(**about["lora"])
     adapters = [name for name in (DEFAULT, READER) if name == DEFAULT or weight_file(folder, name).parent.is_dir()]
     for name in adapters:
         if name not in trained_parameters(backbone.model):
@@ -155,17 +154,18 @@ def read_about(folder: Path) -> dict[str, Any]:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if not isinstance(about, dict):
             raise ValueError(f"it holds a {type(about).__name__}, not a mapping")
-        for key, kind in (("backbone", dict), ("lora", dict | None), ("learner", dict)):
-            if key not in about or not isinstance(about[key], kind):
-                raise ValueError(f"it has no block {key!r}")
-        if missing := {"name", "digest"} - about["backbone"].keys():
-            raise ValueError(f"its block 'backbone' has no {', '.join(sorted(missing))}")
         _check_own(about)
+        about = {"version": VERSION, **about}
+        if about["version"] != VERSION:
+            raise CheckpointError(
+                f"{folder} is of version {about['version']}, this program reads version {VERSION}; update it"
+            )
+        validate(about, AdapterInfo, where=ABOUT)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(
             f"{folder} is no adapter of this project (no {ABOUT} in it); train one, or check the path"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{folder / ABOUT} is damaged ({error}); restore it") from error
     return about
 
