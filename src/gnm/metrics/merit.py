@@ -104,21 +104,24 @@ def merit_of_summary(summary: Mapping[str, Sequence[Any]], epoch: int = -1) -> p
 
     A summary does not tell an empty cell from one that is all wrong, so every cell with t >= q counts, as in the
     published numbers. A matrix of a sequence of one document may be a bare number (the published files do so).
-    Raises DataError when the fact matrices are missing.
+    Raises DataError when the fact matrices are missing, or a figure is of another shape.
     """
     if missing := [key for key in (f"fact_{name}_matrix" for name in FACTS) if key not in summary]:
         raise DataError(f"the summary lacks {', '.join(missing)}; it is not an evaluation of facts")
 
-    def last(key: str) -> np.ndarray:
-        return np.array(summary[key][epoch] if key in summary else math.nan, dtype=float)
+    def last(key: str, dimensions: int = 0) -> np.ndarray:
+        entry = np.array(summary[key][epoch] if key in summary else math.nan, dtype=float)
+        if entry.ndim > dimensions or len(set(entry.shape)) > 1:
+            raise DataError(f"the summary's {key} is of shape {entry.shape}; it is not an evaluation of facts")
+        return entry
 
     means = []
     for name in FACTS:
-        matrix = np.atleast_2d(last(f"fact_{name}_matrix"))
+        matrix = np.atleast_2d(last(f"fact_{name}_matrix", 2))
         means.append(matrix[np.triu_indices(len(matrix))].mean())
     found = [("score", None, float(harmonic_mean(means))), *((n, None, m) for n, m in zip(FACTS, means, strict=True))]
     found += [(f"{name}_age_0", None, last(f"fact_{name}")) for name in FACTS]
-    found += [("retention", age, value) for age, value in enumerate(np.atleast_1d(last("fact_retention")))]
+    found += [("retention", age, value) for age, value in enumerate(np.atleast_1d(last("fact_retention", 1)))]
     for name, key in LEAKAGE.items():
         found.append((f"{name}_age_0", None, last(key)))
     found += [(f"{group}_{name}", None, last(f"{group}_fact_{name}")) for group in GROUPS[2:] for name in FACTS]
