@@ -43,7 +43,8 @@ def test_pins_are_exact(project, name):
 def test_what_is_imported_is_pinned(project):
     runtime = {normal(pin) for pin in requirements(project / "requirements.txt")}
     development = runtime | {normal(pin) for pin in requirements(project / "requirements-dev.txt")}
-    own = {"gnm", "conftest"} | {path.stem for path in (project / "tests").rglob("*.py")}
+    tests = project / "tests"
+    own = {"gnm", "conftest", *(path.stem for path in tests.rglob("*.py")), *(path.name for path in tests.iterdir())}
     distributions = packages_distributions()
     for folder, pinned in (("src", runtime), ("benchmarks", runtime), ("tests", development)):
         for path in (project / folder).rglob("*.py"):
