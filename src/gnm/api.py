@@ -33,6 +33,7 @@ from gnm.memory.state import MIXED
 from gnm.memory.written import Written, written_documents
 from gnm.models.projected import Memory
 from gnm.places import default_adapter
+from gnm.texts import check_text
 from gnm.weights.adapter_info import AdapterInfo, BackboneInfo
 from gnm.weights.adapters import read_about
 from gnm.weights.backbones import Backbone, load_backbone
@@ -70,14 +71,13 @@ class Conversation:
         long: what is done with a document that is longer than the model reads at once: "refuse", or "split" it into
         parts that are read one by one, each with the instruction. They are one document of the memory.
 
-        Raises DataError for an empty text, MemoryFileError for a document larger than the pool or too long,
+        Raises DataError for what is no text or blank, MemoryFileError for a document larger than the pool or too long,
         ConfigError for another `long`.
         """
         if long not in get_args(Long):
             raise ConfigError(f"long: {long!r} is none of {', '.join(get_args(Long))}")
         for name, text in (("document", document), ("instruction", instruction)):
-            if not text.strip():
-                raise DataError(f"the {name} is empty; there is nothing to write")
+            check_text(text, name, "there is nothing to write")
         number = self.state.written
         parts = parts_for(self._learner, document, instruction) if long == "split" else [document]
         memory, segments, slots = write_parts(self._learner, self._memory, parts, instruction)
@@ -99,9 +99,10 @@ class Conversation:
     @torch.no_grad()
     def ask_all(self, phrases: Sequence[str], max_new_tokens: int = 16) -> list[str]:
         """The answers to several questions or phrases, which are read side by side; none sees another."""
+        if isinstance(phrases, str):
+            raise DataError("the phrases are one text, not several; give a list of texts, or use `ask`")
         for phrase in phrases:
-            if not phrase.strip():
-                raise DataError("the phrase is empty; ask a question, or for the continuation of some words")
+            check_text(phrase, "phrase", "ask a question, or for the continuation of some words")
         answers = self._learner.say(self._memory, [phrases], max_new_tokens)[0]
         self._memory = self._learner.counted(self._memory, [phrases])
         return answers
@@ -149,8 +150,7 @@ class Conversation:
         return score(reader.decoder, self._learner.prefix(self._memory, [request]), pairs) if pairs else []
 
     def _prompt(self, request: str) -> list[int]:
-        if not request.strip():
-            raise DataError("the request is empty; say what the model is to do")
+        check_text(request, "request", "say what the model is to do")
         chat = self._learner.reader.chat
         return chat.encode(request.strip()) + chat.tail
 
@@ -176,8 +176,7 @@ class Conversation:
         Raises DataError for an empty text or one that takes nothing back, MemoryFileError if the memory has no keep
         gates to understand it with (`write.gates.revise`), or slots that can't be told apart any more.
         """
-        if not instruction.strip():
-            raise DataError("the instruction is empty; say what is to be forgotten")
+        check_text(instruction, "instruction", "say what is to be forgotten")
         if not self._learner.lm.revises:
             raise MemoryFileError(
                 "this memory has no keep gates, so it cannot tell what an instruction takes back; forget a document by "
@@ -350,6 +349,7 @@ def load(
     loaded = load_backbone(name, dtype=dtype, device=pick_device(device))
     if folder is not None:
         about, loaded = load_model(folder, loaded)
+    validate(about["learner"], LearnerSettings, f"the settings of {adapter or name}")
     pool = {key: value for key, value in (("capacity", capacity), ("eviction", eviction)) if value is not None}
     pool = {**about["learner"].get("memory", {}), **pool, **({} if store is None else {"store": store})}
     changed: dict[str, Any] = {"memory": pool}

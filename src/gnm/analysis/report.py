@@ -27,6 +27,9 @@ _NOTE = (
     "Percent, with 95 % intervals: over sequences where there are records of every answer, Wilson's where there are "
     "counts alone."
 )
+_COST = {  # title: (measure of cost.json, what of it is 1 in the table)
+    "Kept": ("kept", 1), "MB": ("bytes", 1e6), "GFLOP/query": ("query_flops", 1e9), "ms/query": ("query_seconds", 1e-3),
+}  # fmt: skip
 _KINDS = {  # meaning: query type, to learn, to refuse
     "it was told to learn this": ("paraphrase", True, False),
     "it was told to leave this out": ("paraphrase", False, False),
@@ -89,17 +92,18 @@ def read_experiment(folder: Path) -> tuple[dict[str, SavedEvaluation], pd.DataFr
 
 
 def cost_frame(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
-    """Cost after the last document, by method: tokens or slots kept, their MB, GFLOPs and milliseconds a query."""
+    """Cost after the last document, by method: tokens or slots kept, their MB, GFLOPs and milliseconds a query.
+
+    Raises DataError if an evaluation's cost lacks one of them.
+    """
     rows = {}
     for method, evaluation in evaluations.items():
         cost = evaluation.cost
         if cost is not None:
-            rows[method] = {
-                "Kept": cost["kept"][-1],
-                "MB": cost["bytes"][-1] / 1e6,
-                "GFLOP/query": cost["query_flops"][-1] / 1e9,
-                "ms/query": cost["query_seconds"][-1] * 1e3,
-            }
+            if absent := sorted({name for name, _ in _COST.values()} - cost.keys()):
+                raise DataError(f"{evaluation.folder}: cost.json has no {', '.join(absent)}; evaluate again")
+            last = {title: (cost[name][-1], unit) for title, (name, unit) in _COST.items()}
+            rows[method] = {title: None if value is None else value / unit for title, (value, unit) in last.items()}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

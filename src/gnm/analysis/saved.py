@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gnm.analysis.style import METHODS
@@ -41,13 +42,13 @@ class SavedEvaluation:
     @property
     def summary(self) -> dict[str, list[Any]]:
         """The metrics, a list with one entry per logged epoch under each key. Raises DataError."""
-        return _read_json(self.folder / "summary.json")
+        return _read_lists(self.folder / "summary.json", 2)
 
     @property
     def counts(self) -> dict[str, list[Any]] | None:
         """How many samples stand behind each entry of the summary, None when it was not saved. Raises DataError."""
         path = self.folder / "counts.json"
-        return _read_json(path) if path.is_file() else None
+        return _read_lists(path, 2) if path.is_file() else None
 
     @property
     def run_config(self) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class SavedEvaluation:
     def cost(self) -> dict[str, list[float | None]] | None:
         """Cost by t (`gnm.evaluate`), None when it was not saved. Raises DataError."""
         path = self.folder / "cost.json"
-        return _read_json(path) if path.is_file() else None
+        return _read_lists(path, 0) if path.is_file() else None
 
     @property
     def records(self) -> pd.DataFrame | None:
@@ -141,12 +142,29 @@ def line_frame(evaluations: Sequence[SavedEvaluation], key: str) -> pd.DataFrame
     return pd.DataFrame(rows, columns=["experiment", "method", "variant", "index", "value"])
 
 
+def _read_lists(path: Path, dimensions: int) -> dict[str, list[Any]]:
+    """A mapping of lists that are not empty; each entry is a number, null, or a grid of them of so many dimensions."""
+    value = _read_json(path)
+    for key, entries in value.items():
+        try:
+            if not isinstance(entries, list) or not entries:
+                raise ValueError("it is no list, or an empty one")
+            for entry in entries:
+                if np.array(entry, dtype=float).ndim > dimensions:
+                    raise ValueError(f"an entry has more than {dimensions} dimensions")
+        except (ValueError, TypeError, OverflowError) as error:
+            raise DataError(
+                f"{path} is damaged: {ascii(key)[:40]} holds no numbers ({error}); evaluate again to replace it"
+            ) from error
+    return value
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; evaluate this method first") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON ({error}); evaluate again to replace it") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} must hold an object, it holds {type(value).__name__}")

@@ -111,23 +111,26 @@ def merit_of_summary(summary: Mapping[str, Sequence[Any]], epoch: int = -1,
     Without counts there are none at all, and every cell with t >= q counts, as in the published numbers: a summary
     alone does not tell an empty cell from one that is all wrong. A matrix of a sequence of one document may be a bare
     number (the published files do so).
-    Raises DataError when the fact matrices are missing.
+    Raises DataError when the fact matrices are missing, or a figure is of another shape.
     """
     if missing := [key for key in (f"fact_{name}_matrix" for name in FACTS) if key not in summary]:
         raise DataError(f"the summary lacks {', '.join(missing)}; it is not an evaluation of facts")
 
-    def last(key: str, of: Mapping[str, Sequence[Any]] | None = summary) -> np.ndarray:
-        return np.array(of[key][epoch] if of and key in of else math.nan, dtype=float)
+    def last(key: str, of: Mapping[str, Sequence[Any]] | None = summary, dimensions: int = 0) -> np.ndarray:
+        entry = np.array(of[key][epoch] if of and key in of else math.nan, dtype=float)
+        if entry.ndim > dimensions or len(set(entry.shape)) > 1:
+            raise DataError(f"the summary's {key} is of shape {entry.shape}; it is not an evaluation of facts")
+        return entry
 
     found = []
     for name in FACTS:
-        matrix, size = (np.atleast_2d(last(f"fact_{name}_matrix", of)) for of in (summary, counts))
+        matrix, size = (np.atleast_2d(last(f"fact_{name}_matrix", of, 2)) for of in (summary, counts))
         there = np.triu(np.ones_like(matrix) if np.isnan(size).all() else size)
         mean = matrix[there > 0].mean() if (there > 0).any() else math.nan
         found.append((name, None, mean, there.max(axis=1).sum() if counts else math.nan))
     combined = [("score", harmonic_mean([mean for _, _, mean, _ in found]))]
     found += [(f"{name}_age_0", None, last(f"fact_{name}"), last(f"fact_{name}", counts)) for name in FACTS]
-    lines = (np.atleast_1d(last("fact_retention", of)) for of in (summary, counts))
+    lines = (np.atleast_1d(last("fact_retention", of, 1)) for of in (summary, counts))
     found += [("retention", age, *pair) for age, pair in enumerate(zip_longest(*lines, fillvalue=math.nan))]
     named = {f"{name}_age_0": key for name, key in LEAKAGE.items()}
     named |= {f"{group}_{name}": f"{group}_fact_{name}" for group in GROUPS[2:] for name in FACTS}

@@ -1,0 +1,46 @@
+"""What is no text is refused in a sentence, wherever people's words go in."""
+
+import functools
+
+import pytest
+
+from gnm import api, cli
+from gnm.api import load
+from gnm.errors import DataError
+
+WRONG = {
+    None: "is of type NoneType, not text; give a str",
+    b"Bern": "is of type bytes, not text",
+    " \n": "is empty; ",
+    "Caf\udce9": r"holds a byte that is no UTF-8 \('\\udce9', character 4\)",
+}
+
+
+@pytest.mark.parametrize("given", WRONG)
+def test_what_is_no_text_is_refused(given):
+    memory = load(None, backbone="tiny", dtype="float32", device="cpu")
+    calls = {
+        "document": lambda: memory.write(given, "All."),
+        "instruction": lambda: memory.write("Bern is in Asia.", given),
+        "phrase": lambda: memory.ask(given),
+        "request": lambda: memory.generate(given),
+    }
+    for name, call in calls.items():
+        with pytest.raises(DataError, match=f"the {name} {WRONG[given]}"):
+            call()
+    with pytest.raises(DataError, match=f"the instruction {WRONG[given]}"):
+        memory.revoke(given)
+    assert memory.state.written == 0
+
+
+def test_one_text_is_not_taken_for_a_list_of_questions():
+    with pytest.raises(DataError, match="one text, not several"):
+        load(None, backbone="tiny", dtype="float32", device="cpu").ask_all("Where is Bern?")
+
+
+def test_an_argument_in_latin_1_is_refused_by_the_shell(tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "load", functools.partial(load, dtype="float32", device="cpu"))
+    command = ["write", str(tmp_path / "m"), "Caf\udce9", "--instruction", "All.", "--backbone", "tiny"]
+    with pytest.raises(SystemExit, match="error: the document holds a byte that is no UTF-8"):
+        cli.main(command)
+    assert not (tmp_path / "m").exists()
