@@ -29,7 +29,7 @@ from gnm.config import read_blocks
 HALVES = (
     ["data_pipelines/generate_documents", "experiments/small_exp1", "experiments/small_exp2"]
     + ["experiments/small_generalist", "experiments/quickstart", "experiments/small_exp3"]
-    + ["experiments/small_gates", "experiments/people"],
+    + ["experiments/small_gates", "experiments/people", "experiments/memory_analysis"],
     ["data_pipelines/generate_categorized_counterfact_data_from_mapping"]
     + [f"experiments/train_exp1_{name}" for name in ("gnm", "icl", "rag")]
     + [f"experiments/train_exp2_{name}" for name in ("gnm", "gnm_ablation", "icl", "rag")]
@@ -135,6 +135,11 @@ def make_small(settings: dict) -> None:
     elif "methods" in settings:
         kept = KEPT[:1] if at_paper_scale else KEPT
         settings["methods"] = {key: item for key, item in settings["methods"].items() if key in kept}
+    if "documents_drawn" in settings:
+        settings["documents_drawn"] |= {"count": 2}
+        settings["analysis"]["methods"] = {"gnm": settings["analysis"]["methods"]["gnm"]}
+        settings["analysis"]["swap"] |= {"donor": "gnm"}
+        settings["parts"] = ["layer_swap"]
     if "trained" in settings:
         settings["trained"] = {key: item for key, item in settings["trained"].items() if item["method"] == KEPT[0]}
         settings["untrained"] = {KEPT[-1]: settings["untrained"][KEPT[-1]]}

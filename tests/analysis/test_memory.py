@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from evaluations import save_memory_analysis
 from matplotlib.colors import to_hex
 
@@ -12,12 +13,12 @@ from gnm.analysis.memory import (
     by_layer,
     draw_part,
     lost_by_swap,
-    main,
     methods_in,
     peaks,
     read_layers,
     read_swap,
 )
+from gnm.analysis.memory_report import MemoryReportParams, main, sentences
 from gnm.analysis.memory_sentences import (
     against_band,
     difference,
@@ -28,6 +29,8 @@ from gnm.analysis.memory_sentences import (
 )
 from gnm.analysis.style import method_style
 from gnm.errors import DataError
+
+REPORT = {"title": "A title", "compared": ["gnm", "gnm_ablation"], "published_band": [0.1, 0.4]}
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +79,10 @@ def test_losses_are_differences_to_the_method_as_it_is_target_by_target(folder):
 
 
 def test_the_program_writes_a_part_and_its_table(folder, tmp_path, capsys):
-    text = f"evaluations: {folder}\ntitle: A title\noutput: {tmp_path / 'memory'}\n"
-    (tmp_path / "params.yaml").write_text(text)
+    settings = {"evaluations": str(folder), "output": str(tmp_path / "memory"), **REPORT}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
     main(["--params", str(tmp_path / "params.yaml"), "--part", "write_invariance"])
-    assert str(tmp_path / "memory_write_invariance.csv") in capsys.readouterr().out
+    assert (tmp_path / "memory_write_invariance.md").read_text() in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "memory_write_invariance.csv")
     expected = by_layer(read_layers(folder), PARTS["write_invariance"])
     pd.testing.assert_frame_equal(table, expected)
@@ -100,6 +103,13 @@ def test_every_part_is_drawn_by_its_table(folder, part):
     if part == "layer_swap":
         own = frame[(frame["measure"] == "selectivity_margin") & (frame["kind"] == "writing")]
         assert panels[3].lines[0].get_ydata().tolist() == pytest.approx(own["value"].tolist())
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_is_told_with_its_methods(folder, part):
+    params = MemoryReportParams(evaluations=folder, output="memory", **REPORT)
+    said = " ".join(sentences(params, part))
+    assert "[" in said and ("GNM" in said or part == "layer_swap")
 
 
 def test_sentences_read_their_numbers_from_the_data(folder):
@@ -130,7 +140,8 @@ def test_what_is_missing_or_damaged_is_explained(folder, tmp_path):
     (tmp_path / "gnm" / "layers.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="is damaged"):
         read_layers(tmp_path)
-    (tmp_path / "params.yaml").write_text(f"evaluations: {tmp_path / 'x'}\ntitle: A title\noutput: memory\n")
+    settings = {"evaluations": str(tmp_path / "x"), "output": "memory", **REPORT}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
     with pytest.raises(SystemExit, match="no layer swap"):
         main(["--params", str(tmp_path / "params.yaml"), "--part", "layer_swap"])
 

@@ -1,21 +1,17 @@
 """The memory analysis by layer, out of what `gnm.probing.memory_analysis` and `layer_swap` saved: tables and figures.
 
-`python -m gnm.analysis.memory --part P [--block B] [key=value ...]` writes one part's figure (PNG, SVG) and its numbers
-(CSV). Intervals are from a bootstrap over target facts: the documents of a target are not independent.
+Intervals are from a bootstrap over target facts: the documents of a target are not independent.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from matplotlib.figure import Figure
 
-from gnm.analysis.drawing import save_with_table
 from gnm.analysis.memory_figures import layer_lines, swap_lines
-from gnm.config import StrictModel, add_params_arguments, load_params
-from gnm.errors import DataError, exit_on_error
+from gnm.errors import DataError
 from gnm.files import recover_folders
 from gnm.metrics.bootstrap import interval, sequence_weights
 
@@ -32,14 +28,6 @@ ABOVE = "change_above_others"
 COLUMNS = ["method", "measure", "layer", "value", "low", "high", "targets"]
 SWAP_COLUMNS = ["kind", "measure", "first", "last", "value", "low", "high", "targets"]
 _RESAMPLES, _LEVEL = 2000, 0.95
-
-
-class MemoryReportParams(StrictModel):
-    """Which analysis to show."""
-
-    evaluations: Path
-    title: str
-    output: Path = Field(description="figures and tables: OUTPUT_PART and a suffix")
 
 
 def methods_in(folder: Path) -> list[str]:
@@ -117,7 +105,7 @@ def peaks(frame: pd.DataFrame, measure: str = ABOVE) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "layer", "low", "high", "half", "layers", "value"])
 
 
-def draw_part(folder: Path, part: str, title: str):
+def draw_part(folder: Path, part: str, title: str) -> tuple[Figure, pd.DataFrame]:
     """Figure and table of one of PARTS. Raises DataError if it is not there."""
     if part == "layer_swap":
         frame = lost_by_swap(read_swap(folder))
@@ -147,20 +135,3 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is damaged ({error}); make it again") from error
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the settings, draw one part."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.analysis.memory", description=__doc__.splitlines()[0])
-    parser.add_argument("--part", required=True, choices=tuple(PARTS), help="what to draw")
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        params = load_params(options.params, MemoryReportParams, options.overrides, options.block)
-        figure, frame = draw_part(params.evaluations, options.part, params.title)
-        output = params.output.with_name(f"{params.output.name}_{options.part}")
-        print(*save_with_table(figure, frame, output), sep="\n")
-
-
-if __name__ == "__main__":
-    main()
