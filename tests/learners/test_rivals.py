@@ -25,6 +25,7 @@ KINDS = [
     {"method": "block_retrieval", "blocks": FEW},
     {"method": "block_retrieval", "blocks": FEW | {"block": 16, "neighbours": 0.3}},
     {"method": "block_retrieval", "blocks": FEW | {"layer": 1}},
+    {"method": "block_retrieval", "blocks": FEW | {"compare": "inputs", "layer": 1}},
 ]
 TURNS = [(list(DOCUMENTS[:2]), list(INSTRUCTIONS[:2])), ([DOCUMENTS[2], "Later text."], ["", "Take nothing"])] * 2
 ASKED = [list(QUESTIONS), [QUESTIONS[1]]]
@@ -99,6 +100,21 @@ def test_a_question_reads_the_head_and_so_many_tokens_of_whole_blocks(tiny, laye
     found = state.block[0, read[head:]].unique(return_counts=True)
     whole = [int(count) == int((state.block[0] == number).sum()) for number, count in zip(*found, strict=True)]
     assert len(whole) > 1 and sum(whole) >= len(whole) - 1
+
+
+@torch.no_grad()
+def test_the_block_whose_words_are_the_questions_own_is_found(tiny):
+    """At layer 0 an input is a token's embedding, so the same bytes are the same vectors."""
+    settings = {"compare": "inputs", "layer": 0, "tokens": 20}
+    learner = learner_of(tiny, {"method": "block_retrieval", "blocks": settings})
+    line = "Oslo is a city of Norway\n"
+    document = f"xyzzy xyzzy xyzzy\n{line}qqq qqq qqq"
+    state = learner.write(learner.reset([0]), [document], ["All"])
+    prefix = learner.prefix_for(state, torch.tensor([0]), QUESTIONS[:1])
+    head, values = len(learner.reader.chat.head), state.kept.values[1][0, 0]
+    read = [int((values == entry).all(-1).nonzero()[0, 0]) - head for entry in prefix.values[1][0, 0, head:]]
+    first = learner.texts(document, "All")[0].index(line)  # a byte is a token
+    assert read == list(range(first, first + 20))
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gnm.models.blocks import NO_BLOCK, relevance, representatives, scores_of_entries
+from gnm.models.blocks import NO_BLOCK, likeness, relevance, representatives, scores_of_entries
 from gnm.models.key_values import best
 
 
@@ -32,6 +32,13 @@ def test_a_block_is_as_relevant_as_its_representatives_are_alike():
     block = torch.tensor([[0, 0, 1, 1, NO_BLOCK]])
     question = torch.tensor([[[1.0, 0.0], [3.0, 2.0]]])  # two heads: their mean is (2, 1)
     assert relevance(question, keys, represents, block).tolist() == [[2.0, 3.0]]
+
+
+def test_a_block_is_as_relevant_as_its_mean_input_is_alike():
+    inputs = torch.tensor([[[9.0, 9.0], [2.0, 0.0], [4.0, 0.0], [0.0, 1.0]]])
+    block = torch.tensor([[NO_BLOCK, 0, 0, 1]])  # means (3, 0) and (0, 1), their centre (1.5, 0.5)
+    found = likeness(torch.tensor([[4.5, -0.5]]), inputs, block)
+    torch.testing.assert_close(found, torch.tensor([[1.0, -1.0]]))
 
 
 BLOCK = torch.tensor([[NO_BLOCK, 0, 0, 1, 1, 2, 2, 3, 3, NO_BLOCK]])
