@@ -29,13 +29,14 @@ from gnm.config import read_blocks
 HALVES = (
     ["data_pipelines/generate_documents", "experiments/small_exp1", "experiments/small_exp2"]
     + ["experiments/small_generalist", "experiments/quickstart", "experiments/small_exp3"]
-    + ["experiments/small_gates", "experiments/people", "experiments/memory_analysis"],
+    + ["experiments/small_gates", "experiments/small_rivals", "experiments/people", "experiments/memory_analysis"],
     ["data_pipelines/generate_categorized_counterfact_data_from_mapping"]
     + [f"experiments/train_exp1_{name}" for name in ("gnm", "icl", "rag")]
     + [f"experiments/train_exp2_{name}" for name in ("gnm", "gnm_ablation", "icl", "rag")]
     + [f"experiments/eval_{name}" for name in ("exp1", "exp2", "exp2_train", "exp2_val_id", "exp3")],
 )
-KEPT = ("gnm", "generalist", "no_memory")  # of an evaluation's methods; the first alone at the paper's scale
+# of an evaluation's methods; the first alone at the paper's scale
+KEPT = ("gnm", "generalist", "block_retrieval", "no_memory")
 # of the evaluations of write gates
 KEPT_GATES = ("generalist", "generalist_all", "generalist_unlearning", "generalist_revoke", "generalist_forget")
 KEPT_GATES += ("generalist_all_random_20", "generalist_all_random_50")
@@ -130,7 +131,6 @@ def make_small(settings: dict) -> None:
         named = {item["method"] for item in settings["evaluations"].values()}
         settings["methods"] = {key: item for key, item in settings["methods"].items() if key in named}
         settings["methods"]["generalist_all_random"]["memory"]["capacity"] = 2000  # a byte is a token here
-        settings["compression"]["shown"] = "selectivity"
         settings["probe"] |= {"documents": {"train": 6, "test": 4, "at_once": 2}}
     elif "methods" in settings:
         kept = KEPT[:1] if at_paper_scale else KEPT
@@ -154,6 +154,8 @@ def make_small(settings: dict) -> None:
             make_loop_small(block["loop"])
         if "figures_of_merit" in block:
             block["figures_of_merit"] = [name for name in block["figures_of_merit"] if name in SHOWN]
+        if "shown" in block:
+            block["shown"] = "selectivity"
         if "optimizer" in block.get("opt", {}):
             block["opt"]["optimizer"] = "adamw"
         if "seeds" in block:

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from gnm.analysis.gates import GatesParams, gates, segment_merit
+from gnm.analysis.gates import GatesParams, compression, gates, segment_merit
 from gnm.analysis.saved import SavedEvaluation
 from gnm.api import load
 from gnm.errors import CheckpointError, DataError
@@ -89,3 +89,13 @@ def test_a_model_without_gates_has_nothing_to_show(tmp_path):
     )
     with pytest.raises(CheckpointError, match="has no write gates"):
         decisions(params)
+
+
+@pytest.mark.parametrize(("against", "places", "named"), [("Kept", [100, 300], "Slots"), ("MB", [6.9, 13.8], "MB")])
+def test_quality_stands_against_slots_or_bytes(against, places, named):
+    """A token's keys and values take other bytes than a slot."""
+    methods, value = ["finch (16)", "finch"], [0.5, 0.7]
+    merit = pd.DataFrame({"metric": "score", "method": methods, "value": value, "low": value, "high": value})
+    cost = pd.DataFrame({"Kept": [100, 300], "MB": [6.9, 13.8]}, index=methods)
+    axes = compression(merit, cost, "A title", "score", against).axes[0]
+    assert axes.lines[0].get_xdata().tolist() == places and axes.get_xlabel().startswith(named)

@@ -7,6 +7,7 @@ and quality against what is kept. Variants of a method, such as its budgets, are
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -26,6 +27,8 @@ with program_imports(__name__):
     from gnm.metrics import MERIT_COLUMNS, bootstrap_mean
     from gnm.metrics.records import read_segments
 
+_AXES = {"Kept": "Slots (or tokens of context)", "MB": "MB"}
+_LEAST = {"Kept": 1.0, "MB": 0.01}  # shown for nothing at all: the axis is logarithmic
 _OPEN = 0.5  # a gate's decision, whatever budget is set beside it
 
 
@@ -37,13 +40,14 @@ class GatesParams(StrictModel):
     output: Path = Field(description="figure and tables, without their suffixes")
     figures_of_merit: list[str] = Field(min_length=1, description="those of the table; segments and stored among them")
     shown: str = Field("score", description="the figure of merit that is drawn")
+    against: Literal["Kept", "MB"] = Field("Kept", description="slots, or tokens of context; or the bytes of them")
 
 
 def gates(params: GatesParams) -> str:
     """Save figure and tables; returns the text that the program prints."""
     evaluations, merit, cost = read_experiment(params.evaluations)
     merit = pd.concat([merit, segment_merit(evaluations)], ignore_index=True).astype(merit.dtypes)
-    save_figure(compression(merit, cost, params.title, params.shown), params.output)
+    save_figure(compression(merit, cost, params.title, params.shown, params.against), params.output)
     figures = with_said(merit, params.figures_of_merit)
     save_tables(merit, params.output, figures, cost)
     return f"{params.title}\n{text_table(merit, figures, cost)}"
@@ -74,8 +78,10 @@ def segment_merit(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*MERIT_COLUMNS, "method"])
 
 
-def compression(merit: pd.DataFrame, cost: pd.DataFrame, title: str, shown: str = "score") -> Figure:
-    """A figure of merit against what is kept after the last document (slots, or tokens of context).
+def compression(
+    merit: pd.DataFrame, cost: pd.DataFrame, title: str, shown: str = "score", against: str = "Kept"
+) -> Figure:
+    """A figure of merit against what is kept after the last document: slots, or tokens of context; or their MB.
 
     Raises DataError if no method has the figure.
     """
@@ -90,16 +96,16 @@ def compression(merit: pd.DataFrame, cost: pd.DataFrame, title: str, shown: str 
         axes = figure.subplots()
         for family, methods in families.items():
             look = method_style(family)
-            ordered = sorted((m for m in methods if m in cost.index), key=lambda method: cost["Kept"][method])
-            kept = [max(float(cost["Kept"][method]), 1.0) for method in ordered]
+            ordered = sorted((m for m in methods if m in cost.index), key=lambda method: cost[against][method])
+            kept = [max(float(cost[against][method]), _LEAST[against]) for method in ordered]
             value, low, high = (100 * cells.loc[ordered, key].to_numpy(dtype=float) for key in ("value", "low", "high"))
             axes.plot(kept, value, color=look.color, marker=look.marker, markerfacecolor=look.face, label=look.name)
             axes.vlines(kept, low, high, color=look.color, linewidth=0.9, alpha=0.7)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("Slots (or tokens of context) kept after the last document")
+        axes.set_xlabel(f"{_AXES[against]} kept after the last document")
         axes.set_ylabel(f"{shown.replace('_', ' ').capitalize()}, %")
         axes.set_title(title)
         axes.set_ylim(0, 103)

@@ -44,6 +44,13 @@ METHODS: dict[str, MethodStyle] = {
     "retrieval": MethodStyle("Retrieval (untrained)", GREEN, "d", hollow=True),
     "retrieval_bm25": MethodStyle("Retrieval, BM25 (untrained)", GREEN, "p", hollow=True),
     "latent_bank": MethodStyle("Latent bank (G-MemLLM)", BROWN, "H"),
+    "knorm": MethodStyle("KNorm", SKY, "$K$"),
+    "keydiff": MethodStyle("KeyDiff", SKY, "$D$"),
+    "snapkv": MethodStyle("SnapKV, guided by the instruction", VERMILLION, "$S$"),
+    "finch": MethodStyle("Finch, guided by the instruction", VERMILLION, "$F$"),
+    "question_guided": MethodStyle("Guided by the question (oracle)", BLACK, "$Q$"),
+    "block_retrieval": MethodStyle("Block retrieval", GREEN, "$B$"),
+    "recurrent_memory": MethodStyle("Recurrent memory (RMT)", BROWN, "$R$"),
     "text_notes": MethodStyle("Text notes", PURPLE, "P", hollow=True),
     "memoryllm": MethodStyle("Memory, untrained", BLUE, "h", hollow=True),
     "no_memory": MethodStyle("No memory", BLACK, "8", hollow=True),
@@ -51,7 +58,8 @@ METHODS: dict[str, MethodStyle] = {
 }
 
 # of bars beside each other: neighbours in the order of METHODS differ in print without colour
-_HATCHES = ("", "///", "...", "xxx", "\\\\\\", "---", "+++", "ooo", "|||", "//", "..", "xx", "\\\\", "--")
+_HATCHES = ("", "///", "...", "xxx", "\\\\\\", "---", "+++", "ooo", "|||", "//", "..", "xx", "\\\\", "--",
+            "++", "oo", "||", "**", "***", "/.", "x.")
 
 _SETTINGS = {
     "font.size": 9.0,

@@ -64,6 +64,7 @@ class QuestionGuidedLearner(PerQuestionLearner):
         return self.settings.count(kept)
 
     def prefix_for(self, state: KeyValues, rows: Tensor, questions: Sequence[Question]) -> Prefix:
+        state = state.select(state.valid)[0]  # neighbours are smoothed over, so no padding may lie between them
         everything = self.reader.shared(state.prefix(self.decoder)).rows(rows)
         passed = self.words(everything, questions)
         index, valid = chosen_for(self.decoder, everything, passed, state.documents[rows], self.settings)

@@ -2,21 +2,22 @@
 
 - A block is a segment of a document (a line, in prose a clause), as events are in EM-LLM, or so many tokens of the
   stream, as in InfLLM. A few of its tokens represent it: those that the tokens behind them attend to most.
-- A block is as relevant to a question as its representative keys are like the question's mean query, without positions.
+- A block is as relevant to a question as its representative keys are like the question's mean query, without positions
+  (`keys`, as in InfLLM); or as its mean input of an early layer is like the question's, by their cosine (`inputs`).
 - Whole blocks are read, the most relevant first, until `tokens` are reached; the last one in part, so that every layer
   reads as many. With `neighbours` a share of the tokens goes to the blocks before and after those that were found.
 - Unlike there, blocks are found once for a question, which is first read alone, not in every layer of one pass, nor
   anew for every token of the answer.
 
 Shape letters: B states, Q questions, H heads, K key/value heads, R = H / K, T tokens of a text, S entries, D head size,
-N blocks.
+N blocks, E hidden size.
 """
 
 from typing import Literal
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 
 from gnm.config import StrictModel
 from gnm.models.attention import additive
@@ -24,18 +25,34 @@ from gnm.models.attention import additive
 NO_BLOCK = -1
 """The block of entries that are always read (the start of a conversation), and of padding."""
 
+SEARCHED = 2
+"""The layer whose inputs are compared if no other is set: words are read in context there, and are still themselves."""
+
 
 class BlockSettings(StrictModel):
     """What a block is, and how much of all blocks a question reads.
 
-    layer: whose relevance decides for all layers, None: each layer finds its own blocks.
+    compare: what tells how like a block is to a question. layer: whose keys or inputs decide for all layers; None, with
+    keys: each layer finds its own blocks; None, with inputs: layer 2.
     """
 
     block: Literal["segment"] | int = Field("segment", description="a segment of a document, or so many tokens")
     tokens: int = Field(128, gt=0, description="that a question reads, beside the start of the conversation")
     representatives: int = Field(4, gt=0, description="tokens of a block that are compared with a question")
     neighbours: float = Field(0.0, ge=0, lt=1, description="share of the tokens for blocks beside those found")
+    compare: Literal["keys", "inputs"] = "keys"
     layer: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _positive(self) -> "BlockSettings":
+        if self.block != "segment" and self.block < 1:
+            raise ValueError(f"blocks.block: a block of {self.block} tokens holds nothing; use segment, or 1 and more")
+        return self
+
+    @property
+    def searched(self) -> int | None:
+        """The layer that decides for all layers, None: each for itself."""
+        return SEARCHED if self.layer is None and self.compare == "inputs" else self.layer
 
 
 def representatives(queries: Tensor, keys: Tensor, block: Tensor, count: int) -> Tensor:
@@ -72,6 +89,22 @@ def relevance(question: Tensor, keys: Tensor, represents: Tensor, block: Tensor)
     place = block.clamp(min=0)
     counts = torch.zeros_like(sums).scatter_add(1, place, represents.sum(1).float())
     return sums.scatter_add(1, place, products.sum(1)) / counts.clamp(min=1)
+
+
+def likeness(question: Tensor, inputs: Tensor, block: Tensor) -> Tensor:
+    """How relevant each block is to each question, [Q, N] float32: the cosine of their mean inputs of a layer, less the
+    mean of all blocks.
+
+    question: mean inputs [Q, E]; inputs [Q, S, E]; block [Q, S] long, NO_BLOCK where an input does not count.
+    """
+    blocks, real = int(block.max()) + 1, (block != NO_BLOCK)[..., None]
+    place = block.clamp(min=0)[..., None]
+    counts = inputs.new_zeros(len(block), blocks, 1, dtype=torch.float32).scatter_add(1, place, real.float())
+    sums = inputs.new_zeros(len(block), blocks, inputs.shape[2], dtype=torch.float32)
+    sums = sums.scatter_add(1, place.expand_as(inputs), inputs.float() * real)
+    means, there = sums / counts.clamp(min=1), counts > 0
+    centre = (means * there).sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp(min=1)
+    return nn.functional.cosine_similarity(means - centre, question.float()[:, None] - centre, dim=-1)
 
 
 def scores_of_entries(relevance: Tensor, block: Tensor, count: Tensor, neighbours: float) -> Tensor:

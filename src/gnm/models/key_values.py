@@ -6,7 +6,7 @@
 - Not covered: backbones shared out over processes (`models/sharding.py`).
 
 Shape letters: B states, Q questions, L layers, H heads, K key/value heads, T tokens of a text, S entries, n chosen
-entries, D head size.
+entries, D head size, E hidden size.
 """
 
 from dataclasses import dataclass, replace
@@ -88,9 +88,10 @@ class KeyValues:
 
 @dataclass(frozen=True)
 class Passed:
-    """What a pass left of texts: queries [B, H, T, D], keys and values [B, K, T, D] per layer, none of them rotated;
-    positions and mask [B, T]."""
+    """What a pass left of texts: the layers' inputs [B, L, T, E]; queries [B, H, T, D], keys and values [B, K, T, D]
+    per layer, none of them rotated; positions and mask [B, T]."""
 
+    inputs: Tensor
     queries: Layers
     keys: Layers
     values: Layers
@@ -111,7 +112,7 @@ def read(decoder: Decoder, prefix: Prefix, ids: Tensor, mask: Tensor) -> Passed:
     queries = tuple(
         project_queries(layer, inputs) for layer, inputs in zip(decoder.layers, tap.slots.unbind(1), strict=True)
     )
-    return Passed(queries, *decoder.project(tap.slots), positions[:, 0], mask)
+    return Passed(tap.slots, queries, *decoder.project(tap.slots), positions[:, 0], mask)
 
 
 def project_queries(layer: torch.nn.Module, inputs: Tensor) -> Tensor:
