@@ -10,6 +10,7 @@ EXTRAS = {
     "datasets": "experiments",
     "dvc": "experiments",
     "dvclive": "train",
+    "faiss": "search",
     "matplotlib": "experiments",
     "pandas": "experiments",
     "pyarrow": "experiments",
