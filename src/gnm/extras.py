@@ -10,7 +10,6 @@ EXTRAS = {
     "datasets": "experiments",
     "dvc": "experiments",
     "dvclive": "train",
-    "faiss": "search",
     "matplotlib": "experiments",
     "pandas": "experiments",
     "pyarrow": "experiments",
