@@ -25,6 +25,7 @@ from gnm.weights.backbones import load_backbone
 K, QUESTIONS, PART = 8, 100, 50_000
 TRAINED_ON = 40  # keys for each list of an IVF
 HNSW_MOST = 100_000  # building takes hours above
+MOST_LISTS = 1024  # more are trained for hours
 EFFORTS = (1, 4, 16, 64)  # lists that IVF visits; candidates of HNSW are eight times as many
 ENOUGH = 0.95
 
@@ -60,7 +61,7 @@ def main() -> None:
     for size in options.sizes:
         exact, milliseconds = exactly(lines, size)
         show(size, "exact", 0, milliseconds, 1.0, size * lines.questions[0].nbytes / 1e6, 0.0)
-        lists = 2 ** round(np.log2(4 * size**0.5))
+        lists = min(2 ** round(np.log2(4 * size**0.5)), MOST_LISTS)
         names = [f"IVF{lists},Flat", f"IVF{lists},SQ8"] if size <= HNSW_MOST else [f"IVF{lists},SQ8"]
         for name in names + (["HNSW32,Flat"] if size <= HNSW_MOST else []):
             tried(name, lines, size, exact)

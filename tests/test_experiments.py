@@ -29,14 +29,15 @@ from gnm.config import read_blocks
 HALVES = (
     ["data_pipelines/generate_documents", "experiments/small_exp1", "experiments/small_exp2"]
     + ["experiments/small_generalist", "experiments/quickstart", "experiments/small_exp3"]
-    + ["experiments/small_gates", "experiments/small_rivals", "experiments/people", "experiments/memory_analysis"],
+    + ["experiments/small_gates", "experiments/small_rivals", "experiments/small_long", "experiments/people"]
+    + ["experiments/memory_analysis"],
     ["data_pipelines/generate_categorized_counterfact_data_from_mapping"]
     + [f"experiments/train_exp1_{name}" for name in ("gnm", "icl", "rag")]
     + [f"experiments/train_exp2_{name}" for name in ("gnm", "gnm_ablation", "icl", "rag")]
     + [f"experiments/eval_{name}" for name in ("exp1", "exp2", "exp2_train", "exp2_val_id", "exp3")],
 )
 # of an evaluation's methods; the first alone at the paper's scale
-KEPT = ("gnm", "generalist", "block_retrieval", "no_memory")
+KEPT = ("gnm", "generalist", "generalist_store", "block_retrieval", "no_memory")
 # of the evaluations of write gates
 KEPT_GATES = ("generalist", "generalist_all", "generalist_unlearning", "generalist_revoke", "generalist_forget")
 KEPT_GATES += ("generalist_all_random_20", "generalist_all_random_50")
@@ -156,6 +157,8 @@ def make_small(settings: dict) -> None:
             block["figures_of_merit"] = [name for name in block["figures_of_merit"] if name in SHOWN]
         if "shown" in block:
             block["shown"] = "selectivity"
+        if "sequence_length" in block:
+            block["sequence_length"] = 3
         if "optimizer" in block.get("opt", {}):
             block["opt"]["optimizer"] = "adamw"
         if "seeds" in block:

@@ -11,6 +11,7 @@ from gnm.errors import ConfigError, MemoryFileError
 from gnm.learners import LearnerSettings, build_learner
 from gnm.learners.long_documents import write_parts
 from gnm.models.lora import LoraSettings, add_lora
+from gnm.shell import described
 from gnm.weights.adapters import read_about
 from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import save_pretrained
@@ -51,6 +52,7 @@ def test_what_the_pool_evicts_is_known_counted_and_forgotten(gated):
     assert all(part.stored == part.tokens for part in memory.documents[0].segments)
     memory.ask_all(["Oslo is a", "Ice:"])
     assert int(memory.state.store[0].retrieved.sum()) == 4 and int(store.retrieved.sum()) == 0
+    assert described(memory, "m").startswith(f"m: {sum(each.slots for each in memory.documents)} slots of 3")
     list(memory.generate("Where is Oslo?", max_new_tokens=2))
     answer = memory.ask("Oslo is a")
     memory.forget(0)

@@ -189,10 +189,10 @@ class Conversation:
             )
         if not self._learner.takes_back(instruction):
             raise DataError(f"{instruction!r} is not understood as taking anything back; write it with a document")
-        used = self.state.used()
+        held = sum(self.state.documents().values())
         memory = self._learner.revoke(self._memory, [instruction])
         self._change(memory, only_stored(self._notes, memory.state))
-        return int(used - self.state.used())
+        return held - sum(self.state.documents().values())
 
     @torch.no_grad()
     def merge(self, path: str | Path) -> None:

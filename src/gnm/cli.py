@@ -145,7 +145,8 @@ def _forget(options: argparse.Namespace) -> None:
             said = f"document {options.what} is forgotten; {len(conversation.documents)} documents are left"
         else:
             dropped = conversation.revoke(options.what)
-            said = f"{dropped} slots are dropped; {int(conversation.state.used())} are left"
+            left = sum(conversation.state.documents().values())
+            said = f"{dropped} slots are dropped; {left} are left"
         conversation.save_memory(options.memory)
     print(said)
 

@@ -42,6 +42,7 @@ def described(conversation, name: Path | str) -> str:
     Control characters in its texts are shown escaped, so that a foreign file cannot command the terminal.
     """
     documents, used = conversation.documents, int(conversation.state.used().sum())
+    used += sum(int(store.lengths.sum()) for store in conversation.state.store or ())
     parts = [f"{name}: {used} slots of {len(documents)} documents"]
     for document in documents:
         share = "#" * round(40 * document.slots / max(used, 1))

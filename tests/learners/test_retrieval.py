@@ -6,6 +6,7 @@ import torch
 from gnm.inference.chat import ChatFormat
 from gnm.inference.questions import Question
 from gnm.learners import LearnerSettings, build_learner
+from gnm.learners.retrieval import bm25_scores
 from stock import another, assert_same_answers, stock_nll
 
 LIBRARY = [
@@ -65,7 +66,7 @@ def test_bm25_without_a_known_word_takes_the_first_documents(tiny, phrase, texts
     learner = learner_of(tiny, "bm25", top_k=1)
     state = library(learner, texts)
     assert learner.retrieve(state, 0, phrase) == state.texts[0][:1]
-    assert learner._bm25(texts, phrase) == [0.0] * len(texts)
+    assert bm25_scores(texts, phrase) == [0.0] * len(texts)
 
 
 @torch.no_grad()

@@ -6,16 +6,20 @@ but its own question.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, TypeVar
 
-from gnm.inference.padding import pad
+from gnm.data.facts import load_facts, load_relations
 from gnm.inference.questions import Question
+from gnm.inference.reader import Reader
 from gnm.learners.base import Cost
 from gnm.learners.memory import MemoryLearner
+from gnm.models.long_term import LongTermLM
 from gnm.models.prefix import Prefix
 from gnm.models.projected import Memory
 
 CONTEXTS_AT_ONCE = 16
+_SAMPLE_LINES, _LINES_OF_A_TEXT = 160, 3
 
 Found = tuple[int, ...]
 Asked = TypeVar("Asked", Question, str)
@@ -26,13 +30,16 @@ class LongTermLearner(MemoryLearner):
 
     same_passes = False  # as many as there are different contexts
 
+    def __init__(self, lm: LongTermLM, reader: Reader, *settings):
+        super().__init__(lm, reader, *settings)
+        lm.sample = reader.encode(sample_texts())
+
     def find(self, state: Memory, phrases: Sequence[Sequence[str]]) -> list[list[Found]]:
         """The segments of its sequence's store that each phrase reads, by their places there, oldest first."""
         found: list[list[Found]] = [[] for _ in phrases]
         for row, own in enumerate(phrases):
             if own:
-                ids, mask = pad([[self.reader.chat.encode_question(each) for each in own]], self.lm.decoder.device)
-                found[row] = self.lm.find(state, row, ids[0], mask[0])
+                found[row] = self.lm.find(state, row, *self.reader.encode([f" {phrase.strip()}" for phrase in own]))
         return found
 
     def answer(self, state, questions, max_new_tokens):
@@ -92,3 +99,15 @@ class LongTermLearner(MemoryLearner):
                 for place, answer in zip(places, own, strict=True):
                     answers[row][place] = answer
         return answers
+
+
+@cache
+def sample_texts() -> tuple[str, ...]:
+    """A fixed sample of statements, of the embedded facts in all their wordings: what texts have in common."""
+    facts, relations, lines = load_facts(), load_relations(), []
+    for number, fact in enumerate(facts[:: len(facts) // _SAMPLE_LINES][:_SAMPLE_LINES]):
+        relation = relations[fact.relation]
+        wordings = (relation.prompt, *relation.paraphrases)
+        lines.append(f"{wordings[number % len(wordings)].replace('{}', fact.subject)} {fact.object}\n")
+    starts = range(0, len(lines), _LINES_OF_A_TEXT)
+    return tuple("".join(lines[start : start + _LINES_OF_A_TEXT]) for start in starts)

@@ -34,12 +34,14 @@ class StoreSettings(StrictModel):
     """What goes into the store, and what a question reads of it.
 
     by: what a question and a segment are compared by, the mean over their tokens of what enters `layer`, or what enters
-    it at the last token; "random" reads segments at random, to compare with.
+    it at the last token; "random" reads segments at random, to compare with. whiten: whether what all texts have in
+    common is taken out of it.
     """
 
     k: int = Field(8, gt=0, description="segments that a question reads, at most")
     layer: int = Field(2, ge=0, description="whose input gives the search keys")
     by: Literal["mean", "last", "random"] = "mean"
+    whiten: bool = True
     strength_weight: float = Field(0.0, ge=0, description="of the logarithm of a segment's strength, beside the cosine")
     takes: Literal["evicted", "written"] = Field(
         "evicted", description="what the pool evicts, or all that is written at once; the pool then stays empty"
@@ -48,7 +50,8 @@ class StoreSettings(StrictModel):
     @property
     def search_key(self) -> str:
         """In words, what its search keys are; a store can only be searched with keys of the same kind."""
-        return f"the {'last' if self.by == 'last' else 'mean'} input of layer {self.layer}"
+        kind = "last" if self.by == "last" else "mean"
+        return f"the {kind} input of layer {self.layer}{', whitened' if self.whiten else ''}"
 
 
 @dataclass(frozen=True)

@@ -32,16 +32,21 @@ from gnm.models.memory_lm import MemoryLM
 from gnm.models.prefix import Prefix
 from gnm.models.projected import Memory
 from gnm.models.taps import LayerTap
+from gnm.models.whitening import Whitening
 
 
 class LongTermLM(MemoryLM):
     """A MemoryLM with gates and `pool.store`.
 
+    sample: texts, ids [n, T] and mask [n, T], that tell what all texts have in common, for keys that are whitened.
     Raises ConfigError if the decoder has no such layer as the store's search keys are of.
     """
 
+    sample: tuple[Tensor, Tensor]
+
     def __init__(self, *arguments, **named):
         super().__init__(*arguments, **named)
+        self._whitening: Whitening | None = None
         layers = len(self.decoder.layers)
         if self._settings.layer >= layers:
             raise ConfigError(
@@ -97,8 +102,18 @@ class LongTermLM(MemoryLM):
         """Search keys of questions ids [n, T] (mask [n, T]), each read after the head alone: [n, E] float32."""
         seen = early_inputs(self.decoder, self.head, ids, mask, self._settings.layer)
         if self._settings.by == "last":
-            return unit(at_ends(seen[None], mask[None])[0])
-        return unit((seen.float() * mask[..., None]).sum(1) / mask.sum(-1, keepdim=True).clamp(min=1))
+            return self._key(at_ends(seen[None], mask[None])[0])
+        return self._key((seen.float() * mask[..., None]).sum(1) / mask.sum(-1, keepdim=True).clamp(min=1))
+
+    @torch.no_grad()
+    def _key(self, hidden: Tensor) -> Tensor:
+        """Search keys [n, E] float32 of what enters the layer that they are of, [n, E]."""
+        if not self._settings.whiten:
+            return unit(hidden)
+        if self._whitening is None:
+            seen = early_inputs(self.decoder, self.head, *self.sample, self._settings.layer)
+            self._whitening = Whitening.fit(seen[self.sample[1]])
+        return self._whitening(hidden)
 
     def recalled(self, memory: Memory, contexts: Sequence[tuple[int, tuple[int, ...]]]) -> Prefix:
         """What is read in each of `contexts` [B']: the pool of a row, and segments of its store."""
@@ -157,7 +172,7 @@ class LongTermLM(MemoryLM):
             **{name: getattr(state, name)[row, place[last]].detach() for name in ("source", "segment", "strength")},
             "stored_at": torch.full_like(last, state.written),
             "retrieved": torch.zeros_like(last),
-            "keys": unit(keys),
+            "keys": self._key(keys),
             "meanings": means[self.gating.layer],
         }
         kept = {name: column.to("cpu") for name, column in columns.items()}

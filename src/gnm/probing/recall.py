@@ -34,6 +34,7 @@ from gnm.evaluate import read_documents_of
 from gnm.files import write_text
 from gnm.inference.reader import Reader
 from gnm.learners import LearnerSettings, build_learner
+from gnm.learners.long_term import sample_texts
 from gnm.learners.memory import MemoryLearner, gated_parts
 from gnm.learners.retrieval import bm25_scores
 from gnm.memory.store import unit
@@ -41,6 +42,7 @@ from gnm.metrics import bootstrap_mean
 from gnm.models.gates.keep import segment_means
 from gnm.models.gates.write import segment_ends
 from gnm.models.long_term import early_inputs
+from gnm.models.whitening import Whitening
 from gnm.params import BackboneSettings, Distributed, Positive, TargetSettings
 from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import load_model
@@ -158,6 +160,7 @@ def _rows(params: RecallParams, learner: MemoryLearner, stream: Stream, seed: in
     ]
 
 
+@torch.no_grad()
 def _scores(params: RecallParams, learner: MemoryLearner, stream: Stream):
     """Each way of searching, by name, with its scores [questions, segments]."""
     words = [text for own in stream.texts for text in own]
@@ -165,15 +168,19 @@ def _scores(params: RecallParams, learner: MemoryLearner, stream: Stream):
     for layer in tqdm(params.layers, desc="layers", mininterval=5):
         asked = _keys(learner.reader, learner.lm.head, [[question] for question in stream.questions], layer, params)
         found = _keys(learner.reader, learner.lm.head, stream.texts, layer, params)
+        sample, mask = learner.reader.encode(sample_texts())
+        seen = early_inputs(learner.lm.decoder, learner.lm.head, sample, mask, layer)
+        whitening = Whitening.fit(seen[mask].cpu())
         for by, own in found.items():
-            yield f"{by} of layer {layer}", asked[by] @ own.T
+            yield f"{by} of layer {layer}", unit(asked[by]) @ unit(own).T
+            yield f"{by} of layer {layer}, whitened", whitening(asked[by]) @ whitening(own).T
 
 
 @torch.no_grad()
 def _keys(
     reader: Reader, head: Sequence[int], texts: Sequence[Sequence[str]], layer: int, params: RecallParams
 ) -> dict[str, Tensor]:
-    """Search keys of all segments of `texts`, in their order, by kind: [segments, E] float32."""
+    """What search keys of all segments of `texts` are made of, in their order, by kind: [segments, E] float32."""
     keys: dict[str, list[Tensor]] = {"Mean": [], **({"Last": []} if params.last else {})}
     for start in range(0, len(texts), params.at_once):
         some = texts[start : start + params.at_once]
@@ -184,7 +191,7 @@ def _keys(
             ends = segment_ends(segment, count)[..., None].expand(-1, -1, seen.shape[2])
             of["Last"] = seen.gather(1, ends)
         for kind, own in keys.items():
-            own += [unit(of[kind][row, : len(text)]).cpu() for row, text in enumerate(some)]
+            own += [of[kind][row, : len(text)].float().cpu() for row, text in enumerate(some)]
     return {kind: torch.cat(own) for kind, own in keys.items()}
 
 
@@ -219,7 +226,7 @@ def _figure(frame: pd.DataFrame, title: str) -> Figure:
     own = [name for name in dict.fromkeys(frame["search"]) if name not in colors]
     colors |= {name: _COLORS[place % len(_COLORS)] for place, name in enumerate(own)}
     for search, line in frame.groupby("search", sort=False):
-        dashes = ":" if search == "Chance" else "--" if search.startswith("Last") else "-"
+        dashes = ":" if search == "Chance" else "-" if search == "BM25" or "whitened" in search else "--"
         axes.plot(line["k"], 100 * line["value"], color=colors[search], linestyle=dashes, marker=".", label=search)
         axes.vlines(line["k"], 100 * line["low"], 100 * line["high"], color=colors[search], linewidth=0.9, alpha=0.7)
     axes.set_xscale("log", base=2)
