@@ -17,7 +17,7 @@ from pathlib import Path
 from serve_load import Server
 
 NAME = "/v1/memories/malformed"
-_PATIENCE = 2.0  # seconds
+_PATIENCE = 20.0  # seconds
 VALID = {
     f"{NAME}/documents": {"document": "Bern is in Asia.", "instruction": "Learn it all."},
     f"{NAME}/ask": {"questions": ["Where is Bern?"], "max_new_tokens": 2},
