@@ -17,7 +17,7 @@ from pathlib import Path
 from serve_load import Server
 
 NAME = "/v1/memories/malformed"
-_PATIENCE = 2.0  # seconds
+_AT_ONCE = 16
 VALID = {
     f"{NAME}/documents": {"document": "Bern is in Asia.", "instruction": "Learn it all."},
     f"{NAME}/ask": {"questions": ["Where is Bern?"], "max_new_tokens": 2},
@@ -101,10 +101,10 @@ def broken_file(rng: random.Random) -> bytes:
     )  # fmt: skip
 
 
-async def answered(address: tuple[str, int], sent: bytes, seconds: float) -> str:
+async def answered(address: tuple[str, int], sent: bytes, patience: float, seconds: float) -> str:
     """The status of what comes back, or "closed"; TimeoutError if nothing does within `seconds`.
 
-    After _PATIENCE the rest of an unfinished request is given up, so that only the service could still wait.
+    After `patience` seconds the rest of an unfinished request is given up, so that only the service could still wait.
     """
     async with asyncio.timeout(seconds):
         reader, writer = await asyncio.open_connection(*address)
@@ -112,7 +112,7 @@ async def answered(address: tuple[str, int], sent: bytes, seconds: float) -> str
             writer.write(sent)
             await writer.drain()
             answer = asyncio.ensure_future(reader.read())
-            done, _ = await asyncio.wait([answer], timeout=_PATIENCE)
+            done, _ = await asyncio.wait([answer], timeout=patience)
             if not done:
                 writer.write_eof()
             got = await answer
@@ -125,15 +125,17 @@ async def answered(address: tuple[str, int], sent: bytes, seconds: float) -> str
     return got[9:12].decode() if got.startswith(b"HTTP/1.1 ") else "closed"
 
 
-async def send_all(address: tuple[str, int], count: int, seed: int, at_once: int = 16, seconds: float = 120) -> Counter:
+async def send_all(
+    address: tuple[str, int], count: int, seed: int, patience: float = 20, seconds: float = 120
+) -> Counter:
     """Send `count` malformed requests; returns how many were answered with each status."""
     rng, found = random.Random(seed), Counter()
     host = f"{address[0]}:{address[1]}"
-    waiting = asyncio.Semaphore(at_once)
+    waiting = asyncio.Semaphore(_AT_ONCE)
 
     async def one(sent: bytes) -> None:
         async with waiting:
-            status = await answered(address, sent, seconds)
+            status = await answered(address, sent, patience, seconds)
         if status == "500":
             raise AssertionError(f"the service failed at {sent[:300]!r}")
         found[status] += 1
