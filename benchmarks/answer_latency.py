@@ -1,7 +1,7 @@
 """Milliseconds to the first token of an answer and for each further one: `python benchmarks/answer_latency.py`.
 
-- After twenty documents of small_gates: transformers' own `generate` on the documents as a cached context, our reading of
-  that context and of the memory, and `generate` on the memory; same weights, questions and number of tokens.
+- After twenty documents of small_gates: transformers' own `generate` on the documents as a cached context, our reading
+  of that context and of the memory, and `generate` on the memory; same weights, questions and number of tokens.
 - What is read is there before the clock starts; all ways take turns, question by question, so that all see the machine
   in the same state.
 - Of the context, ours and theirs have to say the same tokens; how many answers did is printed.
