@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -72,9 +72,9 @@ def generate_tokens(
     processors = _processors(config)
     generator = torch.Generator(device="cpu").manual_seed(seed)
     seen = torch.tensor([list(prompt)], device=decoder.device)
-    ids = seen
+    ids, own = seen, {}
     for _ in range(config.max_new_tokens):
-        scores, prefix = _read_on(decoder, prefix, ids)
+        scores, own = _read_on(decoder, prefix, ids, own, seen.shape[1] - ids.shape[1])
         scores = processors(seen, scores)
         if config.do_sample:
             chosen = int(torch.multinomial(scores.softmax(-1).cpu(), 1, generator=generator))
@@ -108,13 +108,17 @@ def decode_steps(tokenizer, tokens: Iterator[int]) -> Iterator[str]:
         yield text[len(said) :]
 
 
-def _read_on(decoder: Decoder, prefix: Prefix, ids: Tensor) -> tuple[Tensor, Prefix]:
-    """Scores [1, V] of what follows ids [1, T], and the prefix that holds them too."""
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    reading, positions = decoder.start(prefix, mask[:, None], keep=True)
-    hidden = decoder.run(ids[:, None], positions, reading)
-    keys, values = zip(*((key[:, :, 0], value[:, :, 0]) for key, value in reading.own.values()), strict=True)
-    return decoder.logits(hidden[0, 0, -1:]), prefix.extend(keys, values, mask)
+def _read_on(
+    decoder: Decoder, prefix: Prefix, ids: Tensor, own: dict[int, tuple[Tensor, Tensor]], past: int
+) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
+    """Scores [1, V] of what follows ids [1, T], and the keys and values of all tokens after the prefix.
+
+    own: those of the `past` tokens before; they stay apart from the prefix, which would be copied for each token.
+    """
+    reading, positions = decoder.start(prefix, torch.ones_like(ids, dtype=torch.bool)[:, None], keep=True)
+    reading.own, reading.own_bias = dict(own), nn.functional.pad(reading.own_bias, (past, 0))
+    hidden = decoder.run(ids[:, None], positions + past, reading)
+    return decoder.logits(hidden[0, 0, -1:]), reading.own
 
 
 def _processors(config: GenerationConfig) -> LogitsProcessorList:
