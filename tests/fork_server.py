@@ -22,7 +22,7 @@ from pathlib import Path
 
 IMPORTED = ("dvc.cli", "dvc.commands.repro", "dvc.repo", "dvclive", "gnm.demo", "gnm.train", "gnm.evaluate")
 IMPORTED += ("gnm.evaluate_people", "gnm.analysis.report", "gnm.probing.probe", "gnm.data.pipelines")
-SECONDS = 300  # to import all of it on a machine that others use too
+SECONDS = 900  # to import all of it on a machine that others use too
 
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
