@@ -120,7 +120,7 @@ def log_reading(log: Path, stage: str) -> None:
     def heard(event: str, given: tuple) -> None:
         if event == "open" and not given[2] & (os.O_WRONLY | os.O_RDWR) and isinstance(given[0], (str, os.PathLike)):
             path = os.path.abspath(given[0])
-            if path not in seen:
+            if path not in seen and os.path.isfile(path):
                 seen.add(path)
                 lines.write(f"{stage}\t{path}\n")
 
