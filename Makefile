@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 quickstart: $(VENV)/.installed
 	@git rev-parse --git-dir >/dev/null 2>&1 || $(BIN)/dvc config -q --local core.no_scm true  # an unpacked archive
 	@mkdir -p build; [ ! -f $(LOCK) ] || cp $(LOCK) experiments/quickstart/dvc.lock
-	cd experiments/quickstart && { $(BIN)/dvc repro; code=$$?; [ ! -f dvc.lock ] || mv dvc.lock ../../$(LOCK); exit $$code; }
+	@cd experiments/quickstart && trap '[ ! -f dvc.lock ] || mv dvc.lock ../../$(LOCK)' EXIT INT TERM && $(BIN)/dvc repro
 
 # two processes: the longest files take as long as all others
 test: $(VENV)/.installed-dev

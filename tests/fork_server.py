@@ -3,7 +3,7 @@
 Starting Python, torch and DVC takes seconds; a fork takes some milliseconds. `commands(folder)` makes programs of these
 two names that ask the server to run what they were asked to; the rest is theirs: folder, environment, input and output,
 exit status. A process of torchrun's is alone in its group here. Many are tested in test_distributed.py.
-What a stage of DVC opens to read, and the folders that it lists, go to the file that $READ_LOG names.
+What a stage of DVC opens to read goes to the file that $READ_LOG names.
 """
 
 import json
@@ -22,7 +22,7 @@ from pathlib import Path
 
 IMPORTED = ("dvc.cli", "dvc.commands.repro", "dvc.repo", "dvclive", "gnm.demo", "gnm.train", "gnm.evaluate")
 IMPORTED += ("gnm.evaluate_people", "gnm.analysis.report", "gnm.probing.probe", "gnm.data.pipelines")
-SECONDS = 300  # to import all of it on a machine that others use too
+SECONDS = 900  # to import all of it on a machine that others use too
 
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
@@ -111,17 +111,16 @@ def run(asking: socket.socket) -> None:
 
 
 def log_reading(log: Path, stage: str) -> None:
-    """Append a line with `stage` and a path to `log` for each file that Python opens to read and folder that it lists.
+    """Append a line with `stage` and a path to `log` for each file that Python opens to read.
 
     What a library opens without Python (tensors, tables) is not seen; the files beside it are.
     """
     lines, seen = log.open("a", encoding="utf-8", buffering=1), set()
 
     def heard(event: str, given: tuple) -> None:
-        reads = event in ("os.listdir", "os.scandir") or (event == "open" and not given[2] & (os.O_WRONLY | os.O_RDWR))
-        if reads and isinstance(given[0], (str, os.PathLike)):
+        if event == "open" and not given[2] & (os.O_WRONLY | os.O_RDWR) and isinstance(given[0], (str, os.PathLike)):
             path = os.path.abspath(given[0])
-            if path not in seen:
+            if path not in seen and os.path.isfile(path):
                 seen.add(path)
                 lines.write(f"{stage}\t{path}\n")
 
