@@ -5,8 +5,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
-MODULE ?= *
-TESTS ?= test
+MODULE ?= memory.pool
+TESTS ?= test_$(lastword $(subst ., ,$(MODULE)))
 
 BIN := $(abspath $(VENV))/bin
 # the stages' own commands (torchrun, python) are those of the environment
@@ -28,8 +28,9 @@ test: $(VENV)/.installed-dev
 notebooks: $(VENV)/.installed
 	$(BIN)/jupyter execute notebooks/*.ipynb
 
-# faults put into the code one by one, and which of them no test notices: make mutants MODULE=memory.pool
-# [TESTS="test_pool or test_gates"], as for pytest's -k
+# faults put into a module one by one, and which of them no test notices: make mutants MODULE=memory.state
+# [TESTS="test_state or test_api"]: as for pytest's -k, otherwise the test file of the module's name; none of them may
+# need files outside src and tests. The first call makes the faults of every module (minutes).
 mutants: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 PYTEST_ADDOPTS='-k "$(TESTS)"' $(BIN)/mutmut run 'gnm.$(MODULE).*'
 	$(BIN)/mutmut results

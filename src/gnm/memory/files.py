@@ -78,17 +78,18 @@ def load_memory(
             header = file.metadata() or {}
             if header.get("format") not in (FORMAT, _WITHOUT_CHECKSUM):
                 raise MemoryFileError(f"{path} is no memory file of this project; give one that `gnm write` made")
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             if header["format"] == FORMAT:
                 expected = header.pop("checksum")
-                if _checksum(header, {name: file.get_tensor(name) for name in file.keys()}) != expected:  # noqa: SIM118
+                if _checksum(header, found) != expected:
                     raise ValueError("its checksum is another")
             if header["model"] != model:
                 raise MemoryFileError(
                     f"{path} was written by the model {header['model']}, this one is {model}: slots only mean "
                     "something to the model that wrote them; load that model, or write the documents again"
                 )
-            gated = _GATED if _GATED[0] in file.keys() else ()  # noqa: SIM118 (no mapping)
-            tensors = {name: file.get_tensor(name) for name in (*_TENSORS, *gated)}
+            # copies: `found` is the file itself, mapped, and changes if another program writes over it in place
+            tensors = {name: found[name].clone() for name in (*_TENSORS, *(_GATED if _GATED[0] in found else ()))}
         state, notes = MemoryState(**tensors, written=int(header["written"])), json.loads(header["notes"])
         _check(state)
         if not isinstance(notes, dict):
