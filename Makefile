@@ -5,8 +5,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
-MODULE ?= *
-TESTS ?= test
+MODULE ?= memory.pool
+TESTS ?= test_$(lastword $(subst ., ,$(MODULE)))
 # what quickstart ran here: its results are this machine's own, so git is not to see its dvc.lock
 LOCK := build/quickstart.lock
 FAST := tests/data tests/memory tests/metrics tests/models tests/training tests/inference tests/test_config.py \
@@ -52,8 +52,9 @@ notebooks: $(VENV)/.installed
 screenshots: $(VENV)/.installed-dev
 	GNM_SCREENSHOTS=docs/page $(BIN)/python -m pytest tests/serve/test_page.py -k test_screenshots
 
-# faults put into the code one by one, and which of them no test notices: make mutants MODULE=memory.pool
-# [TESTS="test_pool or test_gates"], as for pytest's -k
+# faults put into a module one by one, and which of them no test notices: make mutants MODULE=memory.state
+# [TESTS="test_state or test_api"]: as for pytest's -k, otherwise the test file of the module's name; none of them may
+# need files outside src and tests. The first call makes the faults of every module (minutes).
 mutants: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 PYTEST_ADDOPTS='-k "$(TESTS)"' $(BIN)/mutmut run 'gnm.$(MODULE).*'
 	$(BIN)/mutmut results

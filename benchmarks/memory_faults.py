@@ -102,7 +102,7 @@ def full_disk(conversation: Conversation, folder: Path, megabytes: int) -> tuple
             f"{lost} lost, {len(left)} leftovers"
         ), lost + len(left)
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 class _Writer:

@@ -272,6 +272,19 @@ def test_a_memory_of_another_kind_than_the_reader_is_refused_and_its_dtype_is_ch
             load_memory(tmp_path / "m", "a", like=other)
 
 
+@pytest.mark.parametrize("version", ["gnm-memory-1", "gnm-memory-2"])
+def test_a_loaded_memory_is_its_own_also_where_the_file_is_written_over_in_place(tmp_path, version):
+    state, path = some_state(), tmp_path / "m"
+    save_memory(path, state, "a")
+    if version == "gnm-memory-1":
+        changed_header()(path)
+    loaded, _ = load_memory(path, "a")
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+        file.truncate(10)
+    assert same(loaded, state)
+
+
 def test_a_file_from_before_the_checksum_is_read(tmp_path):
     state = some_state()
     save_file(state.tensors(), tmp_path / "m", metadata={"format": "gnm-memory-1", "model": "a", "written": "5",

@@ -1,11 +1,13 @@
 """The state of a memory against plain Python lists."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnm.memory.state import HEAD, MemoryState, pack
+from gnm.memory.state import HEAD, MIXED, MemoryState, pack
 
 
 def state_of(sources, written=3):
@@ -54,6 +56,43 @@ def test_slots_are_read_one_after_another_or_each_document_where_the_head_ends()
     assert positions(False) == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4]]
     assert positions(True) == [[0, 1, 2, 3, 2, 2, 3], [0, 1, 2, 3, 1]]
     assert (state.positions()[~state.valid] >= 0).all()  # padding has one too
+    assert torch.equal(state.positions(), state.positions(False))
+
+
+def gated(sources, segments, written=3):
+    """A state with gates whose slots are of the given segments of their documents (None: none)."""
+    numbers = torch.tensor([[-1 if each is None else each for each in row] for row in segments])
+    state = state_of(sources, written)
+    return replace(state, strength=torch.ones(state.valid.shape), segment=numbers)
+
+
+def test_the_segments_of_a_document_are_those_it_still_has_slots_of():
+    state = gated(
+        [[HEAD, 0, 0, 0, 1, None], [HEAD, 0, 1, 1, None, None]], [[None, 0, 2, 2, 2, 0], [None, 2, 0, 1, 0, 0]]
+    )
+    assert state.segments(0) == {0: 1, 2: 2} and state.segments(1) == {2: 1} and state.segments(2) == {}
+    assert state.segments(1, row=1) == {0: 1, 1: 1}
+
+
+def test_each_stored_segment_has_a_number_of_its_own_and_what_is_no_segment_has_none():
+    state = gated([[HEAD, 0, 0, 1, None], [HEAD, MIXED, 0, 1, 1]], [[None, 0, 2, 0, 2], [None, 1, 2, 0, 2]])
+    assert state.segment_numbers().tolist() == [[-1, 0, 2, 3, -1], [-1, -1, 2, 3, 5]]
+    empty = gated([[HEAD, 0], [None, None]], [[None, 0], [None, None]]).select(torch.zeros(2, 2, dtype=torch.bool))[0]
+    assert empty.segment_numbers().shape == (2, 0)
+
+
+def test_a_state_that_is_where_it_is_wanted_is_not_copied():
+    state = state_of(SOURCES)
+    assert state.to("cpu") is state
+    moved = state.to("meta")
+    assert {tensor.device.type for tensor in moved.tensors().values()} == {"meta"} and moved.written == state.written
+
+
+def test_what_was_never_written_is_said_not_to_be_there_also_beside_mixed_slots():
+    with pytest.raises(KeyError, match="document 3 has no slots in this memory; it holds .0, 1."):
+        state_of([[HEAD, MIXED, 0], [HEAD, 1, 0]]).forget(3)
+    with pytest.raises(KeyError, match="what is left of document 2 can't be told apart"):
+        state_of([[HEAD, MIXED, 0], [HEAD, 1, 0]]).forget(2)
 
 
 def test_selected_slots_stay_whole_and_padding_stays_out():

@@ -332,6 +332,14 @@ def test_a_checkpoint_with_one_flipped_bit_is_refused(interrupted, tiny, file, p
     assert all(torch.equal(value, before[name]) for name, value in weights(tiny)[DEFAULT].items())
 
 
+@pytest.mark.parametrize("text", [100_000 * "[", json.dumps({"{" * 9000: ""}), json.dumps({"é/" * 200: ""}), "[]"])
+def test_checksums_of_foreign_shape_are_refused(interrupted, tiny, text):
+    folder, _ = interrupted
+    (folder / "checksums.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"\bc\b"):
+        load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))
+
+
 def test_a_checkpoint_without_checksums_is_gone_on_from(interrupted, tiny):
     folder, _ = interrupted
     (folder / "checksums.json").unlink()

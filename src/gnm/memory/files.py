@@ -85,18 +85,20 @@ def load_memory(
             header = file.metadata() or {}
             if header.get("format") not in (FORMAT, _WITHOUT_CHECKSUM, _WITH_STORE):
                 raise MemoryFileError(f"{path} is no memory file of this project; give one that `gnm write` made")
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             if header["format"] != _WITHOUT_CHECKSUM:
                 expected = header.pop("checksum")
-                if _checksum(header, {name: file.get_tensor(name) for name in file.keys()}) != expected:  # noqa: SIM118
+                if _checksum(header, found) != expected:
                     raise ValueError("its checksum is another")
             if header["model"] != model:
                 raise MemoryFileError(
                     f"{path} was written by the model {header['model']}, this one is {model}: slots only mean "
                     "something to the model that wrote them; load that model, or write the documents again"
                 )
-            gated = _GATED if _GATED[0] in file.keys() else ()  # noqa: SIM118 (no mapping)
-            tensors = {name: file.get_tensor(name) for name in (*_TENSORS, *gated)}
-            stores = _stores(file, header, len(tensors["seeds"])) if header["format"] == _WITH_STORE else None
+            # copies: `found` is the file itself, mapped, and changes if another program writes over it in place
+            found = {name: tensor.clone() for name, tensor in found.items()}
+            tensors = {name: found[name] for name in (*_TENSORS, *(_GATED if _GATED[0] in found else ()))}
+            stores = _stores(found, header, len(tensors["seeds"])) if header["format"] == _WITH_STORE else None
         state = MemoryState(**tensors, written=int(header["written"]), store=stores)
         notes = json.loads(header["notes"])
         _check(state)
@@ -120,15 +122,14 @@ def load_memory(
     return state.to(device), notes
 
 
-def _stores(file, header: Mapping[str, str], rows: int) -> tuple[LongTermStore, ...]:
-    """The long-term stores of an open memory file. KeyError or ValueError if it has none, or damaged ones."""
-    names = {*file.keys()}
-    found = []
+def _stores(found: Mapping[str, Tensor], header: Mapping[str, str], rows: int) -> tuple[LongTermStore, ...]:
+    """The long-term stores among a file's tensors. KeyError or ValueError if there are none, or damaged ones."""
+    stores = []
     for row in range(rows):
         start = f"store.{row}."
-        own = {name.removeprefix(start): file.get_tensor(name) for name in names if name.startswith(start)}
-        found.append(LongTermStore.of(header["search_key"], own))
-    return tuple(found)
+        own = {name.removeprefix(start): tensor for name, tensor in found.items() if name.startswith(start)}
+        stores.append(LongTermStore.of(header["search_key"], own))
+    return tuple(stores)
 
 
 def version_of(path: str | Path) -> str | None:

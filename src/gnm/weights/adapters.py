@@ -202,7 +202,7 @@ def write_model(folder: Path, weights: Weights, settings: LoraSettings | None, a
 def _read_checksums(folder: Path) -> Any:
     try:
         return json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{folder / 'checksums.json'} is damaged ({error}); delete the folder to start anew"
         ) from error

@@ -8,6 +8,8 @@ from typing import Any
 
 from gnm.errors import CheckpointError
 
+_LONGEST = 255  # characters of a name; no file system has longer ones
+
 
 def checksums_of(folder: Path, files: Iterable[Path]) -> dict[str, str]:
     """The SHA-256 of each of `files`, by its path in `folder`."""
@@ -22,7 +24,7 @@ def check_files(folder: Path, expected: Any, remedy: str) -> None:
     if not isinstance(expected, Mapping):
         raise CheckpointError(f"the checksums of {folder} are damaged; {remedy}")
     for name, checksum in expected.items():
-        path = folder / name
+        path = folder / name[:_LONGEST]
         if not path.is_file():
             raise CheckpointError(f"{path} is missing; {remedy}")
         if _sha256(path) != checksum:
