@@ -43,11 +43,11 @@ REFERENCE = "generate, cached context"
 class Clock:
     """A streamer of transformers that notes when each token comes; the prompt is the first that it is given."""
 
-    def __init__(self):
-        self.times: list[float] = []
+    def __init__(self, now: Callable[[], float]):
+        self.now, self.times = now, []
 
     def put(self, _: Tensor) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append(self.now())
 
     def end(self) -> None:
         """Nothing is left to be shown."""
@@ -57,9 +57,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=9, help="timed, after one that warms up")
     parser.add_argument("--tokens", type=int, default=9, help="of each answer")
+    parser.add_argument("--documents", type=int, default=20)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processor-time", action="store_true", help="for a CPU that others use at the same time")
     options = parser.parse_args()
-    params = load_params(FOLDER / "params.yaml", EvaluateParams, [], "evaluate_20")
+    now = time.process_time if options.processor_time else time.perf_counter
+    length = f"loop.sequence_length={options.documents}"
+    params = load_params(FOLDER / "params.yaml", EvaluateParams, [length], "evaluate_20")
     documents = read_documents_of([FOLDER / path for path in params.data])
     (sequence,) = evaluation_sequences(documents, params.sequences(), 1, seed=1)
     queries = asked(sequence, len(sequence.steps) - 1, params.sequences())[: options.questions + 1]
@@ -69,10 +73,10 @@ def main() -> None:
     memory, context = both(learner, sequence)
     prompts = [learner.reader.chat.encode_lead() + learner.reader.chat.encode_question(q.input) for _, q in queries]
     ways = {
-        REFERENCE: (context, lambda prompt: theirs(stock, plain_inputs(context, prompt), options.tokens)),
-        "ours, cached context": (context, lambda prompt: ours(learner, context, prompt, options.tokens)),
-        "ours, memory": (memory, lambda prompt: ours(learner, memory, prompt, options.tokens)),
-        "generate, memory": (memory, lambda prompt: on_memory(learner, memory, prompt, options.tokens)),
+        REFERENCE: (context, lambda prompt: theirs(stock, plain_inputs(context, prompt), options.tokens, now)),
+        "ours, cached context": (context, lambda prompt: ours(learner, context, prompt, options.tokens, now)),
+        "ours, memory": (memory, lambda prompt: ours(learner, memory, prompt, options.tokens, now)),
+        "generate, memory": (memory, lambda prompt: on_memory(learner, memory, prompt, options.tokens, now)),
     }
     found = timed(ways, prompts)
     kind = str(learner.lm.decoder.dtype).removeprefix("torch.")
@@ -128,25 +132,29 @@ def plain_inputs(context: Prefix, prompt: list[int]) -> dict:
     return {"input_ids": ids, "attention_mask": seen, "past_key_values": cache}
 
 
-def theirs(model: nn.Module, inputs: dict, tokens: int) -> tuple[list[int], list[float]]:
+def theirs(model: nn.Module, inputs: dict, tokens: int, now: Callable[[], float]) -> tuple[list[int], list[float]]:
     """Tokens that `generate` of transformers says, and when each came."""
-    clock, began = Clock(), time.perf_counter()
+    clock, began = Clock(now), now()
     said = model.generate(
         **inputs, do_sample=False, max_new_tokens=tokens, eos_token_id=None, pad_token_id=0, streamer=clock
     )
     return said[0, inputs["input_ids"].shape[1] :].tolist(), [at - began for at in clock.times[1:]]
 
 
-def on_memory(learner: MemoryLearner, memory: Prefix, prompt: list[int], tokens: int) -> tuple[list[int], list[float]]:
-    return theirs(learner.lm.decoder.model, generate_inputs(learner.lm.decoder, memory, [prompt]), tokens)
+def on_memory(
+    learner: MemoryLearner, memory: Prefix, prompt: list[int], tokens: int, now: Callable[[], float]
+) -> tuple[list[int], list[float]]:
+    return theirs(learner.lm.decoder.model, generate_inputs(learner.lm.decoder, memory, [prompt]), tokens, now)
 
 
-def ours(learner: MemoryLearner, prefix: Prefix, prompt: list[int], tokens: int) -> tuple[list[int], list[float]]:
+def ours(
+    learner: MemoryLearner, prefix: Prefix, prompt: list[int], tokens: int, now: Callable[[], float]
+) -> tuple[list[int], list[float]]:
     """Tokens that our own reading says, and when each came."""
-    said, times, began = [], [], time.perf_counter()
+    said, times, began = [], [], now()
     for token in generate_tokens(learner.lm.decoder, prefix, prompt, [], generation_config(max_new_tokens=tokens)):
         said.append(token)
-        times.append(time.perf_counter() - began)
+        times.append(now() - began)
     return said, times
 
 

@@ -42,14 +42,22 @@ class Reading:
     keep: bool = False
     own: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    @property
+    def unpadded(self) -> bool:
+        """Whether every place of the rectangle is a real token, so that packing and spreading move nothing."""
+        return len(self.cells) == self.shape[0] * self.shape[1] * self.shape[2]
+
     def spread(self, packed: Tensor) -> Tensor:
         """Packed tokens [N, ...] in the rectangle [B, n, T, ...], zeros where there is padding."""
+        if self.unpadded:
+            return packed.unflatten(0, self.shape)
         cells = self.shape[0] * self.shape[1] * self.shape[2]
         return _Move.apply(packed, self.cells, cells).unflatten(0, self.shape)
 
     def pack(self, rectangle: Tensor) -> Tensor:
         """The real tokens [N, ...] of a rectangle [B, n, T, ...]."""
-        return _Pick.apply(rectangle.flatten(0, 2), self.cells)
+        packed = rectangle.flatten(0, 2)
+        return packed if self.unpadded else _Pick.apply(packed, self.cells)
 
     def by_state(self) -> tuple[int, Tensor]:
         """W, the most real tokens of a state, and the place of each real token in [B * W], [N] long."""
@@ -163,15 +171,17 @@ def _mix_in_parts(reading: Reading, q: Tensor, prefix_key, prefix_value, own_key
     from_own, of_own = _from_own(reading, q, own_key, own_value)
     if not prefix_key.shape[2]:
         return _packed(reading, from_own)
-    width, places = reading.by_state()
-    batch, groups, per_group, size = len(prefix_key), *q.shape[1:]
-    every = q.new_zeros(batch * width, groups, per_group, size).index_copy_(0, places, q).unflatten(0, (batch, width))
-    every = every.transpose(1, 2).flatten(2, 3)
+    batch, per_group = len(prefix_key), q.shape[2]
+    width, places = (len(q) // batch, None) if reading.unpadded else reading.by_state()
+    every = q if places is None else q.new_zeros(batch * width, *q.shape[1:]).index_copy_(0, places, q)
+    every = every.unflatten(0, (batch, width)).transpose(1, 2).flatten(2, 3)
     bias = reading.prefix_bias[:, 0].expand(-1, -1, every.shape[2], -1)
     from_prefix, of_prefix = (
-        part.unflatten(2, (width, per_group)).transpose(1, 2).flatten(0, 1)[places]
+        part.unflatten(2, (width, per_group)).transpose(1, 2).flatten(0, 1)
         for part in _flash(every, prefix_key, prefix_value, bias)
     )
+    if places is not None:
+        from_prefix, of_prefix = from_prefix[places], of_prefix[places]
     share = (_packed(reading, of_own[..., None]) - of_prefix[..., None]).sigmoid()
     return torch.lerp(from_prefix.float(), _packed(reading, from_own).float(), share).to(q.dtype)
 
