@@ -64,6 +64,7 @@ page.say(lambda: growth(facts.evaluations))
 # a document, as memory is, but each document reads all before it. Retrieval reads its documents
 # for every question anew. Every question to the published pool reads all of its slots.
 
+
 # %%
 def counted(backbone):
     return cost_of_stream(backbone, sizes_of(facts.evaluations, SHAPE, RETRIEVED), DOCUMENTS)

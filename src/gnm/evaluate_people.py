@@ -74,9 +74,7 @@ def run_probe(learner: Learner, probe: Probe, number: int, max_new_tokens: int) 
     nothing = state = learner.reset([number])
     for document, instruction in probe.steps:
         written = bool(document.strip())
-        state = (
-            learner.write(state, [document], [instruction]) if written else learner.revoke(state, [instruction])
-        )
+        state = learner.write(state, [document], [instruction]) if written else learner.revoke(state, [instruction])
     asked = [question for query in probe.queries for question in _questions(query, query.format)]
     plain = [question for query in probe.queries for question in _questions(query, None)]
     answers = iter(learner.answer(state, [asked], max_new_tokens)[0])

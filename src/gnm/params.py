@@ -202,9 +202,7 @@ class TrainParams(Methods):
     opt: Optimisation
     output: Path
 
-    def sequences(
-        self, split: Literal["train", "test"], length: int, easy: bool = False
-    ) -> SequenceSettings:
+    def sequences(self, split: Literal["train", "test"], length: int, easy: bool = False) -> SequenceSettings:
         """The settings of training ("train") or validation ("test": held-out phrasing, fixed sampling) sequences.
 
         easy: those of the first steps.

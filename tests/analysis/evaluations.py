@@ -23,11 +23,28 @@ def made_up_records(seed=0, sequences=4, documents=4, mixed=True):
 
 def _row(draw, s, q, t, fact, mixed):
     refuse = mixed and fact == 3
-    row = {"sequence": s, "q": q, "t": t, "fact_id": fact, "subcategory": "religion", "learn": fact in (0, 2),
-           "type": "true_output_neighbor" if fact == 2 else "paraphrase", "refuse": refuse, "should_refuse": refuse,
-           "neighbor_of_should_refuse": False, "composition": False, "unlearning": False, "input": "a",
-           "target_output": "b", "non_target_output": "c", "generated": "b", "generated_correct": True, "nll": 1.0,
-           "num_answer_tokens": 1, "fact_correct": None if refuse else bool(draw.random() < 0.7)}
+    row = {
+        "sequence": s,
+        "q": q,
+        "t": t,
+        "fact_id": fact,
+        "subcategory": "religion",
+        "learn": fact in (0, 2),
+        "type": "true_output_neighbor" if fact == 2 else "paraphrase",
+        "refuse": refuse,
+        "should_refuse": refuse,
+        "neighbor_of_should_refuse": False,
+        "composition": False,
+        "unlearning": False,
+        "input": "a",
+        "target_output": "b",
+        "non_target_output": "c",
+        "generated": "b",
+        "generated_correct": True,
+        "nll": 1.0,
+        "num_answer_tokens": 1,
+        "fact_correct": None if refuse else bool(draw.random() < 0.7),
+    }
     if fact == 1:
         row |= {"known_fact_correct": True, "known_generated": "b"}
     if mixed:
@@ -46,8 +63,16 @@ def save_evaluation(folder, records, keep_records=True, keep_counts=True, cost=T
     if cost:
         n = int(records["t"].max()) + 1
         line = [1e9 * (t + 1) for t in range(n)]
-        write_json(folder / "cost.json", {"kept": line, "bytes": line, "query_flops": line,
-                                          "query_seconds": [None] * (n - 1) + [0.5], "write_seconds": [0.1] * n})
+        write_json(
+            folder / "cost.json",
+            {
+                "kept": line,
+                "bytes": line,
+                "query_flops": line,
+                "query_seconds": [None] * (n - 1) + [0.5],
+                "write_seconds": [0.1] * n,
+            },
+        )
 
 
 def save_memory_analysis(folder, methods, targets=8, layers=6):
@@ -62,8 +87,10 @@ def save_memory_analysis(folder, methods, targets=8, layers=6):
                 rows += [(target, layer, measure, draw.random()) for measure in measures]
                 base = draw.random() / 2
                 about = base + (above[layer] if not seed else above[layer] / 2)
-                rows += [(target, layer, f"change_{name}", value) for name, value in
-                         (("learned", about), ("left_out", about), ("others", base))]
+                rows += [
+                    (target, layer, f"change_{name}", value)
+                    for name, value in (("learned", about), ("left_out", about), ("others", base))
+                ]
         _save_table(folder / method / "layers.parquet", rows, ["target", "layer", "measure", "value"])
     draw, rows = np.random.default_rng(9), []
     blocks = [(kind, first) for kind in ("reading", "both", "writing") for first in range(0, layers, 2)]

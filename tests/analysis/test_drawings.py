@@ -62,8 +62,11 @@ def test_bars_at_ages_have_lengths_whiskers_and_hatches(evaluations):
     assert list(dict.fromkeys(frame["group"])) == ["Age 0", "Age 3"]
     figure = grouped_bars(frame, "A title", ["accuracy"], reference="no_memory")
     bars = panels(figure)[0].patches
-    expected = [100 * value for method in ("gnm", "retrieval")
-                for value in frame[(frame["method"] == method) & (frame["measure"] == "accuracy")]["value"]]
+    expected = [
+        100 * value
+        for method in ("gnm", "retrieval")
+        for value in frame[(frame["method"] == method) & (frame["measure"] == "accuracy")]["value"]
+    ]
     assert [bar.get_height() for bar in bars] == pytest.approx(expected)
     assert bars[0].get_hatch() != bars[2].get_hatch()
     assert len({method_hatch(method) for method in METHODS}) == len(METHODS)

@@ -16,10 +16,19 @@ FIGURES = ("score", "accuracy", "specificity", "selectivity")
 
 
 def merit(methods=("no_memory", "gnm"), interval=True):
-    rows = [{"method": method, "metric": metric, "age": age, "value": 0.3 + 0.1 * place, "sequences": 12,
-             "low": 0.2 if interval else float("nan"), "high": 0.9 if interval else float("nan")}
-            for place, method in enumerate(methods)
-            for metric, age in [(name, None) for name in FIGURES] + [("retention", age) for age in range(4)]]
+    rows = [
+        {
+            "method": method,
+            "metric": metric,
+            "age": age,
+            "value": 0.3 + 0.1 * place,
+            "sequences": 12,
+            "low": 0.2 if interval else float("nan"),
+            "high": 0.9 if interval else float("nan"),
+        }
+        for place, method in enumerate(methods)
+        for metric, age in [(name, None) for name in FIGURES] + [("retention", age) for age in range(4)]
+    ]
     return pd.DataFrame(rows).astype({"age": "Int64"})
 
 
@@ -28,10 +37,16 @@ def test_bars_have_the_methods_lengths_colours_and_whiskers():
     assert [axes.get_title() for axes in panels] == [f"{name.capitalize()},\N{NO-BREAK SPACE}%" for name in FIGURES]
     for axes in panels:
         assert [bar.get_width() for bar in axes.patches] == pytest.approx([40, 30])
-        assert [to_hex(bar.get_edgecolor()).upper() for bar in axes.patches] == [METHODS["gnm"].color,
-                                                                                METHODS["no_memory"].color]
-        ends = [path.vertices[:, 0].tolist() for bars in axes.containers if hasattr(bars, "has_xerr")
-                for path in bars.lines[2][0].get_paths()]
+        assert [to_hex(bar.get_edgecolor()).upper() for bar in axes.patches] == [
+            METHODS["gnm"].color,
+            METHODS["no_memory"].color,
+        ]
+        ends = [
+            path.vertices[:, 0].tolist()
+            for bars in axes.containers
+            if hasattr(bars, "has_xerr")
+            for path in bars.lines[2][0].get_paths()
+        ]
         assert ends == [pytest.approx([20, 90])] * 2
     labels = [text.get_text() for text in panels[0].get_yticklabels()]
     assert labels == ["GNM", "No memory"]

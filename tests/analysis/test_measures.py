@@ -55,9 +55,13 @@ def test_formats_go_by_the_age_of_the_format(three):
 def test_intervals_say_where_they_come_from(three):
     _, evaluations = three
     frame = measure_frame(evaluations, ["accuracy", "score"], "age").set_index(["method", "measure", "age"])
-    for method, measure, kind in [("gnm", "accuracy", "bootstrap"), ("gnm", "score", "bootstrap"),
-                                  ("retrieval", "accuracy", "wilson"), ("retrieval", "score", "none"),
-                                  ("no_memory", "accuracy", "none")]:
+    for method, measure, kind in [
+        ("gnm", "accuracy", "bootstrap"),
+        ("gnm", "score", "bootstrap"),
+        ("retrieval", "accuracy", "wilson"),
+        ("retrieval", "score", "none"),
+        ("no_memory", "accuracy", "none"),
+    ]:
         cell = frame.loc[(method, measure, 0)]
         assert cell["interval"] == kind
         assert cell["low"] <= cell["value"] <= cell["high"] or kind == "none" and np.isnan(cell["low"])

@@ -14,12 +14,32 @@ from gnm.metrics.records import records_frame, write_records
 
 
 def save(folder, sequences=3, keep_records=True):
-    rows = [{"sequence": s, "q": 0, "t": 0, "fact_id": i, "subcategory": "religion",
-             "type": "true_output_neighbor" if i == 2 else "paraphrase", "learn": i != 1, "refuse": False,
-             "should_refuse": False, "neighbor_of_should_refuse": False, "composition": False, "unlearning": False,
-             "input": "a", "target_output": "b", "non_target_output": "c", "generated": "b",
-             "fact_correct": (s + i) % 3 > 0, "generated_correct": True, "nll": 1.0, "num_answer_tokens": 1}
-            for s in range(sequences) for i in range(3)]
+    rows = [
+        {
+            "sequence": s,
+            "q": 0,
+            "t": 0,
+            "fact_id": i,
+            "subcategory": "religion",
+            "type": "true_output_neighbor" if i == 2 else "paraphrase",
+            "learn": i != 1,
+            "refuse": False,
+            "should_refuse": False,
+            "neighbor_of_should_refuse": False,
+            "composition": False,
+            "unlearning": False,
+            "input": "a",
+            "target_output": "b",
+            "non_target_output": "c",
+            "generated": "b",
+            "fact_correct": (s + i) % 3 > 0,
+            "generated_correct": True,
+            "nll": 1.0,
+            "num_answer_tokens": 1,
+        }
+        for s in range(sequences)
+        for i in range(3)
+    ]
     records = records_frame(rows)
     write_summary(folder, summarise(records))
     if keep_records:
@@ -29,11 +49,19 @@ def save(folder, sequences=3, keep_records=True):
 
 @pytest.mark.parametrize(
     ("folder", "expected"),
-    [("gnm", ("gnm", "")), ("gnm_ablation", ("gnm_ablation", "")), ("gnm_flops", ("gnm", "flops")),
-     ("llama3", ("in_context", "")), ("llama3_ft_val_id", ("in_context_ft", "val_id")),
-     ("in_context_ft_instruction_first", ("in_context_ft_instruction_first", "")),
-     ("rag_untrained", ("retrieval", "")), ("rag_trained_flops", ("retrieval_ft", "flops")),
-     ("naive_model", ("no_memory", "")), ("gnmish", ("gnmish", "")), ("my_method", ("my_method", ""))],
+    [
+        ("gnm", ("gnm", "")),
+        ("gnm_ablation", ("gnm_ablation", "")),
+        ("gnm_flops", ("gnm", "flops")),
+        ("llama3", ("in_context", "")),
+        ("llama3_ft_val_id", ("in_context_ft", "val_id")),
+        ("in_context_ft_instruction_first", ("in_context_ft_instruction_first", "")),
+        ("rag_untrained", ("retrieval", "")),
+        ("rag_trained_flops", ("retrieval_ft", "flops")),
+        ("naive_model", ("no_memory", "")),
+        ("gnmish", ("gnmish", "")),
+        ("my_method", ("my_method", "")),
+    ],
 )
 def test_folder_names_give_method_and_variant(folder, expected):
     assert split_method(folder) == expected

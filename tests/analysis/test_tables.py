@@ -19,17 +19,30 @@ from gnm.errors import DataError
 
 
 def merit(methods=("no_memory", "gnm"), experiment="one", variant="", low=0.8):
-    rows = [{"experiment": experiment, "method": method, "variant": variant, "metric": metric, "age": age,
-             "value": value, "low": low if method == "gnm" else float("nan"), "high": 0.9, "samples": 40,
-             "sequences": 10}
-            for method in methods
-            for metric, age, value in (("score", None, 0.8671), ("retention", 4, 0.5), ("refusal_f1", None, 0.25))
-            if (method, metric) != ("no_memory", "refusal_f1")]
+    rows = [
+        {
+            "experiment": experiment,
+            "method": method,
+            "variant": variant,
+            "metric": metric,
+            "age": age,
+            "value": value,
+            "low": low if method == "gnm" else float("nan"),
+            "high": 0.9,
+            "samples": 40,
+            "sequences": 10,
+        }
+        for method in methods
+        for metric, age, value in (("score", None, 0.8671), ("retention", 4, 0.5), ("refusal_f1", None, 0.25))
+        if (method, metric) != ("no_memory", "refusal_f1")
+    ]
     return pd.DataFrame(rows).astype({"age": "Int64"})
 
 
-COST = pd.DataFrame({"Slots kept": [12_800.3, 90], "Query FLOPs": [1.69e13, 2.1e9], "s / query": [0.01234, 2.0]},
-                    index=["gnm", "text_notes"])
+COST = pd.DataFrame(
+    {"Slots kept": [12_800.3, 90], "Query FLOPs": [1.69e13, 2.1e9], "s / query": [0.01234, 2.0]},
+    index=["gnm", "text_notes"],
+)
 
 
 def test_text_table_is_aligned_in_the_fixed_order():
@@ -80,8 +93,17 @@ def test_what_is_said_and_what_leaks_stands_beside_the_contest():
     old = pd.DataFrame({"metric": ["score", "accuracy", "specificity", "selectivity", "accuracy_age_0"], "age": pd.NA})
     new = ["accuracy_generated", "specificity_generated", "selectivity_generated", "leakage", "neighbour_leakage"]
     has = pd.concat([old, pd.DataFrame({"metric": new, "age": pd.NA})])
-    beside = ["score", "accuracy", "accuracy_generated", "specificity", "neighbour_leakage", "selectivity",
-              "selectivity_generated", "leakage", "accuracy_age_0"]
+    beside = [
+        "score",
+        "accuracy",
+        "accuracy_generated",
+        "specificity",
+        "neighbour_leakage",
+        "selectivity",
+        "selectivity_generated",
+        "leakage",
+        "accuracy_age_0",
+    ]
     assert figures_in(old) == list(old["metric"]) and figures_in(has) == beside
     assert with_said(has, ["selectivity", "leakage"]) == ["selectivity", "selectivity_generated", "leakage"]
     assert with_said(old, ["selectivity", "leakage", "beauty"]) == ["selectivity", "beauty"]
@@ -92,11 +114,18 @@ def test_unknown_figures_are_named_with_the_known_ones():
         text_table(merit(), ["score", "retention@7"])
 
 
-@pytest.mark.parametrize(("figure", "words"), [
-    ("score", "Score"), ("accuracy_age_0", "Accuracy, age 0"), ("accuracy_age_0_generated",
-                                                               "Accuracy, age 0 (generated)"),
-    ("leakage_by_age@4", "Leakage, age 4"),
-    ("neighbour_leakage_age_0", "Neighbours' leakage, age 0"),
-    ("refusal_f1", "Refusal F1"), ("retention@9", "Retention, age 9"), ("unlearning_accuracy", "Unlearning accuracy")])
+@pytest.mark.parametrize(
+    ("figure", "words"),
+    [
+        ("score", "Score"),
+        ("accuracy_age_0", "Accuracy, age 0"),
+        ("accuracy_age_0_generated", "Accuracy, age 0 (generated)"),
+        ("leakage_by_age@4", "Leakage, age 4"),
+        ("neighbour_leakage_age_0", "Neighbours' leakage, age 0"),
+        ("refusal_f1", "Refusal F1"),
+        ("retention@9", "Retention, age 9"),
+        ("unlearning_accuracy", "Unlearning accuracy"),
+    ],
+)
 def test_headings_are_words(figure, words):
     assert heading(figure) == words

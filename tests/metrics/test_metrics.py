@@ -23,13 +23,29 @@ from gnm.metrics import (
 )
 from gnm.metrics.records import COLUMNS
 
-VERDICTS = {"fact_correct", "generated_correct", "known_fact_correct", "known_generated", "format_correct", "refused",
-            "flops_per_token", "composition", "format_age", "num_answer_tokens", "logit_target", "logit_non_target",
-            "nll"}
-DTYPES = {name: {"bool": "boolean", "int64": "Int64"}.get(column.dtype, column.dtype) if name in VERDICTS
-          else column.dtype for name, column in COLUMNS.items()}
-BLANK = {name: None if name in VERDICTS | {"format_expected"} else {"str": "", "bool": False}.get(dtype, 0)
-         for name, dtype in DTYPES.items()}
+VERDICTS = {
+    "fact_correct",
+    "generated_correct",
+    "known_fact_correct",
+    "known_generated",
+    "format_correct",
+    "refused",
+    "flops_per_token",
+    "composition",
+    "format_age",
+    "num_answer_tokens",
+    "logit_target",
+    "logit_non_target",
+    "nll",
+}
+DTYPES = {
+    name: {"bool": "boolean", "int64": "Int64"}.get(column.dtype, column.dtype) if name in VERDICTS else column.dtype
+    for name, column in COLUMNS.items()
+}
+BLANK = {
+    name: None if name in VERDICTS | {"format_expected"} else {"str": "", "bool": False}.get(dtype, 0)
+    for name, dtype in DTYPES.items()
+}
 
 
 def frame(rows):
@@ -42,11 +58,15 @@ def from_events(events, refusals):
     for event in events:
         method, args = event["method"], event["args"]
         pair = args.get("pair", {})
-        row = {"q": args.get("seq_idx_of_io_pairs", 0), "t": args.get("seq_idx_of_doc", 0),
-               "type": pair.get("type", ""), "learn": pair.get("fact_id_targeted_for_fact_learning", False),
-               "refuse": pair.get("fact_id_targeted_for_refusal_learning", False),
-               "should_refuse": pair.get("should_refuse", False),
-               "neighbor_of_should_refuse": pair.get("neighbor_of_should_refuse", False)}
+        row = {
+            "q": args.get("seq_idx_of_io_pairs", 0),
+            "t": args.get("seq_idx_of_doc", 0),
+            "type": pair.get("type", ""),
+            "learn": pair.get("fact_id_targeted_for_fact_learning", False),
+            "refuse": pair.get("fact_id_targeted_for_refusal_learning", False),
+            "should_refuse": pair.get("should_refuse", False),
+            "neighbor_of_should_refuse": pair.get("neighbor_of_should_refuse", False),
+        }
         if method in ("update_fact_metrics", "update_unlearning_fact_metrics"):
             row |= {"fact_correct": bool(args["correct"]), "unlearning": "unlearning" in method}
         elif method == "update_refusal_metrics":
@@ -54,8 +74,11 @@ def from_events(events, refusals):
         elif method == "update_format_metrics":
             # A format document's own queries are never format-free; the random events say so only by the target.
             own = args["metadata_blob"]["target_to_learn"] == "format"
-            row |= {"format_correct": bool(args["format_correct"]), "format_age": args["time_since_format_instruction"],
-                    "format_expected": args["target_format"] or ("json_text" if own else None)}
+            row |= {
+                "format_correct": bool(args["format_correct"]),
+                "format_age": args["time_since_format_instruction"],
+                "format_expected": args["target_format"] or ("json_text" if own else None),
+            }
         elif method == "update_loss":
             row |= {"nll": args["loss"], "num_answer_tokens": 1}
         elif method == "update_flops_metrics":
@@ -73,10 +96,15 @@ def golden(golden_folder):
 
     def load(name):
         case = json.loads((golden_folder / f"metrics/{name}.json").read_text())
-        groups = {"formats": "formats" in case["target_types"], "unlearning": case["unlearning"],
-                  "refusals": any("refusal" in target for target in case["target_types"])}
-        summaries = [summarise(from_events(events, refusals), case["sequence_length"], [g for g in groups if groups[g]])
-                     for events in case["epochs"]]
+        groups = {
+            "formats": "formats" in case["target_types"],
+            "unlearning": case["unlearning"],
+            "refusals": any("refusal" in target for target in case["target_types"]),
+        }
+        summaries = [
+            summarise(from_events(events, refusals), case["sequence_length"], [g for g in groups if groups[g]])
+            for events in case["epochs"]
+        ]
         return join_epochs([None] * case["starting_epoch"] + summaries), case["epoch_results"]
 
     return load
@@ -96,8 +124,9 @@ def test_summary_equals_the_golden_file(golden, name):
     summary, expected = golden(name)
     assert set(summary.values) == set(summary.counts) == set(expected)
     # The tracker never fills this matrix; ours has the samples whose diagonal gives format_selectivity.
-    wrong = [key for key in expected if key != "format_selectivity_matrix" and not same(summary.values[key],
-                                                                                       expected[key])]
+    wrong = [
+        key for key in expected if key != "format_selectivity_matrix" and not same(summary.values[key], expected[key])
+    ]
     assert wrong == []
 
 
@@ -111,13 +140,26 @@ def test_format_selectivity_matrix_is_filled_where_the_tracker_leaves_zeros(gold
 def test_an_epoch_without_samples_is_empty_not_the_last_epoch_again(golden):
     summary, expected = golden("two_epochs_second_almost_empty")
     assert all(summary.values[key][:3] == [None, None, summary.values[key][2]] for key in expected)
-    wrong = [key for key in expected if key != "format_selectivity_matrix"
-             and not same(summary.values[key][:3], expected[key][:3])]
+    wrong = [
+        key
+        for key in expected
+        if key != "format_selectivity_matrix" and not same(summary.values[key][:3], expected[key][:3])
+    ]
     assert wrong == []
     differing = {key for key in expected if not same(summary.values[key][3], expected[key][3])}
-    repeated = {"fact_accuracy_matrix", "fact_selectivity_matrix", "fact_specificity_matrix", "fact_retention",
-                "fact_accuracy_over_time", "format_accuracy_matrix", "format_retention", "refusal_precision_matrix",
-                "refusal_recall_matrix", "refusal_precision_over_time", "refusal_recall_over_time"}
+    repeated = {
+        "fact_accuracy_matrix",
+        "fact_selectivity_matrix",
+        "fact_specificity_matrix",
+        "fact_retention",
+        "fact_accuracy_over_time",
+        "format_accuracy_matrix",
+        "format_retention",
+        "refusal_precision_matrix",
+        "refusal_recall_matrix",
+        "refusal_precision_over_time",
+        "refusal_recall_over_time",
+    }
     assert differing == repeated
     for key in repeated:
         assert same(expected[key][3], expected[key][2]), "the published tracker repeats"
@@ -137,18 +179,29 @@ def synthetic(seed, sequences=8, documents=3, difficulty=0.1):
                     for number in range(int(rng.integers(1, 4))):
                         refuse = kind == "refuse"
                         right = bool(rng.random() < p)
-                        rows.append({
-                            "sequence": sequence, "q": q, "t": t, "learn": kind == "learn", "refuse": refuse,
-                            "type": "true_output_neighbor" if number == 2 else "paraphrase",
-                            "should_refuse": refuse and number < 2, "neighbor_of_should_refuse": refuse and number == 2,
-                            "unlearning": t == documents, "fact_correct": right,
-                            "generated_correct": right and bool(rng.random() < 0.9),
-                            "refused": bool(rng.random() < (0.8 if refuse and number < 2 else 0.1)),
-                            "format_correct": right, "format_expected": "xml_body" if t > 0 else None,
-                            "format_age": t - 1 if t > 0 else None, "nll": float(rng.exponential()),
-                            "num_answer_tokens": int(rng.integers(1, 5)), "flops_per_token": float(rng.random()),
-                            "composition": False,
-                        })
+                        rows.append(
+                            {
+                                "sequence": sequence,
+                                "q": q,
+                                "t": t,
+                                "learn": kind == "learn",
+                                "refuse": refuse,
+                                "type": "true_output_neighbor" if number == 2 else "paraphrase",
+                                "should_refuse": refuse and number < 2,
+                                "neighbor_of_should_refuse": refuse and number == 2,
+                                "unlearning": t == documents,
+                                "fact_correct": right,
+                                "generated_correct": right and bool(rng.random() < 0.9),
+                                "refused": bool(rng.random() < (0.8 if refuse and number < 2 else 0.1)),
+                                "format_correct": right,
+                                "format_expected": "xml_body" if t > 0 else None,
+                                "format_age": t - 1 if t > 0 else None,
+                                "nll": float(rng.exponential()),
+                                "num_answer_tokens": int(rng.integers(1, 5)),
+                                "flops_per_token": float(rng.random()),
+                                "composition": False,
+                            }
+                        )
     return frame(rows)
 
 
@@ -200,8 +253,10 @@ def test_summary_files_are_plain_json(tmp_path):
 
 
 def values_of(merit):
-    return {(metric, age if pd.notna(age) else None): value
-            for metric, age, value in zip(merit["metric"], merit["age"], merit["value"], strict=True)}
+    return {
+        (metric, age if pd.notna(age) else None): value
+        for metric, age, value in zip(merit["metric"], merit["age"], merit["value"], strict=True)
+    }
 
 
 def test_figures_agree_with_the_summary_they_come_from():
@@ -224,7 +279,10 @@ def test_the_appended_document_enters_the_unlearning_means_only():
     pd.testing.assert_frame_equal(kept, figures_of_merit(stream))
     whole, part = summarise(records).values, summarise(stream).values
     assert {key for key in whole if whole[key] != part.get(key)} == {
-        *(f"unlearning_fact_{name}" for name in FACTS), "loss", "non_compositions"}
+        *(f"unlearning_fact_{name}" for name in FACTS),
+        "loss",
+        "non_compositions",
+    }
 
 
 @pytest.mark.parametrize("group", ["forgotten", "remaining"])
@@ -245,7 +303,10 @@ def test_rows_after_something_was_forgotten_enter_their_own_means_only(group):
     assert values_of(merit)[f"{group}_accuracy", None] == pytest.approx(accuracy)
     whole, part = summarise(records).values, summarise(stream).values
     assert {key for key in whole if whole[key] != part.get(key)} == {
-        *(f"{group}_fact_{name}" for name in FACTS), "loss", "non_compositions"}
+        *(f"{group}_fact_{name}" for name in FACTS),
+        "loss",
+        "non_compositions",
+    }
 
 
 def test_queries_about_later_documents_show_in_the_matrix_and_nowhere_else():
@@ -257,8 +318,10 @@ def test_queries_about_later_documents_show_in_the_matrix_and_nowhere_else():
 
 
 def test_cells_without_samples_are_left_out_of_the_means():
-    rows = [{"q": q, "t": t, "type": "paraphrase", "learn": True, "fact_correct": right}
-            for q, t, right in ((0, 0, True), (0, 0, False), (1, 1, True))]
+    rows = [
+        {"q": q, "t": t, "type": "paraphrase", "learn": True, "fact_correct": right}
+        for q, t, right in ((0, 0, True), (0, 0, False), (1, 1, True))
+    ]
     assert values_of(figures_of_merit(frame(rows)))["accuracy", None] == 0.75
 
 
@@ -268,8 +331,11 @@ def test_interval_is_the_bootstrap_over_whole_sequences():
     draws = np.random.default_rng(9).multinomial(5, np.full(5, 0.2), size=12)
     copied = []
     for draw in draws:
-        parts = [records[records["sequence"] == s].assign(sequence=10 * s + copy)
-                 for s in range(5) for copy in range(draw[s])]
+        parts = [
+            records[records["sequence"] == s].assign(sequence=10 * s + copy)
+            for s in range(5)
+            for copy in range(draw[s])
+        ]
         copied.append(values_of(figures_of_merit(pd.concat(parts), resamples=1)))
     merit = figures_of_merit(records, np.random.default_rng(9), resamples=12)
     for line in merit.itertuples():
@@ -281,8 +347,9 @@ def test_interval_is_the_bootstrap_over_whole_sequences():
 def test_interval_knows_that_queries_of_one_sequence_go_together():
     alike = figures_of_merit(synthetic(5, sequences=30, difficulty=0.0))
     varied = figures_of_merit(synthetic(5, sequences=30, difficulty=0.3))
-    width = [(frame.set_index("metric")["high"] - frame.set_index("metric")["low"])["accuracy"]
-             for frame in (alike, varied)]
+    width = [
+        (frame.set_index("metric")["high"] - frame.set_index("metric")["low"])["accuracy"] for frame in (alike, varied)
+    ]
     assert width[1] > 1.5 * width[0]
     accuracy = varied.set_index("metric").loc["accuracy"]
     assert accuracy["low"] < accuracy["value"] < accuracy["high"]
@@ -332,15 +399,26 @@ PUBLISHED = {  # reference/README.md: score, accuracy, specificity, selectivity 
 def test_published_summaries_give_the_published_table(shared, run):
     summary = json.loads((shared / "reference/saved_evals" / run / "summary.json").read_text())
     found = values_of(merit_of_summary(summary))
-    keys = [("score", None), *((name, None) for name in FACTS), *(("retention", age) for age in (0, 4, 9, 19)),
-            ("format_accuracy", None), ("refusal_f1", None)]
+    keys = [
+        ("score", None),
+        *((name, None) for name in FACTS),
+        *(("retention", age) for age in (0, 4, 9, 19)),
+        ("format_accuracy", None),
+        ("refusal_f1", None),
+    ]
     got = [round(100 * found[key], 1) if key in found else None for key in keys]
     assert got == list(PUBLISHED[run])
 
 
 def test_single_documents_may_be_bare_numbers_and_facts_are_required():
-    summary = {"fact_accuracy_matrix": [1.0], "fact_specificity_matrix": [0.5], "fact_selectivity_matrix": [0.5],
-               "fact_retention": [1.0], "refusal_precision": [math.nan], "refusal_recall": [0.0]}
+    summary = {
+        "fact_accuracy_matrix": [1.0],
+        "fact_specificity_matrix": [0.5],
+        "fact_selectivity_matrix": [0.5],
+        "fact_retention": [1.0],
+        "refusal_precision": [math.nan],
+        "refusal_recall": [0.0],
+    }
     found = values_of(merit_of_summary(summary))
     assert found["score", None] == pytest.approx(0.6) and found["retention", 0] == 1.0
     assert found["refusal_f1", None] == 0.0
@@ -350,8 +428,15 @@ def test_single_documents_may_be_bare_numbers_and_facts_are_required():
 
 def ignored(correct, known, generated="Rome", known_generated="Oslo", **more):
     """A fact to ignore: in truth Oslo, the document says Rome."""
-    return {"type": "paraphrase", "fact_correct": correct, "known_fact_correct": known, "generated": generated,
-            "known_generated": known_generated, "target_output": "Oslo", "non_target_output": "Rome"} | more
+    return {
+        "type": "paraphrase",
+        "fact_correct": correct,
+        "known_fact_correct": known,
+        "generated": generated,
+        "known_generated": known_generated,
+        "target_output": "Oslo",
+        "non_target_output": "Rome",
+    } | more
 
 
 LEAKS = [

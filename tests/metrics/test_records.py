@@ -7,10 +7,26 @@ from gnm.errors import DataError
 from gnm.metrics.records import COLUMNS, read_records, records_frame, validate_records, write_records
 
 ROW = {
-    "sequence": 0, "q": 0, "t": 1, "fact_id": 7, "type": "paraphrase", "subcategory": "religion", "learn": True,
-    "refuse": False, "should_refuse": False, "neighbor_of_should_refuse": False, "composition": False,
-    "unlearning": False, "input": "The faith of X is", "target_output": "Jainism", "non_target_output": "Islam",
-    "generated": "Jainism", "fact_correct": True, "generated_correct": True, "nll": 0.25, "num_answer_tokens": 2,
+    "sequence": 0,
+    "q": 0,
+    "t": 1,
+    "fact_id": 7,
+    "type": "paraphrase",
+    "subcategory": "religion",
+    "learn": True,
+    "refuse": False,
+    "should_refuse": False,
+    "neighbor_of_should_refuse": False,
+    "composition": False,
+    "unlearning": False,
+    "input": "The faith of X is",
+    "target_output": "Jainism",
+    "non_target_output": "Islam",
+    "generated": "Jainism",
+    "fact_correct": True,
+    "generated_correct": True,
+    "nll": 0.25,
+    "num_answer_tokens": 2,
 }
 
 

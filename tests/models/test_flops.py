@@ -8,8 +8,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from gnm.errors import BackboneError
 from gnm.models import flops
 
-CONFIG = LlamaConfig(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
-                     num_key_value_heads=2, head_dim=16, max_position_embeddings=128)
+CONFIG = LlamaConfig(
+    vocab_size=97,
+    hidden_size=48,
+    intermediate_size=80,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=16,
+    max_position_embeddings=128,
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +61,9 @@ def test_projection_equals_the_counter(decoder):
 
 
 def test_query_is_a_prompt_pass_and_single_steps():
-    expected = (flops.forward_flops(CONFIG, 8, 20, 1) + flops.forward_flops(CONFIG, 1, 28)
-                + flops.forward_flops(CONFIG, 1, 29))
+    expected = (
+        flops.forward_flops(CONFIG, 8, 20, 1) + flops.forward_flops(CONFIG, 1, 28) + flops.forward_flops(CONFIG, 1, 29)
+    )
     assert flops.query_flops(CONFIG, prompt_tokens=8, prefix_tokens=20, answer_tokens=3) == expected
     with_reading = flops.query_flops(CONFIG, 8, 20, 3, cached=False)
     assert with_reading == expected + flops.prefill_flops(CONFIG, 20)
@@ -66,8 +75,14 @@ def test_reading_the_prefix_and_the_prompt_apart_costs_what_one_pass_costs():
 
 
 def test_a_kept_pool_is_far_cheaper_than_one_projected_again():
-    llama_8b = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-                "num_key_value_heads": 8, "vocab_size": 128256}
+    llama_8b = {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+    }
     kept = flops.query_flops(llama_8b, prompt_tokens=60, prefix_tokens=12_800)
     again = flops.projection_flops(llama_8b, 12_800)
     assert again == pytest.approx(6.87e12, rel=1e-2)

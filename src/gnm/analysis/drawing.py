@@ -35,9 +35,16 @@ def plot_lines(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], along: st
         variant = sum(method_style(other).marker == shown.marker for other in methods[: methods.index(method)])
         place = line[along].to_numpy(dtype=float) + shift
         value, low, high = (scale * line[key].to_numpy(dtype=float) for key in ("value", "low", "high"))
-        axes.plot(place, value, color=shown.color, marker=shown.marker, markerfacecolor=shown.face,
-                  linestyle=(_UNTRAINED if shown.hollow else _TRAINED)[variant % 3], label=shown.name,
-                  markevery=max(1, len(place) // _MARKS))
+        axes.plot(
+            place,
+            value,
+            color=shown.color,
+            marker=shown.marker,
+            markerfacecolor=shown.face,
+            linestyle=(_UNTRAINED if shown.hollow else _TRAINED)[variant % 3],
+            label=shown.name,
+            markevery=max(1, len(place) // _MARKS),
+        )
         if not np.isnan(low).all():
             axes.vlines(place, low, high, color=shown.color, linewidth=0.9, alpha=0.7)
 
@@ -45,8 +52,16 @@ def plot_lines(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], along: st
 def reference_line(axes: Axes, value: float, name: str, across: tuple[float, float] | None = None) -> None:
     """A dashed line in percent, across the panel or between two places; the legend names it if it has a name."""
     first, last = axes.get_xlim() if across is None else across
-    axes.plot([first, last], [100 * value] * 2, color=_INK, linewidth=1.1, linestyle=(0, (6, 3)), label=name,
-              scalex=False, scaley=False)
+    axes.plot(
+        [first, last],
+        [100 * value] * 2,
+        color=_INK,
+        linewidth=1.1,
+        linestyle=(0, (6, 3)),
+        label=name,
+        scalex=False,
+        scaley=False,
+    )
 
 
 def methods_of(frame: pd.DataFrame, measures: Sequence[str]) -> list[str]:

@@ -55,8 +55,9 @@ def retention_lines(merit: pd.DataFrame, title: str, figure_name: str = "retenti
     return figure
 
 
-def overview(merit: pd.DataFrame, title: str, figures: Sequence[str] = DEFAULT_FIGURES,
-             figure_name: str = "retention") -> Figure:
+def overview(
+    merit: pd.DataFrame, title: str, figures: Sequence[str] = DEFAULT_FIGURES, figure_name: str = "retention"
+) -> Figure:
     """`merit_bars` above `retention_lines`: the whole comparison on one page.
 
     Where there are no ages to compare (single documents, formats alone) the bars stand alone.
@@ -81,8 +82,9 @@ def overview(merit: pd.DataFrame, title: str, figures: Sequence[str] = DEFAULT_F
 
 def _methods(merit: pd.DataFrame, figures: Sequence[str]) -> list[str]:
     if absent := [name for name in figures if name not in set(merit["metric"])]:
-        raise DataError(f"nothing to draw for {', '.join(absent)}; the frame has: "
-                        f"{', '.join(sorted(set(merit['metric'])))}")
+        raise DataError(
+            f"nothing to draw for {', '.join(absent)}; the frame has: {', '.join(sorted(set(merit['metric'])))}"
+        )
     return in_order(merit.loc[merit["metric"].isin(figures), "method"])
 
 
@@ -100,8 +102,15 @@ def _bars(panels: Sequence[Axes], merit: pd.DataFrame, methods: Sequence[str], f
                 edge = max(high, value)
                 whiskers = [[max(value - low, 0)], [max(high - value, 0)]]
                 axes.errorbar(value, row, xerr=whiskers, color="#222222", linewidth=1.0, capsize=2)
-            axes.annotate(f"{value:.0f}", (edge, row), xytext=(3, 0), textcoords="offset points",
-                          va="center", fontsize=8, color="#222222")
+            axes.annotate(
+                f"{value:.0f}",
+                (edge, row),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color="#222222",
+            )
         axes.set_title(textwrap.fill(f"{heading(name)},\N{NO-BREAK SPACE}%", _TITLE))
         axes.set_xlim(0, 118)
         axes.set_xticks(range(0, 101, 25))

@@ -84,15 +84,32 @@ def _bars(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], groups: Sequen
             continue
         x = np.array([groups.index(group) for group in cells.index]) + share * (place - (len(methods) - 1) / 2)
         value, low, high = (100 * cells[key].to_numpy(dtype=float) for key in ("value", "low", "high"))
-        axes.bar(x, value, 0.9 * share, facecolor=shown.face, edgecolor=shown.color, linewidth=1.0, label=shown.name,
-                 hatch=method_hatch(method), hatchcolor=shown.color if shown.hollow else "white")
+        axes.bar(
+            x,
+            value,
+            0.9 * share,
+            facecolor=shown.face,
+            edgecolor=shown.color,
+            linewidth=1.0,
+            label=shown.name,
+            hatch=method_hatch(method),
+            hatchcolor=shown.color if shown.hollow else "white",
+        )
         reach = np.where(np.isnan(high), value, np.maximum(high, value))
         whiskers = np.nan_to_num([np.maximum(value - low, 0), reach - value])
         if not np.isnan(low).all():
             axes.errorbar(x, value, yerr=whiskers, fmt="none", color="#222222", linewidth=1.0, capsize=1.5)
         for each, top, number in zip(x, reach, value, strict=True):
-            axes.annotate(f"{number:.0f}", (each, top), xytext=(0, 1.5), textcoords="offset points", ha="center",
-                          fontsize=6.5, color="#222222", bbox=_BEHIND)
+            axes.annotate(
+                f"{number:.0f}",
+                (each, top),
+                xytext=(0, 1.5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=6.5,
+                color="#222222",
+                bbox=_BEHIND,
+            )
     axes.set_xticks(range(len(groups)), [textwrap.fill(group, 18) for group in groups])
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.set_ylim(0, 112)

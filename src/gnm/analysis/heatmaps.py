@@ -53,12 +53,26 @@ def _matrix(axes: Axes, cells: pd.DataFrame, n: int) -> None:
     for q in range(n):
         for t in range(q, n):
             if np.isnan(shown[q, t]):
-                axes.fill([t - 0.5, t + 0.5, t + 0.5, t - 0.5], [q - 0.5, q - 0.5, q + 0.5, q + 0.5],
-                          facecolor="white", edgecolor="#BBBBBB", hatch="////", linewidth=0)
+                axes.fill(
+                    [t - 0.5, t + 0.5, t + 0.5, t - 0.5],
+                    [q - 0.5, q - 0.5, q + 0.5, q + 0.5],
+                    facecolor="white",
+                    edgecolor="#BBBBBB",
+                    hatch="////",
+                    linewidth=0,
+                )
             else:
                 ink = "white" if shown[q, t] > _DARK else "#222222"
-                axes.text(t, q, f"{shown[q, t]:.0f}", ha="center", va="center", color=ink,
-                          fontsize=5.0 if n > _MANY else 6.5, in_layout=False)
+                axes.text(
+                    t,
+                    q,
+                    f"{shown[q, t]:.0f}",
+                    ha="center",
+                    va="center",
+                    color=ink,
+                    fontsize=5.0 if n > _MANY else 6.5,
+                    in_layout=False,
+                )
     axes.imshow(shown, cmap="Blues", vmin=0, vmax=100, aspect="equal")
     axes.grid(visible=False)
     axes.tick_params(length=0, labelsize=7)

@@ -27,8 +27,9 @@ _WIDE = 4  # largest over smallest cost from which a scale is logarithmic
 _PANEL, _AXIS = 2.9, {"age": "Documents written since the question's own", "t": "Documents seen"}
 
 
-def measure_lines(frame: pd.DataFrame, title: str, measures: Sequence[str], along: str = "age",
-                  reference: str | None = None) -> Figure:
+def measure_lines(
+    frame: pd.DataFrame, title: str, measures: Sequence[str], along: str = "age", reference: str | None = None
+) -> Figure:
     """Panels of `measures` in percent; `frame` is `measure_frame(..., by=along)`.
 
     The method `reference` is a dashed line at its mean over the panel's groups, where the frame has it.

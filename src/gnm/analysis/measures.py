@@ -76,8 +76,16 @@ def measure_frame(evaluations: Mapping[str, SavedEvaluation], measures: Sequence
             each = _combined(found, name)
             for group in [] if each is None else np.flatnonzero(~np.isnan(each.values[0])):
                 q, t = divmod(int(group), size) if by == "cell" else (None, int(group) if by == "t" else None)
-                rows.append((method, name, q, t, int(group) if by == "age" else t - q if by == "cell" else None,
-                             *_one(each, group)))
+                rows.append(
+                    (
+                        method,
+                        name,
+                        q,
+                        t,
+                        int(group) if by == "age" else t - q if by == "cell" else None,
+                        *_one(each, group),
+                    )
+                )
     if not rows:
         raise DataError(f"no evaluation has {', '.join(measures)} by {by}")
     whole = dict.fromkeys(("q", "t", "age", "samples", "sequences"), "Int64")
@@ -160,8 +168,12 @@ def _combined(found: Mapping[str, Found], name: str) -> Found | None:
     if name == "refusal_f1":
         values[0] = np.where(np.isnan(values[0]) & ~np.isnan(values[1]), 0, values[0])
     kind = "bootstrap" if parts[0].interval == "bootstrap" else "none"
-    return Found(harmonic_mean(values), sum(part.samples for part in parts),
-                 np.max([part.sequences for part in parts], axis=0), kind)
+    return Found(
+        harmonic_mean(values),
+        sum(part.samples for part in parts),
+        np.max([part.sequences for part in parts], axis=0),
+        kind,
+    )
 
 
 def _one(found: Found, group: int) -> tuple[float, float, float, float | None, float | None, str]:

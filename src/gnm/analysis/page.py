@@ -133,56 +133,86 @@ class Page:
 
     def table(self, folder: Folder) -> pd.DataFrame | Sentence:
         """The usual figures of merit and the cost, a row a method."""
+
         def make() -> pd.DataFrame:
             merit = folder.merit()
             return wide(merit, figures_in(merit), folder.cost())
+
         return self.frame(make)
 
-    def bars(self, name: str, folder: Folder, title: str, measures: Sequence[str],
-             reference: str | None = None) -> Picture | Sentence:
+    def bars(
+        self, name: str, folder: Folder, title: str, measures: Sequence[str], reference: str | None = None
+    ) -> Picture | Sentence:
         """Figures of merit beside each other, those of `measures` that some method has."""
+
         def make() -> tuple[Figure, pd.DataFrame]:
             frame = of_measures(folder.merit(), measures)
             return grouped_bars(frame, title, [*frame["measure"].unique()], reference), frame
+
         return self.draw(name, make)
 
-    def folders(self, name: str, folders: Mapping[str, Folder], title: str,
-                measures: Sequence[str]) -> Picture | Sentence:
+    def folders(
+        self, name: str, folders: Mapping[str, Folder], title: str, measures: Sequence[str]
+    ) -> Picture | Sentence:
         """The same figures of merit in several folders, by what these are called in words; empty ones are left out."""
+
         def make() -> tuple[Figure, pd.DataFrame]:
             merits = {words: folder.merit() for words, folder in folders.items() if folder.evaluations}
             frame = of_folders(merits, measures)
             return grouped_bars(frame, title, _there(frame, measures)), frame
+
         return self.draw(name, make)
 
-    def at_ages(self, name: str, folder: Folder, title: str, measures: Sequence[str], ages: Sequence[int],
-                reference: str | None = None) -> Picture | Sentence:
+    def at_ages(
+        self,
+        name: str,
+        folder: Folder,
+        title: str,
+        measures: Sequence[str],
+        ages: Sequence[int],
+        reference: str | None = None,
+    ) -> Picture | Sentence:
         """Bars of measures at chosen ages."""
+
         def make() -> tuple[Figure, pd.DataFrame]:
             frame = at_ages(folder.measures(measures, "age"), ages)
             return grouped_bars(frame, title, _there(frame, measures), reference), frame
+
         return self.draw(name, make)
 
-    def lines(self, name: str, folder: Folder, title: str, measures: Sequence[str], along: str = "age",
-              reference: str | None = None) -> Picture | Sentence:
+    def lines(
+        self,
+        name: str,
+        folder: Folder,
+        title: str,
+        measures: Sequence[str],
+        along: str = "age",
+        reference: str | None = None,
+    ) -> Picture | Sentence:
         """Lines of measures by age, or by documents seen (`along="t"`)."""
+
         def make() -> tuple[Figure, pd.DataFrame]:
             frame = folder.measures(measures, along)
             return measure_lines(frame, title, _there(frame, measures), along, reference), frame
+
         return self.draw(name, make)
 
     def heatmaps(self, name: str, folder: Folder, title: str, measures: Sequence[str]) -> Picture | Sentence:
         """Matrices of methods and measures."""
+
         def make() -> tuple[Figure, pd.DataFrame]:
             frame = folder.measures(measures, "cell")
             return heatmaps(frame, title, _there(frame, measures)), frame
+
         return self.draw(name, make)
 
     def cost(self, name: str, folder: Folder, title: str) -> Picture | Sentence:
         """Cost by documents seen."""
+
         def make() -> tuple[Figure, pd.DataFrame]:
             frame = cost_by_documents(folder.evaluations)
             return cost_lines(frame, title), frame
+
         return self.draw(name, make)
 
 

@@ -84,7 +84,7 @@ def split_method(folder_name: str) -> tuple[str, str]:
     known = {**{name: name for name in METHODS}, **PUBLISHED_NAMES}
     for name in sorted(known, key=len, reverse=True):
         if folder_name == name or folder_name.startswith(f"{name}_"):
-            return known[name], folder_name[len(name) + 1:]
+            return known[name], folder_name[len(name) + 1 :]
     return folder_name, ""
 
 
@@ -97,8 +97,10 @@ def find_evaluations(root: str | Path, experiments: Collection[str] | None = Non
     root = Path(root)
     for experiment in root.glob("*/"):
         recover_folders(experiment)
-    found = [SavedEvaluation(path.parent.parent.name, *split_method(path.parent.name), folder=path.parent)
-             for path in sorted(root.glob("[!.]*/[!.]*/summary.json"))]
+    found = [
+        SavedEvaluation(path.parent.parent.name, *split_method(path.parent.name), folder=path.parent)
+        for path in sorted(root.glob("[!.]*/[!.]*/summary.json"))
+    ]
     have = {evaluation.experiment for evaluation in found}
     if not found:
         raise DataError(f"no saved evaluation under {root} (looked for <experiment>/<method>/summary.json)")
@@ -135,8 +137,10 @@ def line_frame(evaluations: Sequence[SavedEvaluation], key: str) -> pd.DataFrame
     for evaluation in evaluations:
         line = evaluation.summary.get(key, [[]])[-1]
         values = [line] if isinstance(line, int | float) else line
-        rows += [(evaluation.experiment, evaluation.method, evaluation.variant, index, value)
-                 for index, value in enumerate(values)]
+        rows += [
+            (evaluation.experiment, evaluation.method, evaluation.variant, index, value)
+            for index, value in enumerate(values)
+        ]
     if not rows:
         raise DataError(f"no evaluation has a line {key!r} in its summary")
     return pd.DataFrame(rows, columns=["experiment", "method", "variant", "index", "value"])

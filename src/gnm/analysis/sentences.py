@@ -26,8 +26,10 @@ def with_age(frame: pd.DataFrame, measure: str) -> str:
         rows = frame[(frame["method"] == method) & (frame["measure"] == measure)].sort_values("age")
         if len(rows):
             first, last = rows.iloc[0], rows.iloc[-1]
-            told.append(f"{method_style(method).name} from {_percent(first)} (age {first['age']}) to {_percent(last)} "
-                        f"(age {last['age']})")
+            told.append(
+                f"{method_style(method).name} from {_percent(first)} (age {first['age']}) to {_percent(last)} "
+                f"(age {last['age']})"
+            )
     return f"{heading(measure)} with age, in percent: {'; '.join(told)}." if told else ""
 
 

@@ -58,8 +58,29 @@ METHODS: dict[str, MethodStyle] = {
 }
 
 # of bars beside each other: neighbours in the order of METHODS differ in print without colour
-_HATCHES = ("", "///", "...", "xxx", "\\\\\\", "---", "+++", "ooo", "|||", "//", "..", "xx", "\\\\", "--",
-            "++", "oo", "||", "**", "***", "/.", "x.")
+_HATCHES = (
+    "",
+    "///",
+    "...",
+    "xxx",
+    "\\\\\\",
+    "---",
+    "+++",
+    "ooo",
+    "|||",
+    "//",
+    "..",
+    "xx",
+    "\\\\",
+    "--",
+    "++",
+    "oo",
+    "||",
+    "**",
+    "***",
+    "/.",
+    "x.",
+)
 
 _SETTINGS = {
     "font.size": 9.0,

@@ -20,8 +20,15 @@ _BESIDE = {  # what stands beside a contest, where the records have it: what is 
     "specificity": ("neighbour_leakage",),
     "selectivity": ("selectivity_generated", "leakage"),
 }
-_USUAL = (*DEFAULT_FIGURES, "accuracy_age_0", "unlearning_accuracy", "unlearning_specificity",
-          "unlearning_selectivity", "format_accuracy", "refusal_f1")
+_USUAL = (
+    *DEFAULT_FIGURES,
+    "accuracy_age_0",
+    "unlearning_accuracy",
+    "unlearning_specificity",
+    "unlearning_selectivity",
+    "format_accuracy",
+    "refusal_f1",
+)
 _ABSENT = "–"
 
 
@@ -61,8 +68,9 @@ def with_said(merit: pd.DataFrame, figures: Sequence[str]) -> list[str]:
     return [name for name in wanted if name in has or name not in optional]
 
 
-def wide(merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES,
-         cost: pd.DataFrame | None = None) -> pd.DataFrame:
+def wide(
+    merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, cost: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Formatted cells: index is the method's display name, a column a figure (heading in plain words).
 
     A figure "retention@4" is retention at age 4. `cost` is a frame indexed by method; its columns are appended as
@@ -83,13 +91,19 @@ def text_table(merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, co
     """The table aligned for a terminal: names flush left, numbers flush right, a rule under the headings."""
     rows = _rows(wide(merit, figures, cost))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
-                       for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]]) + "\n"
 
 
-def markdown_table(merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES,
-                   cost: pd.DataFrame | None = None) -> str:
+def markdown_table(
+    merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, cost: pd.DataFrame | None = None
+) -> str:
     """The table as Markdown."""
     rows = _rows(wide(merit, figures, cost))
     rule = ["---", *["---:"] * (len(rows[0]) - 1)]
@@ -115,8 +129,9 @@ def csv_table(merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, cos
     return pd.DataFrame(rows).to_csv(index=False)
 
 
-def save_tables(merit: pd.DataFrame, path: str | Path, figures: Sequence[str] = DEFAULT_FIGURES,
-                cost: pd.DataFrame | None = None) -> list[Path]:
+def save_tables(
+    merit: pd.DataFrame, path: str | Path, figures: Sequence[str] = DEFAULT_FIGURES, cost: pd.DataFrame | None = None
+) -> list[Path]:
     """Write `<path>.md` and `<path>.csv`; returns the two paths."""
     paths = [Path(f"{path}.md"), Path(f"{path}.csv")]
     write_text(paths[0], markdown_table(merit, figures, cost))
@@ -139,14 +154,17 @@ def heading(figure: str) -> str:
 def _cells(merit: pd.DataFrame, figures: Sequence[str]) -> dict[tuple[str, str], pd.Series]:
     keys = merit["metric"].where(merit["age"].isna(), merit["metric"] + "@" + merit["age"].astype("string"))
     if absent := [figure for figure in figures if figure not in set(keys)]:
-        raise DataError(f"no method has a figure {', '.join(map(repr, absent))}; there are: "
-                        f"{', '.join(sorted(set(keys)))}")
+        raise DataError(
+            f"no method has a figure {', '.join(map(repr, absent))}; there are: {', '.join(sorted(set(keys)))}"
+        )
     return {(row["method"], key): row for (_, row), key in zip(merit.iterrows(), keys, strict=True)}
 
 
 def _rows(table: pd.DataFrame) -> list[list[str]]:
-    return [[table.index.name, *table.columns], *([name, *cells] for name, cells in
-                                                  zip(table.index, table.to_numpy().tolist(), strict=True))]
+    return [
+        [table.index.name, *table.columns],
+        *([name, *cells] for name, cells in zip(table.index, table.to_numpy().tolist(), strict=True)),
+    ]
 
 
 def _percent(cell: pd.Series | None) -> str:

@@ -43,9 +43,7 @@ class Phrasings:
     evaluation: str
 
 
-def instruction_for(
-    target: str, split: Split, rng: random.Random | None = None, phrasings: int | None = None
-) -> str:
+def instruction_for(target: str, split: Split, rng: random.Random | None = None, phrasings: int | None = None) -> str:
     """The instruction that says `target`.
 
     `split` "train" draws one of the first `phrasings` (all by default) with `rng`, or takes the first without;

@@ -99,8 +99,7 @@ def draw_twins(
     twins = [first]
     while len(twins) < count:
         steps = [
-            _another_step([twin.steps[t] for twin in twins], document, settings, rng)
-            for t, document in enumerate(used)
+            _another_step([twin.steps[t] for twin in twins], document, settings, rng) for t, document in enumerate(used)
         ]
         if settings.unlearning:
             steps.append(turned_step(steps[0], used[0]))

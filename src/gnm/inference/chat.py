@@ -73,9 +73,7 @@ class ChatFormat:
 
     def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
         """The same ids, and the place in `text` where the characters of each end."""
-        found = self.tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-        )
+        found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
         return list(found["input_ids"]), [end for _, end in found["offset_mapping"]]
 
     @property

@@ -89,9 +89,7 @@ class Learner(nn.Module, ABC):
         raise TypeError(f"{type(self).__name__} does not decide what it stores")
 
     @abstractmethod
-    def answer(
-        self, state: State, questions: Sequence[Sequence[Question]], max_new_tokens: int
-    ) -> list[list[Answer]]:
+    def answer(self, state: State, questions: Sequence[Sequence[Question]], max_new_tokens: int) -> list[list[Answer]]:
         """Answer each sequence's questions; sequences may have different numbers of them."""
 
     @abstractmethod

@@ -29,8 +29,10 @@ class DummyLearner(Learner):
         ]
 
     def loss(self, state, questions) -> AnswerLoss:
-        right = [[answer.text == q.target for answer, q in zip(answers, row, strict=True)]
-                 for answers, row in zip(self.answer(state, questions, 1), questions, strict=True)]
+        right = [
+            [answer.text == q.target for answer, q in zip(answers, row, strict=True)]
+            for answers, row in zip(self.answer(state, questions, 1), questions, strict=True)
+        ]
         tokens = sum(map(len, questions))
         return AnswerLoss((self.weight**2) * tokens, tokens, right)
 

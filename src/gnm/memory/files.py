@@ -122,7 +122,7 @@ def load_memory(
     return state.to(device), notes
 
 
-def _stores(found: Mapping[str, Tensor], header: Mapping[str, str], rows: int) -> tuple[LongTermStore, ...]:
+def _stores(found: Mapping[str, torch.Tensor], header: Mapping[str, str], rows: int) -> tuple[LongTermStore, ...]:
     """The long-term stores among a file's tensors. KeyError or ValueError if there are none, or damaged ones."""
     stores = []
     for row in range(rows):

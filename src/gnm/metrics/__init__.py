@@ -6,6 +6,15 @@ from gnm.metrics.samples import FACTS, GROUPS
 from gnm.metrics.summary import Summary, join_epochs, summarise, write_summary
 
 __all__ = [
-    "FACTS", "GROUPS", "MERIT_COLUMNS", "Summary", "bootstrap_mean", "figures_of_merit", "harmonic_mean",
-    "join_epochs", "merit_of_summary", "summarise", "write_summary",
+    "FACTS",
+    "GROUPS",
+    "MERIT_COLUMNS",
+    "Summary",
+    "bootstrap_mean",
+    "figures_of_merit",
+    "harmonic_mean",
+    "join_epochs",
+    "merit_of_summary",
+    "summarise",
+    "write_summary",
 ]

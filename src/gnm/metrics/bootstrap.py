@@ -8,8 +8,13 @@ from gnm.errors import DataError
 from gnm.metrics.samples import Samples
 
 
-def bootstrap_mean(value: np.ndarray, sequence: np.ndarray, generator: np.random.Generator | None = None,
-                   resamples: int = 2000, level: float = 0.95) -> tuple[float, float, float]:
+def bootstrap_mean(
+    value: np.ndarray,
+    sequence: np.ndarray,
+    generator: np.random.Generator | None = None,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
     """Mean of samples [N], and the ends of its interval from a bootstrap over their sequences [N] (any whole numbers).
 
     Defaults, and what fewer than two sequences give, as in `figures_of_merit`. Raises DataError without samples.
@@ -38,8 +43,9 @@ def interval(values: np.ndarray, seen: int, level: float) -> tuple[float, float]
     return float(low), float(high)
 
 
-def resampled(samples: Samples, sequences: np.ndarray, weights: np.ndarray,
-               cell: np.ndarray | None = None) -> np.ndarray:
+def resampled(
+    samples: Samples, sequences: np.ndarray, weights: np.ndarray, cell: np.ndarray | None = None
+) -> np.ndarray:
     """Mean over cells of each cell's mean, under every row of sequence weights; [R, S] weights give [R].
 
     Cells that a resample leaves empty are passed over; a resample without any sample gives NaN.

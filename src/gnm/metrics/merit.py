@@ -20,8 +20,9 @@ from gnm.metrics.wilson import wilson
 MERIT_COLUMNS = ["metric", "age", "value", "low", "high", "samples", "sequences"]
 
 
-def figures_of_merit(records: pd.DataFrame, generator: np.random.Generator | None = None, resamples: int = 2000,
-                     level: float = 0.95) -> pd.DataFrame:
+def figures_of_merit(
+    records: pd.DataFrame, generator: np.random.Generator | None = None, resamples: int = 2000, level: float = 0.95
+) -> pd.DataFrame:
     """Figures of merit with percentile intervals from a bootstrap over sequences.
 
     Returns a frame with columns MERIT_COLUMNS, a row a figure; figures without samples are left out:
@@ -93,16 +94,19 @@ def figures_of_merit(records: pd.DataFrame, generator: np.random.Generator | Non
         add("refusal_f1", _f1(precision, found["recall"]), [refusal["precision"], refusal["recall"]])
     for name, values in found.items():
         add(f"refusal_{name}", values, [refusal[name]])
-    for name, part in (("accuracy", samples["format"].where(samples["format_age"].value == 0)),
-                       ("selectivity", samples["no_format"].fresh())):
+    for name, part in (
+        ("accuracy", samples["format"].where(samples["format_age"].value == 0)),
+        ("selectivity", samples["no_format"].fresh()),
+    ):
         if len(part.value):
             add(f"format_{name}", ratio(part), [part])
     frame = pd.DataFrame(rows, columns=MERIT_COLUMNS)
     return frame.astype({"age": "Int64", "samples": "Int64", "sequences": "Int64"})
 
 
-def merit_of_summary(summary: Mapping[str, Sequence[Any]], epoch: int = -1,
-                     counts: Mapping[str, Sequence[Any]] | None = None) -> pd.DataFrame:
+def merit_of_summary(
+    summary: Mapping[str, Sequence[Any]], epoch: int = -1, counts: Mapping[str, Sequence[Any]] | None = None
+) -> pd.DataFrame:
     """The figures of merit that a summary gives: frame as `figures_of_merit`, `sequences` unknown.
 
     With its companion `counts` figures that are shares have Wilson's intervals, and cells without samples count for
@@ -134,8 +138,16 @@ def merit_of_summary(summary: Mapping[str, Sequence[Any]], epoch: int = -1,
     found += [("retention", age, *pair) for age, pair in enumerate(zip_longest(*lines, fillvalue=math.nan))]
     named = {f"{name}_age_0": key for name, key in LEAKAGE.items()}
     named |= {f"{group}_{name}": f"{group}_fact_{name}" for group in GROUPS[2:] for name in FACTS}
-    named |= {key: key for key in ("refusal_precision", "refusal_recall", "refusal_specificity",
-                                   "format_accuracy", "format_selectivity")}
+    named |= {
+        key: key
+        for key in (
+            "refusal_precision",
+            "refusal_recall",
+            "refusal_specificity",
+            "format_accuracy",
+            "format_selectivity",
+        )
+    }
     found += [(name, None, last(key), last(key, counts)) for name, key in named.items()]
     combined.append(("refusal_f1", _f1(last("refusal_precision"), last("refusal_recall"))))
     rows = [(metric, None, float(value), math.nan, math.nan, pd.NA, pd.NA) for metric, value in combined]

@@ -103,10 +103,16 @@ def validate_records(records: pd.DataFrame, where: str) -> pd.DataFrame:
     for name in ("sequence", "q", "t", "num_answer_tokens"):
         _refuse(frame[name] < 0, where, f"{name!r} must not be negative")
     _refuse((frame["format_age"] < 0).fillna(False), where, "'format_age' must not be negative")
-    _refuse(frame["fact_correct"].isna() & ~frame["should_refuse"], where,
-            "'fact_correct' may be null only where a refusal is expected")
-    _refuse(frame["format_age"].isna() != frame["format_expected"].isna(), where,
-            "'format_age' and 'format_expected' must be given together")
+    _refuse(
+        frame["fact_correct"].isna() & ~frame["should_refuse"],
+        where,
+        "'fact_correct' may be null only where a refusal is expected",
+    )
+    _refuse(
+        frame["format_age"].isna() != frame["format_expected"].isna(),
+        where,
+        "'format_age' and 'format_expected' must be given together",
+    )
     return frame
 
 

@@ -56,8 +56,11 @@ def collect(records: pd.DataFrame) -> dict[str, Samples]:
         rows = rows & ~np.isnan(value)
         return Samples(value[rows], sequence[rows], q[rows], t[rows])
 
-    facts = {"accuracy": paraphrase & learn, "specificity": neighbour & learn,
-             "selectivity": paraphrase & ~learn & ~refuse}
+    facts = {
+        "accuracy": paraphrase & learn,
+        "specificity": neighbour & learn,
+        "selectivity": paraphrase & ~learn & ~refuse,
+    }
     samples = {}
     known = column("known_fact_correct") == 1
     for name, rows in zip(LEAKAGE, (facts["selectivity"], facts["specificity"]), strict=True):

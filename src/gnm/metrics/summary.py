@@ -29,8 +29,9 @@ class Summary(NamedTuple):
     counts: dict[str, list[Any]]
 
 
-def summarise(records: pd.DataFrame, sequence_length: int | None = None,
-              groups: Collection[str] | None = None) -> Summary:
+def summarise(
+    records: pd.DataFrame, sequence_length: int | None = None, groups: Collection[str] | None = None
+) -> Summary:
     """Summary of one evaluation, one entry a key.
 
     `sequence_length` n sizes lines [n] and matrices [n][n], indexed [q][t]; by default it is what the records reach.
@@ -80,15 +81,20 @@ def summarise(records: pd.DataFrame, sequence_length: int | None = None,
     for name, wanted in (("compositions", True), ("non_compositions", False)):
         count = int((records["composition"].astype("boolean") == wanted).sum())
         entries[name] = (float(count), count)
-    return Summary({key: [value] for key, (value, _) in entries.items()},
-                   {key: [count] for key, (_, count) in entries.items()})
+    return Summary(
+        {key: [value] for key, (value, _) in entries.items()}, {key: [count] for key, (_, count) in entries.items()}
+    )
 
 
 def join_epochs(epochs: Sequence[Summary | None]) -> Summary:
     """One summary whose lists have an entry an epoch; an epoch that was not logged, or lacks a key, is null there."""
     keys = dict.fromkeys(key for epoch in epochs if epoch for key in epoch.values)
-    return Summary(*({key: [part(epoch).get(key, [None])[-1] if epoch else None for epoch in epochs] for key in keys}
-                     for part in (lambda epoch: epoch.values, lambda epoch: epoch.counts)))
+    return Summary(
+        *(
+            {key: [part(epoch).get(key, [None])[-1] if epoch else None for epoch in epochs] for key in keys}
+            for part in (lambda epoch: epoch.values, lambda epoch: epoch.counts)
+        )
+    )
 
 
 def write_summary(folder: str | Path, summary: Summary) -> None:
@@ -98,8 +104,11 @@ def write_summary(folder: str | Path, summary: Summary) -> None:
 
 
 def _present(samples: Mapping[str, Samples]) -> list[str]:
-    families = {"formats": ("format", "no_format"), "refusals": ("refusal_accuracy", "refusal_specificity"),
-                **{group: [f"{group}_{name}" for name in FACTS] for group in GROUPS[2:]}}
+    families = {
+        "formats": ("format", "no_format"),
+        "refusals": ("refusal_accuracy", "refusal_specificity"),
+        **{group: [f"{group}_{name}" for name in FACTS] for group in GROUPS[2:]},
+    }
     return [group for group, names in families.items() if any(len(samples[name].value) for name in names)]
 
 

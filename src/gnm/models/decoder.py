@@ -206,9 +206,7 @@ def _prefix_bias(prefix: Prefix, dtype: torch.dtype) -> Tensor:
 
 def pass_layer(layer: nn.Module, hidden: Tensor, positions: Tensor, rotary, reading: Reading) -> tuple[Tensor, ...]:
     """Hidden states [1, N, E] after a decoder layer; its own keys and values too, if `reading` keeps them."""
-    hidden = layer.forward(
-        hidden, position_ids=positions, position_embeddings=rotary, use_cache=False, reading=reading
-    )
+    hidden = layer.forward(hidden, position_ids=positions, position_embeddings=rotary, use_cache=False, reading=reading)
     return hidden, *(reading.own[layer.self_attn.layer_idx] if reading.keep else ())
 
 

@@ -46,8 +46,12 @@ class DecoderShape:
 
         hidden, heads = size("hidden_size"), size("num_attention_heads")
         return cls(
-            hidden=hidden, intermediate=size("intermediate_size"), layers=size("num_hidden_layers"), heads=heads,
-            kv_heads=size("num_key_value_heads", heads), head_dim=size("head_dim", hidden // heads),
+            hidden=hidden,
+            intermediate=size("intermediate_size"),
+            layers=size("num_hidden_layers"),
+            heads=heads,
+            kv_heads=size("num_key_value_heads", heads),
+            head_dim=size("head_dim", hidden // heads),
             vocabulary=size("vocab_size"),
         )
 
@@ -78,8 +82,7 @@ def head_flops(config: Any, positions: int) -> int:
 def forward_flops(config: Any, tokens: int, prefix_tokens: int = 0, logit_positions: int | None = None) -> int:
     """One pass over T tokens: linear + attention + head, the head on all T positions unless `logit_positions` says."""
     positions = tokens if logit_positions is None else logit_positions
-    return (linear_flops(config, tokens) + attention_flops(config, tokens, prefix_tokens)
-            + head_flops(config, positions))
+    return linear_flops(config, tokens) + attention_flops(config, tokens, prefix_tokens) + head_flops(config, positions)
 
 
 def prefill_flops(config: Any, tokens: int, prefix_tokens: int = 0) -> int:
@@ -97,8 +100,9 @@ def projection_flops(config: Any, slots: int) -> int:
     return 4 * slots * s.layers * s.hidden * s.kv_heads * s.head_dim
 
 
-def query_flops(config: Any, prompt_tokens: int, prefix_tokens: int = 0, answer_tokens: int = 1,
-                cached: bool = True) -> int:
+def query_flops(
+    config: Any, prompt_tokens: int, prefix_tokens: int = 0, answer_tokens: int = 1, cached: bool = True
+) -> int:
     """Answering one query greedily: prompt pass, then A - 1 steps of one token, the head on one position each.
 
     `prefix_tokens` are positions that every token reads: memory slots, or a context. With `cached` their keys and

@@ -89,9 +89,7 @@ class MemoryLM(nn.Module):
         else:
             size = (1, len(decoder.layers), 0, decoder.config.hidden_size)
             slots = torch.empty(size, dtype=decoder.dtype, device=decoder.device)
-        keys, values = (
-            tuple(tensor.expand(batch, -1, -1, -1) for tensor in side) for side in decoder.project(slots)
-        )
+        keys, values = (tuple(tensor.expand(batch, -1, -1, -1) for tensor in side) for side in decoder.project(slots))
         valid = torch.ones(batch, slots.shape[2], dtype=torch.bool, device=decoder.device)
         source = torch.full_like(valid, source, dtype=torch.long)
         state = MemoryState(slots.expand(batch, -1, -1, -1), valid, source, seeds.to(decoder.device))

@@ -71,9 +71,7 @@ def save_checkpoint(
         write_json(temporary / "checksums.json", checksums_of(temporary, files))
 
 
-def load_checkpoint(
-    folder: str | Path, parameters: Parameters, about: Mapping[str, Any]
-) -> tuple[dict, dict] | None:
+def load_checkpoint(folder: str | Path, parameters: Parameters, about: Mapping[str, Any]) -> tuple[dict, dict] | None:
     """Load a training checkpoint into `parameters`; returns (optimizer state, progress), or None if there is none.
 
     Raises CheckpointError if it was made with other settings than `about`, or is damaged.

@@ -47,9 +47,7 @@ def trained_parameters(model: nn.Module, own: Mapping[str, nn.Parameter] = _NONE
 def copied(parameters: Parameters) -> dict[str, dict[str, Tensor]]:
     """A copy of their values, float32 on the CPU."""
     return {
-        part: {
-            name: value.detach().to("cpu", torch.float32, copy=True).contiguous() for name, value in named.items()
-        }
+        part: {name: value.detach().to("cpu", torch.float32, copy=True).contiguous() for name, value in named.items()}
         for part, named in parameters.items()
     }
 

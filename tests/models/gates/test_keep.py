@@ -185,4 +185,3 @@ def test_a_learner_says_which_stored_segments_a_turned_document_revokes(tiny):
     assert revoked.sum() == len("Oslo is big\n")  # a token is a byte
     others = learner.selection_loss(steps[-1:]) + learner._revoke_loss(steps[-1:])
     torch.testing.assert_close(loss, others + keep_loss(state.kept, revoked))
-

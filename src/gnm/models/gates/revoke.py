@@ -28,9 +28,7 @@ def instructed(decoder: Decoder, prefix: Prefix, ids: Tensor, mask: Tensor, laye
     return prefix, at_ends(tap.seen, mask[:, None])[:, 0]
 
 
-def about(
-    decoder: Decoder, gate: Callable[[Tensor], Tensor], layer: int, prefix: Prefix, state: MemoryState
-) -> Tensor:
+def about(decoder: Decoder, gate: Callable[[Tensor], Tensor], layer: int, prefix: Prefix, state: MemoryState) -> Tensor:
     """The write gate of each slot's segment when it is read after `prefix`: logits [B, S], -inf where there is none."""
     number = state.segment_numbers()
     stored = number[number >= 0].unique()
