@@ -27,13 +27,13 @@ quickstart: $(VENV)/.installed
 
 # two processes: the longest files take as long as all others
 test: $(VENV)/.installed-dev
-	$(BIN)/ruff check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # about a minute: what every change should pass before the rest is run
 test-fast: $(VENV)/.installed-dev
-	$(BIN)/ruff check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(FAST)
 
 # the pages of docs/, into build/docs; links that lead nowhere end it

@@ -35,7 +35,7 @@ def test_tables_and_figures_are_those_of_the_reports(site, project):
 
 
 def test_the_contracts_are_on_their_pages(site):
-    assert 'id="gnm.api.Conversation.write"' in (site / "python.html").read_text()
+    assert 'id="gnm.conversation.Conversation.write"' in (site / "python.html").read_text()
     assert 'id="gnm.learners.base.Learner.answer"' in (site / "extending.html").read_text()
 
 

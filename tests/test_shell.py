@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from gnm import api, cli, shell
-from gnm.api import Written, load
+from gnm.api import load
 from gnm.errors import ConfigError
-from gnm.memory.written import Segment
+from gnm.memory.written import Segment, Written
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gnm.api import Conversation, load
+from gnm.api import load
 from gnm.config import StrictModel, add_params_arguments, load_params
+from gnm.conversation import Conversation
 from gnm.errors import exit_on_error
 from gnm.files import write_text
 from gnm.shell import shaded

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gnm.api import DEFAULT_ADAPTER, Conversation, load
+from gnm.api import DEFAULT_ADAPTER, load
+from gnm.conversation import Conversation
 from gnm.errors import ConfigError, DataError, exit_on_error
 from gnm.extras import optional_imports
 

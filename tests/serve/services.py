@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx2
 
-from gnm.api import Conversation, load
+from gnm.api import load
+from gnm.conversation import Conversation
 from gnm.serve.keys import Keys
 from gnm.serve.server import server
 from gnm.serve.service import Service

@@ -12,7 +12,8 @@ import pytest
 import torch
 from services import USERS, keys, running
 
-from gnm.api import Conversation, load
+from gnm.api import load
+from gnm.conversation import Conversation
 from gnm.learners import LearnerSettings, build_learner
 from gnm.serve.keys import Keys
 from gnm.weights.backbones import load_backbone

@@ -10,7 +10,8 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig
 
-from gnm.api import Conversation, load
+from gnm.api import load
+from gnm.conversation import Conversation
 from gnm.errors import BackboneError, CheckpointError, ConfigError, GNMError
 from gnm.models.lora import LoraSettings, add_lora, use_adapter
 from gnm.weights import pretrained

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from gnm.api import Conversation
+from gnm.conversation import Conversation
 from gnm.inference.generation import decode_steps, generate_tokens, generation_config
 from gnm.inference.turns import turns_prompt
 from gnm.models.prefix import stacked

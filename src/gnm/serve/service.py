@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from gnm.api import Conversation
+from gnm.conversation import Conversation
 from gnm.memory.written import Written
 from gnm.serve.errors import Refused
 from gnm.serve.keys import LOCAL, Keys

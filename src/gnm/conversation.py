@@ -1,0 +1,302 @@
+"""A memory for a program: write, ask, forget, revoke, undo, save. `gnm.api.load` makes one.
+
+- Documents are numbered 0, 1, ... in the order in which they were written; `forget` takes that number.
+- A memory file belongs to the model that wrote it: backbone and adapter, by checksum.
+- What is not stored, or was taken back, leaves no text: not in the notes of a memory, and so not in its file. Only
+  the history for `undo` still holds it, in this process, until `clear_history`.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gnm.errors import ConfigError, DataError, MemoryFileError
+from gnm.inference.cache import generate_inputs
+from gnm.inference.generation import decode_stream, generate_tokens, generation_config
+from gnm.inference.scoring import Score, score
+from gnm.learners.long_documents import Long, parts_for, write_parts
+from gnm.learners.memory import MemoryLearner
+from gnm.memory import MemoryState, load_memory, merge, save_memory
+from gnm.memory.files import locked, version_of
+from gnm.memory.history import History
+from gnm.memory.notes import Notes, check_notes, note_of, only_stored, without_text
+from gnm.memory.state import MIXED
+from gnm.memory.written import Written, written_documents
+from gnm.models.projected import Memory
+from gnm.texts import check_text
+from gnm.weights.backbones import Backbone
+from gnm.weights.pretrained import push_to_hub, save_pretrained
+
+
+class Conversation:
+    """One memory and the model that writes and reads it."""
+
+    def __init__(
+        self,
+        learner: MemoryLearner,
+        backbone: Backbone,
+        about: Mapping[str, Any],
+        digest: str,
+        seed: int = 0,
+        keep_notes: bool = True,
+        undo_steps: int = 20,
+    ):
+        """about: what gnm.json says of the model; digest: what its memory files are known by; others as in `load`."""
+        self._learner, self._backbone, self._about, self._digest = learner, backbone, about, digest
+        self._memory: Memory = learner.reset([seed])
+        self._notes: Notes = {}
+        self._keep_notes = keep_notes
+        self._undo_steps, self._before = undo_steps, History(undo_steps)
+        self._versions: dict[str, str | None] = {}  # of each file that was loaded or saved, its checksum then
+
+    @torch.no_grad()
+    def write(self, document: str, instruction: str, keep_notes: bool = True, long: Long = "refuse") -> int:
+        """Write `document` as `instruction` says; returns its number.
+
+        keep_notes: whether the memory keeps words of it for people to read (`documents`); the model needs none.
+        long: what is done with a document that is longer than the model reads at once: "refuse", or "split" it into
+        parts that are read one by one, each with the instruction. They are one document of the memory.
+
+        Raises DataError for what is no text or blank, MemoryFileError for a document larger than the pool or too long,
+        ConfigError for another `long`.
+        """
+        if long not in get_args(Long):
+            raise ConfigError(f"long: {long!r} is none of {', '.join(get_args(Long))}")
+        for name, text in (("document", document), ("instruction", instruction)):
+            check_text(text, name, "there is nothing to write")
+        number = self.state.written
+        parts = parts_for(self._learner, document, instruction) if long == "split" else [document]
+        memory, segments, slots = write_parts(self._learner, self._memory, parts, instruction)
+        note = note_of(document, instruction, segments, slots)
+        new = {str(number): note}
+        if not (keep_notes and self._keep_notes):
+            new = without_text(new)
+        self._change(memory, {**only_stored(self._notes, memory.state), **new})
+        return number
+
+    def ask(self, phrase: str, max_new_tokens: int = 16) -> str:
+        """The answer to a question ("What is the capital of France?") or the continuation of a phrase ("The capital of
+        France is"), from memory and the model's own knowledge.
+
+        Raises DataError if there is nothing to answer.
+        """
+        return self.ask_all([phrase], max_new_tokens)[0]
+
+    @torch.no_grad()
+    def ask_all(self, phrases: Sequence[str], max_new_tokens: int = 16) -> list[str]:
+        """The answers to several questions or phrases, which are read side by side; none sees another."""
+        if isinstance(phrases, str):
+            raise DataError("the phrases are one text, not several; give a list of texts, or use `ask`")
+        for phrase in phrases:
+            check_text(phrase, "phrase", "ask a question, or for the continuation of some words")
+        answers = self._learner.say(self._memory, [phrases], max_new_tokens)[0]
+        self._memory = self._learner.counted(self._memory, [phrases])
+        return answers
+
+    def generate(self, request: str, seed: int = 0, **settings: Any) -> Iterator[str]:
+        """The answer to a free request, streamed as pieces of text.
+
+        settings: of transformers' GenerationConfig, such as max_new_tokens, do_sample, temperature, top_p; all that
+        count are in `gnm.inference.generation.SETTINGS`.
+        Raises DataError for an empty request, ConfigError for a setting that is unknown or makes no sense, both at once
+        and not when the first piece is taken.
+        """
+        config, reader, prompt = generation_config(**settings), self._learner.reader, self._prompt(request)
+        prefix = self._learner.prefix(self._memory, [request.strip()])
+        tokens = generate_tokens(reader.decoder, prefix, prompt, reader.chat.end_of_turn, config, seed)
+        return decode_stream(reader.tokenizer, tokens)
+
+    @torch.no_grad()
+    def generate_inputs(self, requests: str | Sequence[str]) -> dict[str, Any]:
+        """What `model.generate` of transformers is called with to answer a request, or several, from this memory.
+
+        `memory.model.generate(**memory.generate_inputs("Who ...?"), max_new_tokens=32, num_beams=4)`: all that it
+        takes applies. The inputs are good for one call; the memory stays as it is (`gnm.inference.cache`).
+        Raises DataError for an empty request.
+        """
+        requests = [requests] if isinstance(requests, str) else requests
+        prompts = [self._prompt(request) for request in requests]
+        reader, padding = self._learner.reader, self.tokenizer.pad_token_id
+        ends, pad = reader.chat.end_of_turn, 0 if padding is None else padding
+        inputs = generate_inputs(reader.decoder, self._learner.prefix(self._memory, requests), prompts, pad)
+        return {**inputs, "eos_token_id": ends or None, "pad_token_id": pad}
+
+    @torch.no_grad()
+    def score(self, request: str, answers: Sequence[str]) -> list[Score]:
+        """How likely each of `answers` is as the answer to a request: log-probability (nats), tokens, whether greedy.
+
+        An empty request scores what the model says unasked. Raises DataError for an empty answer.
+        """
+        reader = self._learner.reader
+        prompt = (reader.chat.encode(request.strip()) + reader.chat.tail) or reader.chat.end_of_turn[:1]
+        told = [reader.chat.encode_answer(answer) for answer in answers]
+        if not all(told):
+            raise DataError("an answer is empty; there is nothing to score")
+        pairs = [(prompt, answer) for answer in told]
+        return score(reader.decoder, self._learner.prefix(self._memory, [request]), pairs) if pairs else []
+
+    def _prompt(self, request: str) -> list[int]:
+        check_text(request, "request", "say what the model is to do")
+        chat = self._learner.reader.chat
+        return chat.encode(request.strip()) + chat.tail
+
+    def forget(self, document: int) -> None:
+        """Drop every slot that `document` wrote, and what is known of it. `undo` can bring it back (`clear_history`).
+
+        Raises MemoryFileError if there is no such document.
+        """
+        state = self.state
+        if str(document) not in self._notes or document in state.documents():
+            try:
+                state = state.forget(document)
+            except KeyError as error:
+                raise MemoryFileError(str(error.args[0])) from error
+        notes = {number: note for number, note in self._notes.items() if number != str(document)}
+        self._change(self._attach(state), only_stored(notes, state))
+
+    @torch.no_grad()
+    def revoke(self, instruction: str) -> int:
+        """Drop what `instruction` takes back ("Forget what you learned about companies"); returns how many slots.
+
+        `undo` can bring it back (`clear_history`).
+        Raises DataError for an empty text or one that takes nothing back, MemoryFileError if the memory has no keep
+        gates to understand it with (`write.gates.revise`), or slots that can't be told apart any more.
+        """
+        check_text(instruction, "instruction", "say what is to be forgotten")
+        if not self._learner.lm.revises:
+            raise MemoryFileError(
+                "this memory has no keep gates, so it cannot tell what an instruction takes back; forget a document by "
+                "its number, or use an adapter that was trained with write.gates.revise, such as gnm_gates_revise"
+            )
+        if bool((self.state.valid & (self.state.source == MIXED)).any()):
+            raise MemoryFileError(
+                "what is left of earlier documents can't be told apart: this pool drops other slots in each layer; "
+                "undo the writes instead, or start anew"
+            )
+        if not self._learner.takes_back(instruction):
+            raise DataError(f"{instruction!r} is not understood as taking anything back; write it with a document")
+        held = sum(self.state.documents().values())
+        memory = self._learner.revoke(self._memory, [instruction])
+        self._change(memory, only_stored(self._notes, memory.state))
+        return held - sum(self.state.documents().values())
+
+    @torch.no_grad()
+    def merge(self, path: str | Path) -> None:
+        """Take in all documents of another saved memory of this model; they are numbered on from this one's.
+
+        Raises MemoryFileError if it is damaged or another model's, or if both together could never be read.
+        """
+        other, notes = self._read(path)
+        first = self.state.written
+        renumbered = {str(int(number) + first): note for number, note in notes.items()}
+        memory = self._attach(merge(self.state, other, self._learner.lm.pool))
+        self._learner.lm.check_state(memory.state)
+        self._change(memory, only_stored({**self._notes, **renumbered}, memory.state))
+
+    def undo(self) -> None:
+        """Go back to the memory before the last change. Raises MemoryFileError if there was none."""
+        last = self._before.pop()
+        if last is None:
+            raise MemoryFileError("there is nothing to undo in this session")
+        state, self._notes = last
+        self._memory = self._attach(state.to(self._learner.lm.decoder.device))
+
+    def fork(self) -> "Conversation":
+        """Another conversation that begins with this memory; what either writes or forgets from now on is its own."""
+        other = copy(self)
+        other._before, other._versions = History(self._undo_steps), dict(self._versions)
+        return other
+
+    def clear_history(self) -> None:
+        """Drop what `undo` could go back to, so that this process holds nothing any more of what was forgotten."""
+        self._before.clear()
+
+    def save_memory(self, path: str | Path, timeout: float = 60.0) -> None:
+        """Write the memory to one safetensors file, whole or not at all, and only its owner's to read if it is new.
+
+        Raises MemoryFileError if the file cannot be written, is another process's for more than `timeout` seconds,
+        or was changed since this conversation loaded or saved it.
+        """
+        with locked(path, timeout):
+            place = os.path.realpath(path)
+            if place in self._versions and os.path.exists(place) and version_of(path) != self._versions[place]:
+                raise MemoryFileError(
+                    f"{path} was changed since this conversation loaded or saved it; load it again and repeat what was "
+                    "done, or save to another file"
+                )
+            self._versions[place] = save_memory(path, self.state, self._digest, self._saved_notes())
+
+    def load_memory(self, path: str | Path) -> None:
+        """Go on from a saved memory. Raises MemoryFileError if it is damaged or another model's."""
+        version = version_of(path)
+        state, notes = self._read(path)
+        self._versions[os.path.realpath(path)] = version
+        memory = self._attach(state)
+        self._change(memory, only_stored(notes, memory.state))
+
+    def _read(self, path: str | Path) -> tuple[MemoryState, Notes]:
+        state, notes = load_memory(path, self._digest, self._learner.lm.decoder.device, like=self.state)
+        try:
+            check_notes(notes, state)
+        except ValueError as error:
+            raise MemoryFileError(f"the notes in {path} are damaged ({error}); restore it from a copy") from error
+        return state, notes if self._keep_notes else without_text(notes)
+
+    def _saved_notes(self) -> Notes:
+        return only_stored(self._notes, self.state)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model and memory to `folder`, whole or not at all; `load(folder)` goes on from there."""
+        save_pretrained(
+            folder, self._backbone, self._learner.lm, self._about, self.state, self._digest, self._saved_notes()
+        )
+
+    def push_to_hub(self, repo: str, private: bool = True) -> str:
+        """Upload model and memory to the hub ("owner/name"); `load(repo)` gets them. Returns the commit's address.
+
+        private: a new repository is, and one that everybody can read is refused, as the notes are people's text.
+        Raises BackboneError if it is such a repository, or if the hub is out of reach or refuses.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "model")
+            return push_to_hub(Path(folder) / "model", repo, private)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> "Conversation":
+        """The same as `load(name, **options)`."""
+        from gnm.api import load  # which makes conversations
+
+        return load(name, **options)
+
+    @property
+    def state(self) -> MemoryState:
+        """The memory as a value, a batch of one."""
+        return self._memory.state
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The decoder of transformers that reads the memory, its adapter in it, for calls of one's own."""
+        return self._learner.lm.decoder.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._learner.reader.tokenizer
+
+    @property
+    def documents(self) -> list[Written]:
+        """What was written and not forgotten, oldest first; a document may have no slots (left)."""
+        return written_documents(self._notes, self.state)
+
+    @torch.no_grad()
+    def _attach(self, state: MemoryState) -> Memory:
+        return self._learner.lm.attach(state)
+
+    def _change(self, memory: Memory, notes: Notes) -> None:
+        self._before.push(self.state, self._notes)
+        self._memory, self._notes = memory, notes
