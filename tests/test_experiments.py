@@ -164,7 +164,7 @@ def make_small(settings: dict) -> None:
             make_loop_small(block["loop"])
         if "figures_of_merit" in block:
             block["figures_of_merit"] = [name for name in block["figures_of_merit"] if name in SHOWN]
-        if "shown" in block:
+        if block.get("shown") == "score":
             block["shown"] = "selectivity"
         if "sequence_length" in block:
             block["sequence_length"] = 3

@@ -121,7 +121,7 @@ def test_a_foreign_file_cannot_command_the_terminal():
     text = "\x1b]0;mine\x07 a\rb \u202e\x9b2J \u2028Über\u00a0uns\u200d\n"
     gated = Written(1, text, "", 3, (Segment(text, 0.9, 3, 3, True),))
     memory = SimpleNamespace(documents=[Written(0, text, text, 3), gated, Written(2, "", "", 0)],
-                             state=SimpleNamespace(used=lambda: torch.tensor([6])))  # fmt: skip
+                             state=SimpleNamespace(used=lambda: torch.tensor([6]), store=None))  # fmt: skip
     shown = shell.described(memory, "m")
     assert not any(c in shown for c in "\x1b\x07\r\u202e\x9b\u2028") and "Über\u00a0uns\u200d" in shown
     assert shown.count(r"\x1b]0;mine\x07 a\rb \u202e\x9b2J \u2028") == 4
