@@ -211,6 +211,26 @@ def test_memories_that_could_not_be_read_together_are_not_merged(memory, tmp_pat
     small.ask("The capital of Elbonia is")
 
 
+@pytest.mark.parametrize("number", ["0", 0.0, False, None])
+def test_a_document_is_forgotten_by_an_int_alone(memory, number):
+    """Anything else took the note away and left the slots."""
+    memory.write(DOCUMENT, INSTRUCTION)
+    with pytest.raises(MemoryFileError, match="is no document's number; give an int"):
+        memory.forget(number)
+    assert [document.number for document in memory.documents] == [0] == list(memory.state.documents())
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, "3", None, True])
+def test_an_answer_has_a_number_of_tokens(memory, number):
+    with pytest.raises(ConfigError, match="max_new_tokens: .* is no number of tokens"):
+        memory.ask("Oslo is", max_new_tokens=number)
+
+
+def test_one_text_is_not_taken_for_several_answers(memory):
+    with pytest.raises(DataError, match="the answers are one text, not several"):
+        memory.score("Oslo is", "red")
+
+
 def test_numbers_go_on_after_forgetting(memory):
     memory.write(DOCUMENT, INSTRUCTION)
     memory.forget(0)
@@ -437,6 +457,11 @@ def test_what_cannot_be_saved_or_is_absent_is_said_before_the_model_is_loaded(tm
     for seconds in ("-1", "nan", "long"):
         with pytest.raises(SystemExit, match="2"):
             cli.main(["write", "m", "a", "--instruction", "b", "--timeout", seconds])
+    for count in ("0", "-1", "99999999999999999999"):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["write", "m", "a", "--instruction", "b", "--capacity", count])
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["ask", "m", "a", "--max-new-tokens", count])
 
 
 def test_the_shell_commands_of_the_readme(project, tmp_path, monkeypatch, capsys):
@@ -462,7 +487,7 @@ def test_the_program_of_the_readme(project, tmp_path, monkeypatch, capsys):
 def test_shell_errors_are_sentences(tmp_path):
     for line, message in (
         (["ask", "absent.mem", "a"], "there is no memory file"),
-        (["write", "m", "@absent.txt", "--instruction", "a"], "cannot read the document"),
+        (["write", "m", "@absent.txt", "--instruction", "a"], "cannot read the document absent.txt"),
     ):
         with pytest.raises(SystemExit, match=message):
             cli.main([*line, "--backbone", "tiny"])

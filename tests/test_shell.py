@@ -54,11 +54,13 @@ def test_an_error_is_told_and_the_session_goes_on(memory, tmp_path, capsys):
     assert "write needs a document and an instruction" in said and "undo in this session" not in said
 
 
-def test_a_line_that_only_looks_like_a_command_is_a_question(memory, tmp_path, monkeypatch):
+def test_a_line_that_only_looks_like_a_command_is_a_question(memory, tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(memory, "ask", lambda phrase: asked.append(phrase) or "")
-    session(memory, tmp_path / "m", "write", "undo the knot with", "quit smoking is", "ask")
-    assert asked == ["write", "undo the knot with", "quit smoking is", "ask"]
+    session(memory, tmp_path / "m", "write", "undo the knot with", "forget", "quit smoking is", "say")
+    assert asked == ["undo the knot with", "quit smoking is"]
+    said = capsys.readouterr().out
+    assert all(f"error: {command} needs something after it" in said for command in ("write", "forget", "say"))
 
 
 def test_free_requests_are_streamed(memory, tmp_path, capsys):

@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     write.set_defaults(run=_write)
     ask = commands.add_parser("ask", parents=[common], help="have questions answered, or phrases continued")
     ask.add_argument("phrase", nargs="+")
-    ask.add_argument("--max-new-tokens", type=int, default=16)
+    ask.add_argument("--max-new-tokens", type=_count, default=16)
     ask.set_defaults(run=_ask)
     chat = commands.add_parser("chat", parents=[writing], help="write, ask, forget, undo and inspect in one session")
     chat.set_defaults(run=_chat)
@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(given: str) -> int:
-    if not given.isdecimal() or not int(given):
-        raise argparse.ArgumentTypeError(f"{given} is no number of them; give 1 or more")
+    if not given.isdecimal() or not 0 < int(given) < 2**31:
+        raise argparse.ArgumentTypeError(f"{given} is no number of them; give one from 1 to {2**31 - 1}")
     return int(given)
 
 

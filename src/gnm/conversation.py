@@ -95,6 +95,8 @@ class Conversation:
             raise DataError("the phrases are one text, not several; give a list of texts, or use `ask`")
         for phrase in phrases:
             check_text(phrase, "phrase", "ask a question, or for the continuation of some words")
+        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens: {max_new_tokens!r} is no number of tokens; give an int from 1 on")
         answers = self._learner.say(self._memory, [phrases], max_new_tokens)[0]
         self._memory = self._learner.counted(self._memory, [phrases])
         return answers
@@ -133,6 +135,8 @@ class Conversation:
 
         An empty request scores what the model says unasked. Raises DataError for an empty answer.
         """
+        if isinstance(answers, str):
+            raise DataError("the answers are one text, not several; give a list of texts")
         reader = self._learner.reader
         prompt = (reader.chat.encode(request.strip()) + reader.chat.tail) or reader.chat.end_of_turn[:1]
         told = [reader.chat.encode_answer(answer) for answer in answers]
@@ -151,6 +155,8 @@ class Conversation:
 
         Raises MemoryFileError if there is no such document.
         """
+        if isinstance(document, bool) or not isinstance(document, int):
+            raise MemoryFileError(f"{document!r} is no document's number; give an int, such as `write` returns")
         state = self.state
         if str(document) not in self._notes or document in state.documents():
             try:

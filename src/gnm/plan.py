@@ -237,3 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.processes is not None and options.processes < 1:
             raise ConfigError("--processes must be at least 1")
         print(table(options.folder, options.processes, options.document_tokens, options.overrides))
+
+
+if __name__ == "__main__":
+    main()

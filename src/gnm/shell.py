@@ -22,7 +22,7 @@ UNDO = "`undo` can bring it back until the session ends; the saved file holds no
 def documents_of(given: str) -> list[str]:
     """The texts that an argument names: itself, or the contents of @FILE, or of every file in @FOLDER by name.
 
-    Raises ConfigError if a file cannot be read as UTF-8 text, or a folder has no file.
+    Raises ConfigError if a file is empty or cannot be read as UTF-8 text, or a folder has no file.
     """
     if not given.startswith("@"):
         return [given]
@@ -30,10 +30,17 @@ def documents_of(given: str) -> list[str]:
     files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
     if not files:
         raise ConfigError(f"the folder {path} has no file to write; give one with text files")
+    return [_read(each) for each in files]
+
+
+def _read(path: Path) -> str:
     try:
-        return [each.read_text(encoding="utf-8-sig") for each in files]
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the document {given[1:]}: {error}; give text files in UTF-8") from error
+        raise ConfigError(f"cannot read the document {path}: {error}; give text files in UTF-8") from error
+    if not text.strip():
+        raise ConfigError(f"the document {path} is empty; there is nothing to write")
+    return text
 
 
 def described(conversation, name: Path | str) -> str:
@@ -118,8 +125,10 @@ def chat(conversation, path: Path, long: str = "refuse", read: Callable[[str], s
             continue
         try:
             run = commands.get(command)
-            if run is None or (rest == "") != (command in _ALONE):
+            if run is None or (rest and command in _ALONE):
                 _ask(conversation, line, path)
+            elif not rest and command not in _ALONE:
+                raise DataError(f"{command} needs something after it; `help` shows what")
             else:
                 run(conversation, rest.strip(), path)
         except GNMError as error:

@@ -57,12 +57,12 @@ def append(
 
     Returns the new state and, if old slots were evicted, the indices [B, L, S'] long of those that were kept (None:
     all were).
+    With `settings.store` nothing is evicted here: what is too much for the pool goes into the store afterwards.
     Raises MemoryFileError if a row of the document alone is larger than the pool.
     """
-    new = valid.sum(-1)
-    check_fits(int(new.max()), settings)
-    kept = None
-    if settings.capacity is not None:
+    new, kept = valid.sum(-1), None
+    if settings.capacity is not None and settings.store is None:
+        check_fits(int(new.max()), settings)
         surplus = (state.used() + new - settings.capacity).clamp(min=0)
         if bool(surplus.any()):
             state, kept = state.select(~_evicted(state, surplus, settings))

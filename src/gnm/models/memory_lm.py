@@ -129,7 +129,7 @@ class MemoryLM(nn.Module):
             else:
                 slots, valid = self._inputs(memory, ids, mask), mask
             if self.gating:
-                decisions = self.gating.decide(memory.state, slots[:, self.gating.layer], segment, self.pool.capacity)
+                decisions = self.gating.decide(memory.state, slots[:, self.gating.layer], segment, self._most)
                 if self.revises:
                     memory = self._revised(memory, self._taken_back(memory, told), (slots, decisions))
                 index, valid = pack(decisions.stored)
@@ -159,7 +159,7 @@ class MemoryLM(nn.Module):
         with self._writing():
             reading, positions = self.decoder.start(self._head_of(memory), mask[:, None])
             self.decoder.run(ids[:, None], positions, reading, tap)
-            return self.gating.decide(memory.state, tap.seen[:, 0], segment, self.pool.capacity)
+            return self.gating.decide(memory.state, tap.seen[:, 0], segment, self._most)
 
     def revoke(self, memory: Memory, told: tuple[Tensor, Tensor]) -> Memory:
         """Drop what instructions take back, nothing is written; told: their ids and mask [B, T].
@@ -198,6 +198,11 @@ class MemoryLM(nn.Module):
         """Tokens that one text may have."""
         free = self.decoder.window - len(self.head) - (self._room if self._keeps_all else 0)
         return free if self.pool.capacity is None or not self._keeps_all else min(free, self.pool.capacity)
+
+    @property
+    def _most(self) -> int | None:
+        """Slots that one text may store, None: any number, as with a store for what is too much for the pool."""
+        return None if self.pool.store else self.pool.capacity
 
     @property
     def _keeps_all(self) -> bool:

@@ -57,3 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(instructions(options.sample, options.split, options.seed))
         else:
             print(sequences(options.facts, options.sample, options.split, options.seed))
+
+
+if __name__ == "__main__":
+    main()
