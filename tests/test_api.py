@@ -451,6 +451,7 @@ def test_what_cannot_be_saved_or_is_absent_is_said_before_the_model_is_loaded(tm
         (["forget", str(tmp_path / "absent"), "0"], "there is no memory file"),
         (["merge", str(tmp_path / "file"), str(tmp_path / "absent")], "there is no memory file .*absent"),
         (["inspect", str(tmp_path / "absent")], "there is no memory file"),
+        (["write", str(tmp_path / "m"), "a", "--instruction", "b", "--store", "4"], "the pool's size too: --capacity"),
     ):
         with pytest.raises(SystemExit, match=message):
             cli.main([*line, "--backbone", "tiny"])

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gnm import __version__
-from gnm.errors import MemoryFileError, exit_on_error
+from gnm.errors import ConfigError, MemoryFileError, exit_on_error
 from gnm.extras import optional_imports
 from gnm.shell import chat, described, documents_of
 
@@ -111,6 +111,8 @@ def _conversation(options: argparse.Namespace, must_exist: bool = True):
 
     _check_exists(options.memory, must_exist)
     adapter = options.adapter or (None if options.backbone else DEFAULT_ADAPTER)
+    if options.store and not options.capacity and not options.adapter:
+        raise ConfigError("--store keeps what a full pool drops; give the pool's size too: --capacity SLOTS")
     store = {"k": options.store} if options.store else None
     conversation = load(adapter, backbone=options.backbone, capacity=options.capacity, store=store)
     if must_exist or options.memory.exists():
