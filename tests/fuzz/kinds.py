@@ -5,6 +5,7 @@ import json
 import math
 import random
 import shutil
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +35,20 @@ from small_runs import evaluate_params, evaluate_settings, train_settings, write
 from test_api import INSTRUCTION, LINES, saved_with
 
 
-class Kind:
+class Kind(ABC):
     """One kind of input: made once in `folder`, then damaged and read again and again."""
 
     def __init__(self, folder: Path):
         """Make a good example in `folder`."""
         self.folder = folder
 
+    @abstractmethod
     def spoil(self, rng: random.Random) -> None:
         """Put a damaged copy in place of the last one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self) -> None:
         """Read what lies there. Raises GNMError if it is refused, AssertionError if damage is taken for data."""
-        raise NotImplementedError
 
 
 def _loaded(folder: Path):
