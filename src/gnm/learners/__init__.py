@@ -2,8 +2,7 @@
 
 Methods by name: `gnm`, `gnm_ablation` (trained memory), `memoryllm` (untrained memory), `in_context`(`_ft`),
 `retrieval`(`_ft`), `text_notes`, `latent_bank`, `compressed`, `block_retrieval`, `recurrent_memory`, `no_memory`, and
-`dummy` for tests. What differs between a method's
-trained and untrained form is the adapter alone.
+`dummy` for tests. What differs between a method's trained and untrained form is the adapter alone.
 """
 
 import difflib

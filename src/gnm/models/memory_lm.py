@@ -150,8 +150,10 @@ class MemoryLM(Limited):
         return Memory(state, *sides, decisions, memory.kept)
 
     def decisions(self, ids: Tensor, mask: Tensor, segment: Tensor) -> Decisions:
-        """What writes that read nothing of the pool store of one text per row, arguments as for `write`; layers above
-        the gates' are not run."""
+        """What the gates decide on one text per row, for writes that read nothing of the pool.
+
+        Arguments as for `write`. Layers above the gates' are not run, and nothing is written.
+        """
         memory = self.initial(torch.zeros(len(ids), dtype=torch.long))
         tap = LayerTap(self.gating.layer, ends_before=self.gating.layer)
         with self._writing():
