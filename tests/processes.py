@@ -1,4 +1,8 @@
-"""Runs a function in several processes that form one group (gloo), as torchrun's would; forks, so it takes no start."""
+"""Runs functions in processes of their own: several that form one group (gloo), as torchrun's would; or one that dies.
+
+They are forks of a server that has imported everything, so that none takes a start, and none the memory of the tests.
+Functions and arguments are pickled: functions are those of a module.
+"""
 
 import multiprocessing
 import os
@@ -8,7 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.distributed
-from accelerate.state import AcceleratorState, GradientState, PartialState
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["gnm.train", "gnm.evaluate", "gnm.files"])
 
 
 def free_port() -> int:
@@ -20,9 +26,9 @@ def free_port() -> int:
 
 def in_processes(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `function(*arguments)` returns in each of `count` processes, by rank; fails if one of them fails."""
-    context, port = multiprocessing.get_context("fork"), free_port()
-    queue = context.Queue()
-    ranks = [context.Process(target=_run, args=(r, count, port, queue, function, arguments)) for r in range(count)]
+    port = free_port()
+    queue = _SERVER.Queue()
+    ranks = [_SERVER.Process(target=_run, args=(r, count, port, queue, function, arguments)) for r in range(count)]
     for process in ranks:
         process.start()
     results = dict(queue.get(timeout=120) for _ in ranks)
@@ -33,13 +39,20 @@ def in_processes(count: int, function: Callable[..., Any], *arguments: Any) -> l
     return [results[rank] for rank in range(count)]
 
 
+def exit_code(function: Callable[..., Any], *arguments: Any) -> int:
+    """What a process that calls `function(*arguments)` ends with; minus the signal that kills it."""
+    process = _SERVER.Process(target=function, args=arguments)
+    process.start()
+    process.join(timeout=120)
+    return process.exitcode
+
+
 class _Failure(str):
     """A traceback of another process."""
 
 
 def _run(rank: int, count: int, port: int, queue, function, arguments) -> None:
-    for state in (AcceleratorState, PartialState, GradientState):  # nothing is left of the parent's
-        state._reset_state()
+    torch.set_num_threads(1)  # as in the tests' own process
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_PORT": str(port)}
     os.environ |= {"LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
     try:

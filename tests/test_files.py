@@ -16,6 +16,7 @@ from gnm.files import (
     write_json,
     write_text,
 )
+from processes import exit_code
 
 
 def listing(folder):
@@ -150,20 +151,21 @@ def test_a_file_in_the_place_of_a_folder_is_left_alone(tmp_path):
     assert listing(tmp_path) == ["d"] and (tmp_path / "d").read_text() == "a file"
 
 
+def killed_between_renamings(target):
+    """Save a folder anew, until its second renaming."""
+    replace = os.replace
+    os.replace = lambda source, to: os._exit(9) if to == target else replace(source, to)
+    with atomic_folder(target) as temporary:
+        (temporary / "new").touch()
+
+
 @pytest.mark.parametrize("one", [True, False])
-def test_a_folder_that_a_kill_left_aside_is_brought_back(tmp_path, monkeypatch, one):
+def test_a_folder_that_a_kill_left_aside_is_brought_back(tmp_path, one):
     """The kill falls between the two renamings: nothing that Python would do after an error is done."""
     target = tmp_path / ".d[1]"
     target.mkdir()
     (target / "old").touch()
-    process = os.fork()
-    if process == 0:
-        replace = os.replace
-        monkeypatch.setattr("os.replace", lambda source, to: os._exit(9) if to == target else replace(source, to))
-        with atomic_folder(target) as temporary:
-            (temporary / "new").touch()
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+    assert exit_code(killed_between_renamings, target) == 9
     assert not target.exists()
     (recover_folder(target) if one else recover_folders(tmp_path))
     assert listing(target) == ["old"]
@@ -180,22 +182,14 @@ def test_a_save_after_a_kill_between_the_renamings_keeps_the_old_folder_until_it
     assert listing(tmp_path) == ["d"] and listing(tmp_path / "d") == ["old"]
 
 
-def killed(work):
-    """Run `work` in another process, which kills itself in it."""
-    process = os.fork()
-    if process == 0:
-        work()
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+def killed_half_way(kind, target):
+    with kind(target):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("kind", [atomic_path, atomic_folder])
 def test_the_next_save_removes_what_a_killed_one_left_and_not_what_another_is_writing(tmp_path, kind):
-    def half():
-        with kind(tmp_path / "d"):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    killed(half)
+    assert exit_code(killed_half_way, kind, tmp_path / "d") == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     assert left.suffix == ".part"
     with kind(tmp_path / "d") as temporary:

@@ -13,11 +13,11 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from gnm.config import validate
 from gnm.errors import CheckpointError
@@ -130,8 +130,9 @@ def empty_model(config: LlamaConfig, shape: MemoryShape | None) -> LlamaForCausa
     Adapters of a memory model stay apart from the weights: formed together, two of them would take three times the
     memory of an 8B decoder.
     """
-    with init_empty_weights(include_buffers=False):
+    with torch.device("meta"):
         model = LlamaForCausalLM(config)
+    model.model.rotary_emb = LlamaRotaryEmbedding(config)  # its frequencies are no weights: a checkpoint has none
     model.tie_weights()
     for adapter in shape.adapters if shape else ():
         inject_lora(model, shape.lora, adapter, empty=True, fused=False)
