@@ -22,7 +22,7 @@ from gnm.training.loss import SUMS, TrainingLoss
 from gnm.weights.adapters import load_adapter, read_about
 from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import load_model
-from gnm.weights.trained import WEIGHTS, copied
+from gnm.weights.trained import WEIGHTS, copied, layers_of, read_weights
 from small_runs import SAMPLING, train_params, train_settings, write_small_documents
 
 
@@ -228,9 +228,41 @@ def test_the_loss_of_what_is_stored_alone_is_that_of_the_writes(data, tmp_path):
 
 @pytest.mark.parametrize("write", [{}, {"gates": {"by": "random", "threshold": 0, "share": 0.5}}])
 def test_steps_without_questions_need_gates_that_learn(data, tmp_path, write):
-    loop = {**train_settings(data, tmp_path)["loop"], "answers_every": 2}
-    with pytest.raises(ConfigError, match="answers_every: gnm has no gates to train alone"):
-        changed_trainer(data, tmp_path, {"methods": {"gnm": {"method": "gnm", "write": write}}, "loop": loop})
+    loop, methods = train_settings(data, tmp_path)["loop"], {"gnm": {"method": "gnm", "write": write}}
+    with pytest.raises(ConfigError, match="loop.answers_every: gnm has no gates to train alone"):
+        changed_trainer(data, tmp_path, {"methods": methods, "loop": {**loop, "answers_every": 2}})
+    with pytest.raises(ConfigError, match="selection_only: gnm has no gates to train alone"):
+        changed_trainer(data, tmp_path, {"methods": methods, "selection_only": True})
+
+
+def test_selecting_is_learned_alone(data, tmp_path):
+    """By an adapter of its own: what else was trained stays as it is, to the bit."""
+    changed_trainer(data, tmp_path / "first", {"methods": {"gnm": GATED}}).fit()
+    first = tmp_path / "first" / "gnm"
+    settings = {"methods": {"gnm": {**GATED, "adapter": str(first)}}, "lora": None, "selection_only": True}
+    run = changed_trainer(data, tmp_path / "second", settings)
+    assert list(run.parts) == ["default", "selector", "memory_module"]
+    assert set(run.validate()) == {"write_loss"} == set(run.step(0))
+    changed_trainer(data, tmp_path / "second", settings).fit()
+    before, after = (
+        {part: read_weights(f, part) for part in ("default", "memory_module")}
+        for f in (first, tmp_path / "second" / "gnm")
+    )
+    assert all(torch.equal(tensor, after["default"][name]) for name, tensor in before["default"].items())
+    assert not torch.equal(before["memory_module"]["gate.weight"], after["memory_module"]["gate.weight"])
+    selector = read_weights(tmp_path / "second" / "gnm", "selector")
+    assert layers_of(selector) == run.module.learner.lm.gating.layer == 2
+    assert all(not torch.equal(tensor, before["default"][name]) for name, tensor in selector.items())
+    about = read_about(tmp_path / "second" / "gnm")
+    assert float(about["made"]["validation loss"]) > 0 and about["training"]["selection_only"]
+    settings["methods"]["gnm"]["adapter"] = str(tmp_path / "second" / "gnm")  # and goes on from there
+    again = copied(changed_trainer(data, tmp_path / "third", settings).parts)["selector"]
+    assert all(torch.equal(tensor, again[name].bfloat16()) for name, tensor in selector.items())
+
+
+def test_selecting_needs_an_adapter_to_start_from(data, tmp_path):
+    with pytest.raises(ConfigError, match="selection_only: there is no adapter to start from"):
+        changed_trainer(data, tmp_path, {"methods": {"gnm": GATED}, "selection_only": True, "lora": None})
 
 
 def test_gradients_are_clipped_to_the_norm(data, tmp_path, monkeypatch):

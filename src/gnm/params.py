@@ -188,12 +188,15 @@ class TrainParams(Methods):
 
     A method's `adapter` is the one that its training starts from. lora: None for a memory model with adapters, and for
     a method that leaves the backbone as it is (latent_bank). train_adapters: false leaves the adapters that training
-    starts from as they are; only what a method has beside them learns.
+    starts from as they are; only what a method has beside them learns. selection_only: no question is asked, and only
+    selecting is learned: by the write gates, and by an adapter with which they look at texts in a pass of their own; it
+    begins as a copy of the adapter that training starts from.
     """
 
     seed: int
     lora: LoraSettings | None = None
     train_adapters: bool = True
+    selection_only: bool = False
     data: TrainData
     people: People | None = None
     targets: TargetSettings
@@ -201,6 +204,10 @@ class TrainParams(Methods):
     loop: TrainLoop
     opt: Optimisation
     output: Path
+
+    def asks(self, step: int) -> bool:
+        """Whether a step asks questions."""
+        return not self.selection_only and self.loop.asks(step)
 
     def sequences(self, split: Literal["train", "test"], length: int, easy: bool = False) -> SequenceSettings:
         """The settings of training ("train") or validation ("test": held-out phrasing, fixed sampling) sequences.

@@ -22,7 +22,7 @@ from gnm.config import add_params_arguments, load_params
 from gnm.devices import pick_device
 from gnm.errors import ConfigError, exit_on_error
 from gnm.learners import build_learner
-from gnm.models.lora import keep_adapters_apart
+from gnm.models.lora import SELECTOR, keep_adapters_apart
 from gnm.models.sharding import shard_backbone
 from gnm.params import TrainParams
 from gnm.provenance import command_line, provenance
@@ -34,7 +34,7 @@ from gnm.training.starting_point import starting_point
 from gnm.weights.adapter_info import AdapterInfo, BackboneInfo
 from gnm.weights.adapters import load_checkpoint, save_adapter, save_checkpoint
 from gnm.weights.backbones import load_backbone
-from gnm.weights.trained import MODULE, Weights, copied, trained_parameters
+from gnm.weights.trained import ADAPTERS, MODULE, Weights, copied, trained_parameters
 
 
 class Trainer:
@@ -51,9 +51,10 @@ class Trainer:
         )
         for step in (0, params.loop.steps - 1):  # documents that give no easy or no later step are refused here
             training_exercises(params, self.train, step)
-        if params.loop.answers_every > 1 and not settings.selects:
+        alone = {"selection_only": params.selection_only, "loop.answers_every": params.loop.answers_every > 1}
+        if any(alone.values()) and not settings.selects:
             raise ConfigError(
-                f"loop.answers_every: {settings.method} has no gates to train alone; leave it 1, or set "
+                f"{max(alone, key=alone.get)}: {settings.method} has no gates to train alone; leave it out, or set "
                 "write.gates and write.reads: nothing"
             )
         device = pick_device(params.backbone.device, params.distributed.cuda_visible_devices)
@@ -70,7 +71,8 @@ class Trainer:
             raise ConfigError(f"lora is missing: {backbone.name} has no adapters of its own to train")
         learner.checkpoint_gradients(params.loop.gradient_checkpointing)
         self.parts = trained_parameters(backbone.model, learner.own_parameters())
-        learned = {part: named for part, named in self.parts.items() if params.train_adapters or part == MODULE}
+        adapters = {SELECTOR} if params.selection_only else {*ADAPTERS} if params.train_adapters else set()
+        learned = {part: named for part, named in self.parts.items() if part in {*adapters, MODULE}}
         if not learned:
             raise ConfigError(f"train_adapters: {settings.method} has nothing but adapters to train; leave it true")
         for part, named in self.parts.items():
@@ -135,7 +137,7 @@ class Trainer:
                 if (step + 1) % loop.validate_every == 0 or step + 1 == loop.steps:
                     means = self.validate()
                     live.log("validation", means)
-                    value = means["loss"]
+                    value = means["write_loss" if self.params.selection_only else "loss"]
                     better = progress["best"] is None or value < progress["best"]
                     if better:
                         best = copied(self.parts)
@@ -166,7 +168,7 @@ class Trainer:
         own = batch[self.accelerator.process_index :: num_processes]
         set_learning_rate(self.optimizer, self.params.opt, step, self.params.loop.steps)
         self.module.train(False)  # no dropout anywhere: training mode would change nothing but the model's flags
-        losses, sums = self.module(own, self.params.loop.asks(step))
+        losses, sums = self.module(own, self.params.asks(step))
         everywhere = self.accelerator.reduce(sums.to(self.device))
         counts = torch.tensor([everywhere[SUMS.index(name)].item() for name in ("tokens", "documents")])
         # gradients are averaged over processes: scale so that the average is the mean over all tokens and documents
@@ -188,7 +190,8 @@ class Trainer:
         for first in range(0, len(batches), processes):
             place = first + self.accelerator.process_index
             # where batches run out, all processes still run the same passes: a share of weights may be needed elsewhere
-            found = self.accelerator.unwrap_model(self.module)(batches[min(place, len(batches) - 1)])[1]
+            batch = batches[min(place, len(batches) - 1)]
+            found = self.accelerator.unwrap_model(self.module)(batch, not self.params.selection_only)[1]
             sums += found if place < len(batches) else 0
         return means_of(self.accelerator.reduce(sums.to(self.device)))
 

@@ -26,6 +26,7 @@ from gnm.models.decoder import Decoder
 from gnm.models.gates.write import GateTraining
 from gnm.models.latent_bank import BankSettings, LatentBank
 from gnm.models.long_term import LongTermLM
+from gnm.models.lora import SELECTOR, has_adapter
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.recurrent import RecurrentMemory, RecurrentSettings
 from gnm.models.write_settings import WriteSettings
@@ -133,7 +134,8 @@ def _memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
     if settings.write.tap == "outputs":
         raise ConfigError(f"write.tap: outputs needs a memory model as backbone; {backbone.name} is a plain decoder")
     model, learner = (LongTermLM, LongTermLearner) if settings.memory.store else (MemoryLM, MemoryLearner)
-    lm = model(reader.decoder, reader.chat.head, settings.memory, settings.write, through)
+    selector = SELECTOR if settings.write.gates and has_adapter(backbone.model, SELECTOR) else None
+    lm = model(reader.decoder, reader.chat.head, settings.memory, settings.write, through, selector=selector)
     return learner(lm, reader, order, settings.gate_training)
 
 

@@ -4,7 +4,7 @@
 - The effective weight W + s·B·A is formed in float32 once for each value of A and B, rounded to the backbone's
   dtype, and serves every pass until the adapter changes. A step of many passes (write, read, write, read) then runs
   at the speed of the plain backbone; only the two gradients of rank r are extra.
-- A model may hold several adapters, one to write and one to read; each has an effective weight of its own.
+- A model may hold several adapters, to write, to read, to select; each has an effective weight of its own.
 """
 
 import warnings
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from gnm.config import StrictModel
 from gnm.errors import ConfigError
 
-DEFAULT, READER = "default", "decoder_adapter"
-"""Names of adapters, peft's and MemoryLLM's: the one that writes, or does all; and one that only reads."""
+DEFAULT, READER, SELECTOR = "default", "decoder_adapter", "selector"
+"""Names of adapters: peft's, the one that writes, or does all; MemoryLLM's, one that only reads; ours, one with which
+write gates decide."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -79,8 +80,13 @@ class FusedLoraLinear(PeftLinear):
         return _Product.apply(x, effective, base.weight, base.bias, a, b, self.scaling[name])
 
     def switch(self, name: str) -> str:
-        """Make the adapter `name` the active one, whatever is trained (peft's own switch freezes the others)."""
-        before, self._active_adapter = self.active_adapters[0], name
+        """Make the adapter `name` the active one, whatever is trained (peft's own switch freezes the others).
+
+        A layer without such an adapter stays as it is: one that selects ends where the gates look.
+        """
+        before = self.active_adapters[0]
+        if name in self.lora_A:
+            self._active_adapter = name
         return before
 
     @torch.no_grad()
@@ -137,19 +143,29 @@ def use_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
 
 
 def inject_lora(
-    model: nn.Module, settings: LoraSettings, adapter: str = DEFAULT, empty: bool = False, fused: bool = True
+    model: nn.Module,
+    settings: LoraSettings,
+    adapter: str = DEFAULT,
+    empty: bool = False,
+    fused: bool = True,
+    layers: int | None = None,
 ) -> None:
     """Put a LoRA adapter (float32) into `model` and make it the active one.
 
-    empty: its parameters are on the meta device. fused: effective weights are formed, which takes the memory of the
-    adapted weights once more for each adapter; otherwise each product is three.
+    layers: into the first so many layers, None: into all. empty: its parameters are on the meta device.
+    fused: effective weights are formed, which takes the memory of the adapted weights once more for each adapter;
+    otherwise each product is three.
     Raises ConfigError, before anything is allocated, for a rank above the model's width; and for targets it has not.
     """
     width = getattr(getattr(model, "config", None), "hidden_size", settings.r)
     if settings.r > width:
         raise ConfigError(f"lora.r: {settings.r} is above the model's width, {width}; use a smaller rank, such as 16")
     config = LoraConfig(
-        r=settings.r, lora_alpha=settings.alpha, target_modules=list(settings.target_modules), lora_dropout=0.0
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        target_modules=list(settings.target_modules),
+        lora_dropout=0.0,
+        layers_to_transform=layers and list(range(layers)),
     )
     config._register_custom_module({nn.Linear: FusedLoraLinear})
     with warnings.catch_warnings():  # a second adapter is meant
@@ -163,7 +179,30 @@ def inject_lora(
             module.switch(adapter)
             module.fused = fused
             for part in (module.lora_A, module.lora_B):
-                part[adapter].weight.data = part[adapter].weight.data.float()
+                if adapter in part:
+                    part[adapter].weight.data = part[adapter].weight.data.float()
+
+
+def add_selector(model: nn.Module, settings: LoraSettings, layers: int) -> None:
+    """Put an adapter SELECTOR into the first `layers` layers of `model`, equal to the one that is and stays active.
+
+    A model that has one stays as it is.
+    """
+    if has_adapter(model, SELECTOR):
+        return
+    before = next(module.active_adapters[0] for module in model.modules() if isinstance(module, FusedLoraLinear))
+    inject_lora(model, settings, SELECTOR, layers=layers)
+    for module in model.modules():
+        if isinstance(module, FusedLoraLinear):
+            module.switch(before)
+            for part in (module.lora_A, module.lora_B):
+                if SELECTOR in part:
+                    part[SELECTOR].weight.data.copy_(part[before].weight.data)
+
+
+def has_adapter(model: nn.Module, name: str) -> bool:
+    """Whether any layer of `model` has an adapter `name`."""
+    return any(isinstance(module, FusedLoraLinear) and name in module.lora_A for module in model.modules())
 
 
 def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> list[nn.Parameter]:

@@ -8,6 +8,8 @@
   its own slots.
 - With write gates only what the instruction makes worth storing becomes slots (`gates/write.py`); with keep gates those
   stored segments go that a new document states anew (`keep.py`) or its instruction takes back (`revoke.py`).
+- The write gates look at the write's own pass; or, with a selector, at one of their own, so that learning to select
+  changes no slot.
 """
 
 from collections.abc import Iterator
@@ -37,7 +39,8 @@ class MemoryLM(Limited):
     """Any decoder of the Llama shape with a latent memory.
 
     head: token ids that every conversation starts with; they are written into each new memory (tap: inputs).
-    writer: name of the LoRA adapter that writes, None: the one that reads. start: slots [L, S, E] of a new memory.
+    writer: name of the LoRA adapter that writes, None: the one that reads. selector: of the one with which write gates
+    look at a text in a pass of their own, None: they look at the write's. start: slots [L, S, E] of a new memory.
     With tap: outputs it has the parameters of MemoryLLM: `bos_embedding` [L, 1, E], the slot in front of any pool
     that is not empty, and `new_memory_positional_emb` [1, 1, E], which marks the places that become slots.
     """
@@ -51,10 +54,12 @@ class MemoryLM(Limited):
         gradient_through_writing: bool = True,
         writer: str | None = None,
         start: Tensor | None = None,
+        selector: str | None = None,
     ):
         super().__init__()
         self.decoder, self.head, self.pool, self.write_settings = decoder, head, pool, write
         self.gradient_through_writing, self.writer, self.start = gradient_through_writing, writer, start
+        self.selector = selector
         if write.tap == "outputs":
             layers, size = len(decoder.layers), decoder.config.hidden_size
             self.bos_embedding = nn.Parameter(torch.zeros(layers, 1, size, device=decoder.device))
@@ -127,7 +132,10 @@ class MemoryLM(Limited):
             else:
                 slots, valid = self._inputs(memory, ids, mask), mask
             if self.gating:
-                decisions = self.gating.decide(memory.state, slots[:, self.gating.layer], segment, self._most)
+                if self.selector:
+                    decisions = self.decisions(ids, mask, segment)
+                else:
+                    decisions = self.gating.decide(memory.state, slots[:, self.gating.layer], segment, self._most)
                 if self.revises:
                     memory = self._revised(memory, self._taken_back(memory, told), (slots, decisions))
                 index, valid = pack(decisions.stored)
@@ -154,9 +162,9 @@ class MemoryLM(Limited):
 
         Arguments as for `write`. Layers above the gates' are not run, and nothing is written.
         """
-        memory = self.initial(torch.zeros(len(ids), dtype=torch.long))
         tap = LayerTap(self.gating.layer, ends_before=self.gating.layer)
-        with self._writing():
+        with self._selecting():
+            memory = self.initial(torch.zeros(len(ids), dtype=torch.long))
             reading, positions = self.decoder.start(self._head_of(memory), mask[:, None])
             self.decoder.run(ids[:, None], positions, reading, tap)
             return self.gating.decide(memory.state, tap.seen[:, 0], segment, self._most)
@@ -175,7 +183,7 @@ class MemoryLM(Limited):
         """Whether instructions take anything back: logits [B]; told: their ids and mask [B, T]."""
         memory = self.initial(torch.zeros(len(told[0]), dtype=torch.long))
         with self._writing():
-            return self.gating.revoking(self.decoder, self._head_of(memory), told)[1]
+            return self.gating.revoking(self.decoder, self._head_of(memory), told)
 
     def prefix(self, memory: Memory) -> Prefix:
         """What queries of `memory` read: its slots' keys, rotated to their present positions, and values."""
@@ -208,7 +216,17 @@ class MemoryLM(Limited):
 
     def _taken_back(self, memory: Memory, told: tuple[Tensor, Tensor]) -> Tensor:
         """How far instructions take each slot back, [B, S] float32 in [0, 1]."""
-        return self.gating.taken_back(self.decoder, self._head_of(memory), memory.state, told)
+        return self._taken_back_of(memory, memory.state, told)
+
+    def _taken_back_of(self, memory: Memory, slots: MemoryState, told: tuple[Tensor, Tensor]) -> Tensor:
+        """How far instructions to `memory` take each of `slots` back, [B, S] float32 in [0, 1]: where they take
+        anything back, as far as the write gate says that they are about it."""
+        takes = self.gating.revoking(self.decoder, self._head_of(memory), told) >= 0
+        if not bool(takes.any()):
+            return torch.zeros_like(slots.strength)
+        with self._selecting():
+            head = self._head_of(self.initial(slots.seeds) if self.selector else memory)
+            return takes[:, None] * self.gating.about(self.decoder, head, slots, told).sigmoid()
 
     def _outputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """MemoryLLM's slots of ids [B, T]: [B, L, tokens, E], and which count [B, tokens] bool.
@@ -267,6 +285,12 @@ class MemoryLM(Limited):
             valid = torch.cat((used, valid), dim=1)
             positions = nn.functional.pad(positions + used, (1, 0))
         return self.decoder.rotated(keys, values, valid, positions, bias)
+
+    @contextmanager
+    def _selecting(self) -> Iterator[None]:
+        """The adapter with which the gates look at a text, with gradient if writing has it."""
+        with self._writing(), use_adapter(self.decoder.model, self.selector):
+            yield
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

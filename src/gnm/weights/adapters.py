@@ -20,15 +20,18 @@ import torch
 from gnm.config import validate
 from gnm.errors import CheckpointError, ConfigError
 from gnm.files import atomic_folder, recover_folder, write_json, write_text
-from gnm.models.lora import DEFAULT, READER, LoraSettings, inject_lora
+from gnm.models.lora import DEFAULT, SELECTOR, LoraSettings, add_selector, inject_lora
 from gnm.weights.adapter_info import VERSION, AdapterInfo
 from gnm.weights.backbones import Backbone
 from gnm.weights.checksums import check_files, checksum_of, checksums_of
 from gnm.weights.trained import (
+    ADAPTERS,
     MODULE,
     Parameters,
     Weights,
+    layers_of,
     load_weights,
+    read_weights,
     trained_parameters,
     weight_file,
     write_weights,
@@ -115,9 +118,11 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
         raise CheckpointError(f"{folder} holds a memory model without an adapter; name its backbone instead")
     check_backbone(folder, about, backbone)
     settings = LoraSettings(**about["lora"])
-    adapters = [name for name in (DEFAULT, READER) if name == DEFAULT or weight_file(folder, name).parent.is_dir()]
+    adapters = [name for name in ADAPTERS if name == DEFAULT or weight_file(folder, name).parent.is_dir()]
     for name in adapters:
-        if name not in trained_parameters(backbone.model):
+        if name == SELECTOR:
+            add_selector(backbone.model, settings, layers_of(read_weights(folder, name)))
+        elif name not in trained_parameters(backbone.model):
             inject_lora(backbone.model, settings, name)
     own = trained_parameters(backbone.model)
     load_weights(folder, {name: own[name] for name in adapters})

@@ -1,12 +1,13 @@
 """What training changes, in memory and on disk.
 
 - It has parts: each LoRA adapter by its name, and `MODULE`, the parameters of the method itself (a memory's marks).
-- On disk an adapter is in peft's layout, the first one in the folder itself, a second one in a folder of its name;
+- On disk an adapter is in peft's layout, the first one in the folder itself, others in folders of their names;
   the method's own parameters lie beside them in `memory_module.safetensors`.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 
 from gnm.errors import CheckpointError
 from gnm.files import write_json
-from gnm.models.lora import DEFAULT, READER, LoraSettings
+from gnm.models.lora import DEFAULT, READER, SELECTOR, LoraSettings
 
+ADAPTERS = (DEFAULT, READER, SELECTOR)
 MODULE = "memory_module"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 Parameters = Mapping[str, Mapping[str, nn.Parameter]]
@@ -39,7 +41,7 @@ def trained_parameters(model: nn.Module, own: Mapping[str, nn.Parameter] = _NONE
             for name, parameter in model.named_parameters()
             if ".lora_" in name and f".{adapter}." in name
         }
-        for adapter in (DEFAULT, READER)
+        for adapter in ADAPTERS
     }
     return {part: parameters for part, parameters in {**parts, MODULE: dict(own)}.items() if parameters}
 
@@ -59,7 +61,13 @@ def write_weights(folder: Path, weights: Weights, settings: LoraSettings | None,
         path.parent.mkdir(exist_ok=True)
         save_file(dict(tensors), path, metadata={"format": "pt"})
         if part != MODULE:
-            _write_peft_config(path.parent, settings, backbone)
+            _write_peft_config(path.parent, settings, backbone, part == SELECTOR and layers_of(tensors))
+
+
+def layers_of(names: Iterable[str]) -> int:
+    """How many layers of a decoder, from the first on, the parameters `names` of an adapter are of."""
+    found = (re.search(r"\.layers\.(\d{1,6})\.", name) for name in names)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
 def read_weights(folder: Path, part: str) -> dict[str, Tensor]:
@@ -108,7 +116,8 @@ def weight_file(folder: Path, part: str) -> Path:
     return (folder if part == DEFAULT else folder / part) / WEIGHTS
 
 
-def _write_peft_config(folder: Path, settings: LoraSettings, backbone: str) -> None:
+def _write_peft_config(folder: Path, settings: LoraSettings, backbone: str, layers: int) -> None:
+    """layers: that have the adapter, from the first on; 0: all."""
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
@@ -117,6 +126,7 @@ def _write_peft_config(folder: Path, settings: LoraSettings, backbone: str) -> N
         task_type="CAUSAL_LM",
         base_model_name_or_path=backbone,
         inference_mode=True,
+        layers_to_transform=list(range(layers)) or None,
     )
     config.save_pretrained(folder)
     written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

@@ -13,6 +13,16 @@ from gnm.memory import merge
 from gnm.memory.pool import PoolSettings
 from gnm.memory.state import HEAD
 from gnm.models.gates.write import Decisions, GateSettings, GateTraining, decide, gate_loss, segment_ends
+from gnm.models.lora import (
+    DEFAULT,
+    SELECTOR,
+    TARGETS,
+    FusedLoraLinear,
+    LoraSettings,
+    add_lora,
+    add_selector,
+    use_adapter,
+)
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.write_settings import WriteSettings
 from stock import QUESTIONS, blocks, first_scores, reader_of
@@ -317,3 +327,52 @@ def test_weakest_first_keeps_the_strongest_documents_slots(tiny):
     kept = after.strength[after.valid & (after.source == 0)]
     old = before.strength[before.source == 0]
     assert kept.numel() == 30 - new and torch.equal(kept.sort().values, old.sort().values[-kept.numel() :])
+
+
+# --- with an adapter of their own
+
+
+def selecting(backbone, **gates):
+    """A memory whose gates look at texts with an adapter that is, at first, equal to the one that writes."""
+    add_lora(backbone.model, LoraSettings(r=2, alpha=4), seed=1)
+    with torch.no_grad():
+        for name, parameter in backbone.model.named_parameters():
+            if ".lora_B." in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1)
+    lm, reader = gated(backbone, **gates)
+    add_selector(backbone.model, LoraSettings(r=2, alpha=4), lm.gating.layer)
+    return lm, reader
+
+
+@torch.no_grad()
+def test_gates_with_an_equal_adapter_of_their_own_decide_the_same(tiny):
+    lm, reader = selecting(tiny)
+    shared = written(lm, reader, [LINES, LINES.replace("Oslo", "Bern")])
+    lm.selector = SELECTOR
+    own_pass = written(lm, reader, [LINES, LINES.replace("Oslo", "Bern")])
+    torch.testing.assert_close(own_pass.decisions.logits, shared.decisions.logits)
+    assert torch.equal(own_pass.state.slots, shared.state.slots)
+
+
+@torch.no_grad()
+def test_what_gates_learn_with_an_adapter_of_their_own_changes_no_slot(tiny):
+    lm, reader = selecting(tiny, threshold=0.0)
+    lm.selector = SELECTOR
+    before = written(lm, reader, [LINES])
+    for name, parameter in tiny.model.named_parameters():
+        if f".lora_B.{SELECTOR}." in name:
+            parameter.mul_(-3)
+    after = written(lm, reader, [LINES])
+    assert not torch.allclose(before.decisions.logits, after.decisions.logits, atol=0.1)
+    assert torch.equal(before.state.slots, after.state.slots)
+
+
+@torch.no_grad()
+def test_an_adapter_that_selects_ends_where_the_gates_look_and_another_stays_active(tiny):
+    lm, _ = selecting(tiny)
+    layers = [layer for layer in tiny.model.modules() if isinstance(layer, FusedLoraLinear)]
+    assert {layer.active_adapters[0] for layer in layers} == {DEFAULT}
+    assert sum(SELECTOR in layer.lora_A for layer in layers) == len(TARGETS) * lm.gating.layer
+    with use_adapter(tiny.model, SELECTOR):
+        assert sum(layer.active_adapters[0] == SELECTOR for layer in layers) == len(TARGETS) * lm.gating.layer
+    assert {layer.active_adapters[0] for layer in layers} == {DEFAULT}

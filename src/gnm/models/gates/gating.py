@@ -54,20 +54,14 @@ class Gating(nn.Module):
         """What becomes of the slots of `state` beside a new text, whose instruction takes back `revoked` [B, S]."""
         return Kept(keep(self.keep_gate, self.layer, state, slots, decisions), revoked, state.source, state.segment)
 
-    def taken_back(self, decoder: Decoder, head: Prefix, state: MemoryState, told: tuple[Tensor, Tensor]) -> Tensor:
-        """How far instructions take each slot back, [B, S] float32 in [0, 1]: where they take anything back, as far as
-        the write gate says that they are about it. Arguments as for `revoking`."""
-        prefix, logits = self.revoking(decoder, head, told)
-        takes = logits >= 0
-        if not bool(takes.any()):
-            return torch.zeros_like(state.strength)
-        found = about(decoder, self.gate, self.layer, prefix, state)
-        return takes[:, None] * found.sigmoid()
+    def revoking(self, decoder: Decoder, head: Prefix, told: tuple[Tensor, Tensor]) -> Tensor:
+        """Whether instructions, ids and mask [B, T], take anything back when they are read after `head`: logits [B]."""
+        return self.revoke_gate(instructed(decoder, head, *told, self.layer)[1])
 
-    def revoking(self, decoder: Decoder, head: Prefix, told: tuple[Tensor, Tensor]) -> tuple[Prefix, Tensor]:
-        """`head` followed by instructions, ids and mask [B, T], and whether each takes anything back: logits [B]."""
-        prefix, ends = instructed(decoder, head, *told, self.layer)
-        return prefix, self.revoke_gate(ends)
+    def about(self, decoder: Decoder, head: Prefix, state: MemoryState, told: tuple[Tensor, Tensor]) -> Tensor:
+        """The write gate of each slot's segment when it is read after `head` and an instruction: logits [B, S]."""
+        prefix, _ = instructed(decoder, head, *told, self.layer)
+        return about(decoder, self.gate, self.layer, prefix, state)
 
 
 def _random_logits(state: MemoryState, segment: Tensor, count: int) -> Tensor:
