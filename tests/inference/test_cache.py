@@ -29,8 +29,7 @@ def memory_of(backbone, documents=2, positions="in_order", **write):
         torch.nn.init.normal_(lm.gating.gate.weight, std=0.5)
     memory = lm.initial(torch.zeros(1, dtype=torch.long))
     for text in blocks(documents):
-        ids, mask, segment = reader.encode_segments([[text[:20], text[20:]]])
-        memory = lm.write(memory, ids, mask, segment)
+        memory = lm.write(memory, reader.encode_segments([[text[:20], text[20:]]]))
     return reader, lm.prefix(memory)
 
 

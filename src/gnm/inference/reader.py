@@ -22,6 +22,7 @@ from gnm.models import flops
 from gnm.models.attention import Reading, at_ends, at_once
 from gnm.models.decoder import Decoder
 from gnm.models.prefix import Prefix
+from gnm.models.tokens import TokenBatch
 
 
 @dataclass(frozen=True)
@@ -51,22 +52,28 @@ class Reader:
         reader._recall = recall
         return reader
 
-    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts as ids [B, T] long and mask [B, T] bool, padded on the right."""
-        return self.encode_segments([(text,) for text in texts])[:2]
+    def encode(self, texts: Sequence[str]) -> TokenBatch:
+        """Texts as tokens, each of one segment, all of it a document's."""
+        return self.encode_segments([(text,) for text in texts])
 
-    def encode_segments(self, rows: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of segments, joined, as `encode` gives them; and each token's segment in its row, -1 for padding.
+    def encode_segments(
+        self, rows: Sequence[Sequence[str]], is_document: Sequence[Sequence[bool]] | None = None
+    ) -> TokenBatch:
+        """Texts as tokens, each given as its segments; is_document: of each segment, by default all are.
 
-        The numbers are [B, T] long. A token that reaches over a border belongs to the segment that it ends in.
+        The segments of a text are joined before they are tokenised. A token that reaches over a border belongs to the
+        segment that it ends in.
         """
         tokens = [self.chat.encode_with_ends("".join(row)) for row in rows]
         ids, mask = (part.flatten(1) for part in pad([[own] for own, _ in tokens], self.decoder.device))
-        segment = torch.full(ids.shape, -1)
+        segment, of_document = torch.full(ids.shape, -1), torch.zeros(ids.shape, dtype=torch.bool)
         for row, (_, ends) in enumerate(tokens):
             borders = torch.tensor([len(part) for part in rows[row]]).cumsum(0)
-            segment[row, : len(ends)] = torch.searchsorted(borders, torch.tensor(ends, dtype=torch.long))
-        return ids, mask, segment.to(ids.device)
+            number = torch.searchsorted(borders, torch.tensor(ends, dtype=torch.long))
+            own = [True] * len(rows[row]) if is_document is None else is_document[row]
+            segment[row, : len(ends)] = number
+            of_document[row, : len(ends)] = torch.tensor(own, dtype=torch.bool)[number]
+        return TokenBatch(ids, mask, segment.to(ids.device), of_document.to(ids.device))
 
     def head(self, batch: int) -> Prefix:
         """A prefix that holds the start of a conversation (BOS, system turn, start of the user's turn)."""

@@ -14,6 +14,7 @@ from gnm.models.gates.keep import KeepGate, Kept, keep
 from gnm.models.gates.revoke import about, instructed
 from gnm.models.gates.write import Decisions, GateSettings, LinearGate, decide, gate_layer, segment_ends
 from gnm.models.prefix import Prefix
+from gnm.models.tokens import TokenBatch
 
 _OPEN, _SHUT = 1.0, -2.0  # untrained gates store everything and take nothing back
 _REVOKE_SCALE = 30.0  # it has fewer and simpler things to see than the write gate, and learns beside the keep gate
@@ -54,19 +55,19 @@ class Gating(nn.Module):
         """What becomes of the slots of `state` beside a new text, whose instruction takes back `revoked` [B, S]."""
         return Kept(keep(self.keep_gate, self.layer, state, slots, decisions), revoked, state.source, state.segment)
 
-    def taken_back(self, decoder: Decoder, head: Prefix, state: MemoryState, told: tuple[Tensor, Tensor]) -> Tensor:
+    def taken_back(self, decoder: Decoder, head: Prefix, state: MemoryState, instructions: TokenBatch) -> Tensor:
         """How far instructions take each slot back, [B, S] float32 in [0, 1]: where they take anything back, as far as
         the write gate says that they are about it. Arguments as for `revoking`."""
-        prefix, logits = self.revoking(decoder, head, told)
+        prefix, logits = self.revoking(decoder, head, instructions)
         takes = logits >= 0
         if not bool(takes.any()):
             return torch.zeros_like(state.strength)
         found = about(decoder, self.gate, self.layer, prefix, state)
         return takes[:, None] * found.sigmoid()
 
-    def revoking(self, decoder: Decoder, head: Prefix, told: tuple[Tensor, Tensor]) -> tuple[Prefix, Tensor]:
-        """`head` followed by instructions, ids and mask [B, T], and whether each takes anything back: logits [B]."""
-        prefix, ends = instructed(decoder, head, *told, self.layer)
+    def revoking(self, decoder: Decoder, head: Prefix, instructions: TokenBatch) -> tuple[Prefix, Tensor]:
+        """`head` followed by instructions, and whether each takes anything back: logits [B]."""
+        prefix, ends = instructed(decoder, head, instructions, self.layer)
         return prefix, self.revoke_gate(ends)
 
 

@@ -19,13 +19,14 @@ from gnm.models.attention import at_ends, at_once
 from gnm.models.decoder import Decoder
 from gnm.models.prefix import Prefix
 from gnm.models.taps import LayerTap
+from gnm.models.tokens import TokenBatch
 
 
-def instructed(decoder: Decoder, prefix: Prefix, ids: Tensor, mask: Tensor, layer: int) -> tuple[Prefix, Tensor]:
-    """`prefix` followed by instructions ids [B, T] (mask [B, T]), and what enters `layer` at their ends, [B, E]."""
+def instructed(decoder: Decoder, prefix: Prefix, instructions: TokenBatch, layer: int) -> tuple[Prefix, Tensor]:
+    """`prefix` followed by instructions, and what enters `layer` at their ends, [B, E]."""
     tap = LayerTap(layer)
-    prefix = decoder.extend(prefix, ids, mask, tap)
-    return prefix, at_ends(tap.seen, mask[:, None])[:, 0]
+    prefix = decoder.extend(prefix, instructions.ids, instructions.mask, tap)
+    return prefix, at_ends(tap.seen, instructions.mask[:, None])[:, 0]
 
 
 def about(decoder: Decoder, gate: Callable[[Tensor], Tensor], layer: int, prefix: Prefix, state: MemoryState) -> Tensor:
