@@ -41,8 +41,7 @@ def ours(reader, prefix, prompt):
     """What our own reading says, and its scores of each step [STEPS, V]."""
     said = list(generate_tokens(reader.decoder, prefix, prompt, [], generation_config(max_new_tokens=STEPS)))
     ids = torch.tensor([prompt + said[:-1]])
-    reading, positions = reader.decoder.start(prefix, torch.ones_like(ids, dtype=torch.bool)[:, None])
-    hidden = reader.decoder.run(ids[:, None], positions, reading)[0, 0]
+    hidden = reader.decoder.read(prefix, ids[:, None], torch.ones_like(ids, dtype=torch.bool)[:, None])[0, 0]
     return said, reader.decoder.logits(hidden[len(prompt) - 1 :])
 
 

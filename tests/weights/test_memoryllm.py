@@ -56,8 +56,7 @@ class Golden:
     def hidden(self, memory, ids, mask=None):
         """Hidden states after the final norm, [B, T, E]; padding is text unless a mask says otherwise."""
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-        reading, positions = self.lm.decoder.start(self.lm.prefix(memory), mask[:, None])
-        return self.lm.decoder.run(ids[:, None], positions, reading)[:, 0]
+        return self.lm.decoder.read(self.lm.prefix(memory), ids[:, None], mask[:, None])[:, 0]
 
     def logits(self, memory, ids, mask=None):
         return self.lm.decoder.logits(self.hidden(memory, ids, mask))

@@ -19,7 +19,7 @@ from gnm.inference.chat import ChatFormat
 from gnm.inference.padding import pad
 from gnm.inference.questions import Answer, AnswerLoss, Question
 from gnm.models import flops
-from gnm.models.attention import Reading, at_ends, at_once
+from gnm.models.attention import at_ends, at_once
 from gnm.models.decoder import Decoder
 from gnm.models.prefix import Prefix
 from gnm.models.tokens import TokenBatch
@@ -112,8 +112,7 @@ class Reader:
         # the last answer token is predicted, never read
         rows = [[p + a[:-1] for p, a in zip(ps, as_, strict=True)] for ps, as_ in zip(prompts, answers, strict=True)]
         ids, mask = pad(rows, self.decoder.device)
-        reading, positions = self.decoder.start(self.shared(prefix), mask)
-        hidden = self._read(ids, positions, reading)
+        hidden = self._recalled(self.decoder.read(self.shared(prefix), ids, mask))
         spots, targets, contests = [], [], []  # a contest: where two objects differ, and their tokens there
         width, length = ids.shape[1:]
         for row, (ps, as_) in enumerate(zip(prompts, answers, strict=True)):
@@ -213,7 +212,7 @@ class Reader:
     def _begin(self, prefix: Prefix, prompts: list[list[list[int]]]) -> "_Begun":
         ids, mask = pad(prompts, self.decoder.device)
         reading, positions = self.decoder.start(prefix, mask, keep=True)
-        hidden = self._read(ids, positions, reading)
+        hidden = self._recalled(self.decoder.run(ids, positions, reading))
         scores = self.decoder.logits(at_ends(hidden, mask).flatten(0, 1)).unflatten(0, ids.shape[:2])
         return _Begun(reading.own, mask, scores)
 
@@ -273,12 +272,11 @@ class Reader:
         before = before[:, None, :, None, :].expand(-1, -1, -1, ids.shape[2], -1)
         reading.own_bias = torch.cat((before, reading.own_bias), dim=-1)
         reading.own = dict(own)
-        hidden = self._read(ids, positions + past, reading)
+        hidden = self._recalled(self.decoder.run(ids, positions + past, reading))
         return hidden, reading.own
 
-    def _read(self, ids: Tensor, positions: Tensor, reading: Reading) -> Tensor:
-        """The last hidden states of questions' tokens [B, n, T], with what is recalled at each."""
-        hidden = self.decoder.run(ids, positions, reading)
+    def _recalled(self, hidden: Tensor) -> Tensor:
+        """The last hidden states [B, n, T, E] of questions' tokens, with what is recalled at each."""
         return self._recall(hidden) if self._recall else hidden
 
     def _prompt(self, asked: Question) -> list[int]:

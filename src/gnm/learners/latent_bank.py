@@ -46,8 +46,7 @@ class LatentBankLearner(Learner):
 
     def write(self, state: BankState, documents: Sequence[str], instructions: Sequence[str]) -> BankState:
         text = self.reader.encode([block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)])
-        reading, positions = self.decoder.start(state.head, text.mask[:, None])
-        hidden = self.decoder.run(text.ids[:, None], positions, reading)[:, 0]
+        hidden = self.decoder.read(state.head, text.ids[:, None], text.mask[:, None])[:, 0]
         return replace(state, slots=self.bank.write(state.slots, hidden, text.mask), written=state.written + 1)
 
     def write_loss(self, state: BankState, steps: Sequence[Sequence[Step]]) -> Tensor:

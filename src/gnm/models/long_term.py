@@ -246,8 +246,7 @@ def early_inputs(decoder: Decoder, head: Sequence[int], texts: TokenBatch, layer
     tap = LayerTap(layer, ends_before=layer)
     begun = torch.tensor([list(head)], dtype=torch.long, device=decoder.device)
     prefix = decoder.extend(decoder.empty_prefix(1), begun, torch.ones_like(begun, dtype=torch.bool))
-    reading, positions = decoder.start(prefix, texts.mask[None])
-    decoder.run(texts.ids[None], positions, reading, tap)
+    decoder.read(prefix, texts.ids[None], texts.mask[None], tap)
     return tap.seen[0]
 
 

@@ -82,8 +82,7 @@ class MemoryLM(Limited):
         elif ids.numel():
             tap = InputTap()
             with self._writing():
-                reading, positions = decoder.start(decoder.empty_prefix(1), torch.ones_like(ids, dtype=torch.bool))
-                decoder.run(ids, positions, reading, tap)
+                decoder.read(decoder.empty_prefix(1), ids, torch.ones_like(ids, dtype=torch.bool), tap)
             slots = tap.slots
         else:
             size = (1, len(decoder.layers), 0, decoder.config.hidden_size)
@@ -148,8 +147,7 @@ class MemoryLM(Limited):
         memory = self.initial(torch.zeros(len(text), dtype=torch.long))
         tap = LayerTap(self.gating.layer, ends_before=self.gating.layer)
         with self._writing():
-            reading, positions = self.decoder.start(self._head_of(memory), text.mask[:, None])
-            self.decoder.run(text.ids[:, None], positions, reading, tap)
+            self.decoder.read(self._head_of(memory), text.ids[:, None], text.mask[:, None], tap)
             return self.gating.decide(memory.state, tap.seen[:, 0], text.segment, self._most)
 
     def revoke(self, memory: Memory, instructions: TokenBatch) -> Memory:
@@ -175,8 +173,7 @@ class MemoryLM(Limited):
     def _inputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> Tensor:
         """Layer inputs of ids [B, T]: [B, L, T, E]."""
         tap = InputTap()
-        reading, positions = self.decoder.start(self._read_by_write(memory), mask[:, None])
-        self.decoder.run(ids[:, None], positions, reading, tap)
+        self.decoder.read(self._read_by_write(memory), ids[:, None], mask[:, None], tap)
         return tap.slots
 
     def _reread(self, memory: Memory, text: TokenBatch, stored: Tensor) -> Tensor:
@@ -215,8 +212,7 @@ class MemoryLM(Limited):
         mask = place < length[:, None]
         mark = self.new_memory_positional_emb[0, 0].to(self.decoder.dtype)
         tap = OutputTap(mask, tokens, mark, slots_at(state.slots, old), old_valid, state.used() == 0)
-        reading, positions = self.decoder.start(self._read_by_write(memory, reused), mask[:, None])
-        self.decoder.run(ids[:, None], positions, reading, tap)
+        self.decoder.read(self._read_by_write(memory, reused), ids[:, None], mask[:, None], tap)
         return tap.slots, tap.valid
 
     def _read_by_write(self, memory: Memory, reused: Tensor | None = None) -> Prefix:

@@ -76,8 +76,7 @@ def last_states(learner: MemoryLearner, texts: Sequence[str], layers: Sequence[i
     for start in range(0, len(each), at_once):
         text = reader.encode(each[start : start + at_once])
         tap, rows = InputTap(), torch.arange(len(text), device=text.ids.device)
-        reading, positions = decoder.start(head.rows(torch.zeros_like(rows)), text.mask[:, None])
-        decoder.run(text.ids[:, None], positions, reading, tap)
+        decoder.read(head.rows(torch.zeros_like(rows)), text.ids[:, None], text.mask[:, None], tap)
         found.append(tap.slots[rows, :, text.mask.sum(-1) - 1][:, layers].cpu())
     number = {text: place for place, text in enumerate(each)}
     return torch.cat(found)[[number[text] for text in texts]]

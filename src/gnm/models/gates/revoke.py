@@ -51,6 +51,5 @@ def _reread(decoder, gate, layer: int, prefix: Prefix, state: MemoryState, index
     """The gate of segments, whose slots are `index` [B, n, T] where `there` [B, n, T]: logits [B, n]."""
     inputs = state.slots[:, 0].gather(1, index.flatten(1)[..., None].expand(-1, -1, state.slots.shape[3]))
     tap = LayerTap(layer, inputs.unflatten(1, index.shape[1:]), ends_before=layer)
-    reading, positions = decoder.start(prefix, there)
-    decoder.run(torch.zeros_like(index), positions, reading, tap)
+    decoder.read(prefix, torch.zeros_like(index), there, tap)
     return gate(at_ends(tap.seen, there))
