@@ -120,7 +120,8 @@ def both(learner: MemoryLearner, sequence) -> tuple[Prefix, Prefix]:
         state = learner.write(state, [step.document], [step.instruction])
     context = reader.head(1)
     for text in texts:
-        context = reader.decoder.extend(context, *reader.encode([text]))
+        tokens = reader.encode([text])
+        context = reader.decoder.extend(context, tokens.ids, tokens.mask)
     return learner.lm.prefix(state), context
 
 

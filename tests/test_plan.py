@@ -9,6 +9,7 @@ from gnm.config import validate
 from gnm.errors import ConfigError
 from gnm.learners import LearnerSettings, Question, build_learner
 from gnm.models.lora import LoraSettings, add_lora
+from gnm.models.tokens import TokenBatch
 from gnm.params import EvaluateParams, TrainParams
 from gnm.plan import QUESTION_TOKENS, Model, known_shape, plan
 from gnm.weights.backbones import load_backbone
@@ -84,7 +85,7 @@ def test_weights_pool_and_prefix_are_what_a_model_holds(name, tiny_sizes, settin
     memory = lm.initial(torch.tensor([0, 1]))
     for _ in range(3):
         ids = torch.randint(5, 200, (2, tokens))
-        memory = lm.write(memory, ids, torch.ones_like(ids, dtype=torch.bool))
+        memory = lm.write(memory, TokenBatch.of(ids, torch.ones_like(ids, dtype=torch.bool)))
     assert need.memory == memory.state.slots.nbytes
     prefix = lm.prefix(memory)
     marked = 2 * 2 * 3 * 2 * 12 * 4 if backbone.memory else 0  # one slot more of two states' keys and values

@@ -29,8 +29,7 @@ def memory_of(backbone, documents=2, positions="in_order", **write):
         torch.nn.init.normal_(lm.gating.gate.weight, std=0.5)
     memory = lm.initial(torch.zeros(1, dtype=torch.long))
     for text in blocks(documents):
-        ids, mask, segment = reader.encode_segments([[text[:20], text[20:]]])
-        memory = lm.write(memory, ids, mask, segment)
+        memory = lm.write(memory, reader.encode_segments([[text[:20], text[20:]]]))
     return reader, lm.prefix(memory)
 
 
@@ -42,8 +41,7 @@ def ours(reader, prefix, prompt):
     """What our own reading says, and its scores of each step [STEPS, V]."""
     said = list(generate_tokens(reader.decoder, prefix, prompt, [], generation_config(max_new_tokens=STEPS)))
     ids = torch.tensor([prompt + said[:-1]])
-    reading, positions = reader.decoder.start(prefix, torch.ones_like(ids, dtype=torch.bool)[:, None])
-    hidden = reader.decoder.run(ids[:, None], positions, reading)[0, 0]
+    hidden = reader.decoder.read(prefix, ids[:, None], torch.ones_like(ids, dtype=torch.bool)[:, None])[0, 0]
     return said, reader.decoder.logits(hidden[len(prompt) - 1 :])
 
 

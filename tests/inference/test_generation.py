@@ -14,7 +14,8 @@ TEXTS = ["Anna lives in Oslo. ", "She plays the violin."]
 def begun(backbone):
     """A reader, a prefix that holds TEXTS in its context, and the ids of a request behind them."""
     reader = reader_of(backbone)
-    prefix = reader.decoder.extend(reader.head(1), *reader.encode(["".join(TEXTS)]))
+    text = reader.encode(["".join(TEXTS)])
+    prefix = reader.decoder.extend(reader.head(1), text.ids, text.mask)
     return reader, prefix, reader.chat.encode("Say something.") + reader.chat.tail
 
 

@@ -43,13 +43,14 @@ def memory_prefix(reader, rows):
     lm = MemoryLM(reader.decoder, reader.chat.head, PoolSettings(), WriteSettings(reads="all"))
     memory = lm.initial(torch.arange(len(rows)))
     for turn in range(max(map(len, rows))):
-        memory = lm.write(memory, *reader.encode([row[turn] if turn < len(row) else "" for row in rows]))
+        memory = lm.write(memory, reader.encode([row[turn] if turn < len(row) else "" for row in rows]))
     return lm.prefix(memory)
 
 
 def context_prefix(reader, rows):
     """What questions read after `rows` of texts in a context."""
-    return reader.decoder.extend(reader.head(len(rows)), *reader.encode_segments(rows)[:2])
+    text = reader.encode_segments(rows)
+    return reader.decoder.extend(reader.head(len(rows)), text.ids, text.mask)
 
 
 PREFIXES = [memory_prefix, context_prefix]
@@ -119,9 +120,9 @@ def test_padding_of_any_amount_changes_nothing(columns, tokens):
     """Neither in the context, nor between its parts, nor in a prefix."""
     ours = reader_of(load_backbone("tiny", dtype="float32"))
     plain = ours.answer(context_prefix(ours, TEXTS), ASKED, 3)
-    ids, mask = ours.encode_segments(TEXTS)[:2]
+    text = ours.encode_segments(TEXTS)
     padding = torch.tensor(tokens)[:, None].expand(-1, columns)
-    ids, mask = torch.cat((ids, padding), 1), torch.nn.functional.pad(mask, (0, columns), value=False)
+    ids, mask = torch.cat((text.ids, padding), 1), torch.nn.functional.pad(text.mask, (0, columns), value=False)
     prefix = ours.decoder.extend(ours.head(3), ids, mask)
     loud = tuple(torch.full_like(key[:, :, :columns], 50.0) for key in prefix.keys)
     prefix = prefix.extend(loud, loud, torch.zeros(3, loud[0].shape[2], dtype=torch.bool))
@@ -245,7 +246,8 @@ def test_a_context_read_in_parts_is_the_context_read_at_once(tiny_family):
     rows = [blocks(2), [DOCUMENTS[1], ""]]
     parts = ours.head(2)
     for turn in range(2):
-        parts = ours.decoder.extend(parts, *ours.encode([row[turn] for row in rows]))
+        text = ours.encode([row[turn] for row in rows])
+        parts = ours.decoder.extend(parts, text.ids, text.mask)
     for ours_row, whole in zip(
         first_scores(ours, parts, ASKED[:2]), first_scores(ours, context_prefix(ours, rows), ASKED[:2]), strict=True
     ):
@@ -265,11 +267,14 @@ def test_reading_changes_no_prefix(tiny):
 
 def test_encoding_pads_on_the_right_and_joins_texts_token_by_token(tiny):
     ours = reader_of(tiny)
-    ids, mask = ours.encode(["abc", "a", ""])
-    assert mask.tolist() == [[True] * 3, [True, False, False], [False] * 3]
-    joined, joined_mask = ours.encode_segments([("a", "bc"), ("a",), ()])[:2]
-    assert torch.equal(ids, joined) and torch.equal(mask, joined_mask)
-    assert [t.shape for t in ours.encode([])] == [(0, 0), (0, 0)]
+    text = ours.encode(["abc", "a", ""])
+    assert text.mask.tolist() == text.is_document.tolist() == [[True] * 3, [True, False, False], [False] * 3]
+    assert text.segment.tolist() == [[0] * 3, [0, -1, -1], [-1] * 3]
+    joined = ours.encode_segments([("a", "bc"), ("a",), ()], [(False, True), (False,), ()])
+    assert torch.equal(text.ids, joined.ids) and torch.equal(text.mask, joined.mask)
+    assert joined.segment.tolist() == [[0, 1, 1], [0, -1, -1], [-1] * 3]
+    assert joined.is_document.tolist() == [[False, True, True], [False] * 3, [False] * 3]
+    assert len(empty := ours.encode([])) == 0 and empty.ids.shape == empty.mask.shape == (0, 0)
 
 
 @torch.no_grad()

@@ -56,14 +56,14 @@ def test_a_loaded_memory_answers_to_the_bit_as_the_saved_one(tiny_family, tmp_pa
     lm = MemoryLM(reader.decoder, reader.chat.head, PoolSettings(capacity=120), WriteSettings(reads="all"))
     memory = lm.initial(torch.tensor([3]))
     for text in blocks(3):
-        memory = lm.write(memory, *reader.encode([text]))
+        memory = lm.write(memory, reader.encode([text]))
     save_memory(tmp_path / "m", memory.state, "tiny")
     loaded, _ = load_memory(tmp_path / "m", "tiny")
     assert same(loaded, memory.state)
     memories = [lm.attach(memory.state), lm.attach(loaded)]
     old, new = (first_scores(reader, lm.prefix(m), [list(QUESTIONS)])[0] for m in memories)
     assert torch.equal(old, new)
-    old, new = (lm.write(m, *reader.encode(["one more"])).state for m in memories)
+    old, new = (lm.write(m, reader.encode(["one more"])).state for m in memories)
     assert torch.equal(old.slots, new.slots) and torch.equal(old.source, new.source)
 
 

@@ -28,8 +28,7 @@ def test_queries_are_read_as_if_each_stood_alone(tiny_family):
     lengths = [[6, 0, 2], [1, 5, 3]]
     ids, mask = rectangle(lengths, 8)
     decoder, stock = Decoder(tiny_family.model), another(tiny_family)
-    reading, positions = decoder.start(decoder.empty_prefix(2), mask)
-    hidden = decoder.run(ids, positions, reading)
+    hidden = decoder.read(decoder.empty_prefix(2), ids, mask)
     for b, row in enumerate(lengths):
         for n, length in enumerate(row):
             if length:
@@ -42,9 +41,8 @@ def test_queries_are_read_as_if_each_stood_alone(tiny_family):
 def test_the_tap_gives_the_inputs_of_all_layers(tiny_family):
     ids, mask = rectangle([[7], [4]], 7)
     decoder, stock = Decoder(tiny_family.model), another(tiny_family)
-    reading, positions = decoder.start(decoder.empty_prefix(2), mask)
     tap = InputTap()
-    assert decoder.run(ids, positions, reading, tap) is None and tap.slots.shape == (2, 3, 7, 48)
+    assert decoder.read(decoder.empty_prefix(2), ids, mask, tap) is None and tap.slots.shape == (2, 3, 7, 48)
     for b, length in enumerate((7, 4)):
         states = stock(ids[b, :, :length], output_hidden_states=True).hidden_states
         expected = torch.stack(states[:-1], 1)[0]
@@ -55,9 +53,8 @@ def test_the_tap_gives_the_inputs_of_all_layers(tiny_family):
 def test_slots_projected_and_rotated_are_the_models_own_cache(tiny_family):
     ids, mask = rectangle([[7]], 7)
     decoder, stock = Decoder(tiny_family.model), another(tiny_family)
-    reading, positions = decoder.start(decoder.empty_prefix(1), mask)
     tap = InputTap()
-    decoder.run(ids, positions, reading, tap)
+    decoder.read(decoder.empty_prefix(1), ids, mask, tap)
     prefix = decoder.rotated(*decoder.project(tap.slots), mask[:, 0], (mask[:, 0].long().cumsum(-1) - 1).clamp(min=0))
     cache = stock(ids[0], use_cache=True).past_key_values
     for layer, key, value in zip(cache.layers, prefix.keys, prefix.values, strict=True):
@@ -76,8 +73,7 @@ def test_padding_of_any_amount_changes_nothing(columns, queries, seed):
     with torch.no_grad():
         hidden = []
         for some_ids, some_mask in ((ids, mask), (wide_ids, wide_mask)):
-            reading, positions = decoder.start(decoder.empty_prefix(2), some_mask)
-            hidden.append(decoder.run(some_ids, positions, reading)[some_mask])
+            hidden.append(decoder.read(decoder.empty_prefix(2), some_ids, some_mask)[some_mask])
     torch.testing.assert_close(*hidden, atol=1e-5, rtol=0)
 
 
@@ -107,12 +103,10 @@ def test_every_listed_family_is_read_as_its_own_code_reads_it(family):
     expected = stock_logits(random_decoder(family).eval(), ids := list(range(7, 21)))
     decoder, ids = Decoder(model), torch.tensor([[ids]])
     first, rest = torch.ones(1, 1, 8, dtype=torch.bool), torch.ones(1, 1, 6, dtype=torch.bool)
-    reading, positions = decoder.start(decoder.empty_prefix(1), first)
     tap = InputTap()
-    decoder.run(ids[:, :, :8], positions, reading, tap)
+    decoder.read(decoder.empty_prefix(1), ids[:, :, :8], first, tap)
     prefix = decoder.rotated(*decoder.project(tap.slots), first[:, 0], torch.arange(8)[None])
-    reading, positions = decoder.start(prefix, rest)
-    ours = decoder.logits(decoder.run(ids[:, :, 8:], positions, reading)[0, 0])
+    ours = decoder.logits(decoder.read(prefix, ids[:, :, 8:], rest)[0, 0])
     torch.testing.assert_close(ours, expected[8:], atol=1e-4, rtol=1e-4)
 
 
@@ -170,5 +164,4 @@ def test_a_window_that_is_not_used_limits_nothing():
     decoder = Decoder(load_backbone("tiny-qwen2", dtype="float32").model)
     decoder.config.sliding_window, decoder.config.use_sliding_window = 3, False
     ids, mask = rectangle([[7]], 7)
-    reading, positions = decoder.start(decoder.empty_prefix(1), mask)
-    decoder.run(ids, positions, reading)
+    decoder.read(decoder.empty_prefix(1), ids, mask)

@@ -12,6 +12,7 @@ from gnm.memory.pool import PoolSettings
 from gnm.memory.state import HEAD
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.models.memory_lm import MemoryLM
+from gnm.models.tokens import TokenBatch
 from gnm.models.write_settings import WriteSettings
 from gnm.weights.backbones import load_backbone
 from stock import (
@@ -42,12 +43,9 @@ def written(lm, reader, rows, seeds=None, padding=0, token=0):
     """All documents of `rows` [B][documents] written one after another; `padding` columns of `token` are appended."""
     memory = lm.initial(torch.tensor(seeds or range(len(rows))))
     for texts in zip(*rows, strict=True):
-        ids, mask = reader.encode(texts)
-        memory = lm.write(
-            memory,
-            torch.nn.functional.pad(ids, (0, padding), value=token),
-            torch.nn.functional.pad(mask, (0, padding), value=False),
-        )
+        text = reader.encode(texts)
+        ids = torch.nn.functional.pad(text.ids, (0, padding), value=token)
+        memory = lm.write(memory, TokenBatch.of(ids, torch.nn.functional.pad(text.mask, (0, padding), value=False)))
     return memory
 
 
@@ -167,7 +165,7 @@ def test_seeds_alone_decide_what_a_full_pool_drops(tiny):
 def test_a_write_that_reads_nothing_is_blind_to_earlier_documents(tiny_family):
     lm, reader = memory_of(tiny_family, reads="nothing")
     stock, last = another(tiny_family), blocks(3)[2]
-    alone = lm.write(lm.initial(torch.tensor([0])), *reader.encode([last]))
+    alone = lm.write(lm.initial(torch.tensor([0])), reader.encode([last]))
     after = written(lm, reader, [[DOCUMENTS[0], DOCUMENTS[1], last]])
     size = len(reader.chat.encode(last))
     assert torch.equal(after.state.slots[:, :, -size:], alone.state.slots[:, :, -size:])
@@ -183,20 +181,20 @@ def test_a_write_reads_the_head_and_the_last_slots(tiny_family):
     full, _ = memory_of(tiny_family, reads="all")
     memory, last = written(lm, reader, [PAIRS[0][:2], PAIRS[1][:2]]), ["the third", "text is"]
     size, head = len(last[0]), len(reader.chat.head)
-    ours = lm.write(memory, *reader.encode(last)).state.slots[:, :, -size:]
+    ours = lm.write(memory, reader.encode(last)).state.slots[:, :, -size:]
     for row in range(2):
         state = memory.state.rows([row])
         columns = state.valid[0].nonzero()[:, 0]
         keep = torch.zeros_like(state.valid)
         keep[0, torch.cat((columns[:head], columns[-10:]))] = True
         short = full.attach(state.select(keep)[0])
-        theirs = full.write(short, *reader.encode(last[row : row + 1])).state.slots[0]
+        theirs = full.write(short, reader.encode(last[row : row + 1])).state.slots[0]
         own = len(last[row])
         close(ours[row, :, :own], theirs[:, -own:], atol=1e-5)
-    everything = full.write(memory, *reader.encode(last)).state.slots[:, :, -size:]
+    everything = full.write(memory, reader.encode(last)).state.slots[:, :, -size:]
     assert (ours - everything).abs().max() > 1e-3
     far, _ = memory_of(tiny_family, reads=10_000)
-    close(far.write(memory, *reader.encode(last)).state.slots[:, :, -size:], everything, atol=1e-5)
+    close(far.write(memory, reader.encode(last)).state.slots[:, :, -size:], everything, atol=1e-5)
 
 
 @pytest.mark.parametrize("reads", [0, -1, "some"])
@@ -225,13 +223,13 @@ def test_writing_changes_no_earlier_memory(tiny):
     old = written(lm, reader, [row[:2] for row in PAIRS])
     copies = [t.clone() for t in (old.state.slots, old.state.valid, old.state.source, *old.keys, *old.values)]
     text = reader.encode([PAIRS[0][2], PAIRS[1][2]])
-    new = lm.write(old, *text)
+    new = lm.write(old, text)
     assert new.state.written == 3 and old.state.written == 2
     for before, now in zip(
         copies, (old.state.slots, old.state.valid, old.state.source, *old.keys, *old.values), strict=True
     ):
         assert torch.equal(before, now)
-    again = lm.write(old, *text)
+    again = lm.write(old, text)
     assert torch.equal(again.state.slots, new.state.slots) and torch.equal(again.state.source, new.state.source)
 
 
@@ -264,7 +262,7 @@ def test_a_document_longer_than_the_pool_is_refused_before_any_work(tiny, monkey
     memory = lm.initial(torch.tensor([0, 1]))
     monkeypatch.setattr(lm.decoder, "run", lambda *_, **__: pytest.fail("the document was read"))
     with pytest.raises(MemoryFileError, match="takes 11 slots, the pool holds 10"):
-        lm.write(memory, *reader.encode(["short", "eleven long"]))
+        lm.write(memory, reader.encode(["short", "eleven long"]))
 
 
 # --- gradients
@@ -355,7 +353,7 @@ def test_gradients_through_earlier_documents_end_where_they_are_cut():
     assert torch.equal(cut.state.slots, first.state.slots) and not cut.state.slots.requires_grad
     text = reader.encode([row[1] for row in PAIRS])
     results = [
-        gradients(reader.loss(lm.prefix(lm.write(memory, *text)), ASKED)[0], parameters)
+        gradients(reader.loss(lm.prefix(lm.write(memory, text)), ASKED)[0], parameters)
         for memory in (cut, held(first, lm), first)
     ]
     for ours, constant in zip(*results[:2], strict=True):
@@ -391,20 +389,20 @@ def small_window(reads="nothing", **pool):
 
 def ids_of(*lengths):
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    return torch.randint(5, 261, mask.shape) * mask, mask
+    return TokenBatch.of(torch.randint(5, 261, mask.shape) * mask, mask)
 
 
 @torch.no_grad()
 def test_a_write_that_could_never_be_read_is_refused_before_its_pass(monkeypatch):
     lm, _ = small_window()
-    memory = lm.write(lm.initial(torch.tensor([0, 1])), *ids_of(120, 20))
-    lm.write(memory, *ids_of(100, 250))
+    memory = lm.write(lm.initial(torch.tensor([0, 1])), ids_of(120, 20))
+    lm.write(memory, ids_of(100, 250))
     monkeypatch.setattr(lm.decoder, "run", lambda *_: pytest.fail("the pass came first"))
     head = len(lm.head)
     with pytest.raises(MemoryFileError, match=f"take {head + 300} positions, and a question up to 100; .* over 400: "):
-        lm.write(memory, *ids_of(180, 20))
+        lm.write(memory, ids_of(180, 20))
     with pytest.raises(MemoryFileError, match=f"takes 301 tokens; {300 - head} of the 400 .*: split the doc"):
-        lm.write(memory, *ids_of(20, 301))
+        lm.write(memory, ids_of(20, 301))
 
 
 @torch.no_grad()
@@ -413,7 +411,7 @@ def test_what_is_evicted_or_read_at_the_same_positions_takes_no_room(pool):
     lm, _ = small_window(**pool)
     memory = lm.initial(torch.tensor([0]))
     for _ in range(3):
-        memory = lm.write(memory, *ids_of(180))
+        memory = lm.write(memory, ids_of(180))
     assert int(lm.prefix(memory).next_position) <= 300
 
 
@@ -422,17 +420,16 @@ def test_gates_leave_room_by_what_they_store():
     lm, _ = small_window()
     gates = WriteSettings(gates={"by": "random", "threshold": 0, "share": 0.5})
     lm = MemoryLM(lm.decoder, lm.head, PoolSettings(), gates)
-    ids, mask = ids_of(190)
+    text = replace(ids_of(190), segment=torch.arange(190)[None] // 10)
     memory = lm.initial(torch.tensor([0]))
     refused = False
     for _ in range(8):
-        segment = torch.arange(190)[None] // 10
         try:
-            memory = lm.write(memory, ids, mask, segment)
+            memory = lm.write(memory, text)
         except MemoryFileError as error:
             refused = "forget a document first" in str(error)
             break
         assert int(lm.prefix(memory).next_position) <= 300
     assert refused
     with pytest.raises(MemoryFileError, match="takes 400 tokens.*split the document"):
-        lm.write(memory, *ids_of(400), torch.zeros(1, 400, dtype=torch.long))
+        lm.write(memory, ids_of(400))

@@ -20,6 +20,7 @@ from gnm.memory.pool import append
 from gnm.memory.state import MIXED, MemoryState
 from gnm.models.decoder import Decoder
 from gnm.models.lora import DEFAULT, use_adapter
+from gnm.models.tokens import TokenBatch
 from gnm.weights.memoryllm import load_published, parse_config
 from stock import IdDecoder
 
@@ -41,7 +42,7 @@ class Golden:
         return self.lm.initial(torch.arange(batch))
 
     def write(self, memory, ids):
-        return self.lm.write(memory, ids, torch.ones_like(ids, dtype=torch.bool))
+        return self.lm.write(memory, TokenBatch.of(ids, torch.ones_like(ids, dtype=torch.bool)))
 
     def delta(self, memory, ids):
         """The slots of `ids`, before they join a pool."""
@@ -55,8 +56,7 @@ class Golden:
     def hidden(self, memory, ids, mask=None):
         """Hidden states after the final norm, [B, T, E]; padding is text unless a mask says otherwise."""
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-        reading, positions = self.lm.decoder.start(self.lm.prefix(memory), mask[:, None])
-        return self.lm.decoder.run(ids[:, None], positions, reading)[:, 0]
+        return self.lm.decoder.read(self.lm.prefix(memory), ids[:, None], mask[:, None])[:, 0]
 
     def logits(self, memory, ids, mask=None):
         return self.lm.decoder.logits(self.hidden(memory, ids, mask))
@@ -118,7 +118,7 @@ def test_ragged_documents_are_written_together_as_each_by_itself(case):
     texts = [case.given[f"{name}.context_ids"][0] for name in names]
     ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=77)
     mask = torch.arange(ids.shape[1]) < torch.tensor([len(text) for text in texts])[:, None]
-    together = case.lm.write(case.memory(len(texts)), ids, mask)
+    together = case.lm.write(case.memory(len(texts)), TokenBatch.of(ids, mask))
     for row, text in enumerate(texts):
         memory = case.lm.initial(torch.tensor([row]))
         alone = case.write(memory, text[None])

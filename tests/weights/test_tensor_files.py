@@ -40,8 +40,7 @@ def logits(model, memory):
     lm, ids = memory.lm(Decoder(model)), torch.arange(5, 14)[None]
     with torch.no_grad():
         prefix = lm.prefix(lm.initial(torch.tensor([0])))
-        reading, positions = lm.decoder.start(prefix, torch.ones(1, 1, 9, dtype=torch.bool))
-        return lm.decoder.logits(lm.decoder.run(ids[:, None], positions, reading)[0, 0])
+        return lm.decoder.logits(lm.decoder.read(prefix, ids[:, None], torch.ones(1, 1, 9, dtype=torch.bool))[0, 0])
 
 
 def test_a_wrappers_shards_are_the_plain_weights(golden, plain):

@@ -19,9 +19,10 @@ from gnm.inference.chat import ChatFormat
 from gnm.inference.padding import pad
 from gnm.inference.questions import Answer, AnswerLoss, Question
 from gnm.models import flops
-from gnm.models.attention import Reading, at_ends, at_once
+from gnm.models.attention import at_ends, at_once
 from gnm.models.decoder import Decoder
 from gnm.models.prefix import Prefix
+from gnm.models.tokens import TokenBatch
 
 
 @dataclass(frozen=True)
@@ -51,22 +52,28 @@ class Reader:
         reader._recall = recall
         return reader
 
-    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts as ids [B, T] long and mask [B, T] bool, padded on the right."""
-        return self.encode_segments([(text,) for text in texts])[:2]
+    def encode(self, texts: Sequence[str]) -> TokenBatch:
+        """Texts as tokens, each of one segment, all of it a document's."""
+        return self.encode_segments([(text,) for text in texts])
 
-    def encode_segments(self, rows: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of segments, joined, as `encode` gives them; and each token's segment in its row, -1 for padding.
+    def encode_segments(
+        self, rows: Sequence[Sequence[str]], is_document: Sequence[Sequence[bool]] | None = None
+    ) -> TokenBatch:
+        """Texts as tokens, each given as its segments; is_document: of each segment, by default all are.
 
-        The numbers are [B, T] long. A token that reaches over a border belongs to the segment that it ends in.
+        The segments of a text are joined before they are tokenised. A token that reaches over a border belongs to the
+        segment that it ends in.
         """
         tokens = [self.chat.encode_with_ends("".join(row)) for row in rows]
         ids, mask = (part.flatten(1) for part in pad([[own] for own, _ in tokens], self.decoder.device))
-        segment = torch.full(ids.shape, -1)
+        segment, of_document = torch.full(ids.shape, -1), torch.zeros(ids.shape, dtype=torch.bool)
         for row, (_, ends) in enumerate(tokens):
             borders = torch.tensor([len(part) for part in rows[row]]).cumsum(0)
-            segment[row, : len(ends)] = torch.searchsorted(borders, torch.tensor(ends, dtype=torch.long))
-        return ids, mask, segment.to(ids.device)
+            number = torch.searchsorted(borders, torch.tensor(ends, dtype=torch.long))
+            own = [True] * len(rows[row]) if is_document is None else is_document[row]
+            segment[row, : len(ends)] = number
+            of_document[row, : len(ends)] = torch.tensor(own, dtype=torch.bool)[number]
+        return TokenBatch(ids, mask, segment.to(ids.device), of_document.to(ids.device))
 
     def head(self, batch: int) -> Prefix:
         """A prefix that holds the start of a conversation (BOS, system turn, start of the user's turn)."""
@@ -105,8 +112,7 @@ class Reader:
         # the last answer token is predicted, never read
         rows = [[p + a[:-1] for p, a in zip(ps, as_, strict=True)] for ps, as_ in zip(prompts, answers, strict=True)]
         ids, mask = pad(rows, self.decoder.device)
-        reading, positions = self.decoder.start(self.shared(prefix), mask)
-        hidden = self._read(ids, positions, reading)
+        hidden = self._recalled(self.decoder.read(self.shared(prefix), ids, mask))
         spots, targets, contests = [], [], []  # a contest: where two objects differ, and their tokens there
         width, length = ids.shape[1:]
         for row, (ps, as_) in enumerate(zip(prompts, answers, strict=True)):
@@ -206,7 +212,7 @@ class Reader:
     def _begin(self, prefix: Prefix, prompts: list[list[list[int]]]) -> "_Begun":
         ids, mask = pad(prompts, self.decoder.device)
         reading, positions = self.decoder.start(prefix, mask, keep=True)
-        hidden = self._read(ids, positions, reading)
+        hidden = self._recalled(self.decoder.run(ids, positions, reading))
         scores = self.decoder.logits(at_ends(hidden, mask).flatten(0, 1)).unflatten(0, ids.shape[:2])
         return _Begun(reading.own, mask, scores)
 
@@ -266,12 +272,11 @@ class Reader:
         before = before[:, None, :, None, :].expand(-1, -1, -1, ids.shape[2], -1)
         reading.own_bias = torch.cat((before, reading.own_bias), dim=-1)
         reading.own = dict(own)
-        hidden = self._read(ids, positions + past, reading)
+        hidden = self._recalled(self.decoder.run(ids, positions + past, reading))
         return hidden, reading.own
 
-    def _read(self, ids: Tensor, positions: Tensor, reading: Reading) -> Tensor:
-        """The last hidden states of questions' tokens [B, n, T], with what is recalled at each."""
-        hidden = self.decoder.run(ids, positions, reading)
+    def _recalled(self, hidden: Tensor) -> Tensor:
+        """The last hidden states [B, n, T, E] of questions' tokens, with what is recalled at each."""
         return self._recall(hidden) if self._recall else hidden
 
     def _prompt(self, asked: Question) -> list[int]:

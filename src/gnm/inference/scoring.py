@@ -35,8 +35,7 @@ def score(decoder: Decoder, prefix: Prefix, pairs: Sequence[tuple[Sequence[int],
 def _score(decoder: Decoder, prefix: Prefix, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
     # the last answer token is predicted, never read
     ids, mask = pad([[[*prompt, *answer[:-1]] for prompt, answer in pairs]], decoder.device)
-    reading, positions = decoder.start(prefix, mask)
-    hidden = decoder.run(ids, positions, reading)[0]
+    hidden = decoder.read(prefix, ids, mask)[0]
     scores = []
     for row, (prompt, answer) in zip(hidden, pairs, strict=True):
         first = len(prompt) - 1

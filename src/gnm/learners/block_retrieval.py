@@ -58,10 +58,10 @@ class BlockRetrievalLearner(PerQuestionLearner):
     def write(self, state: Blocks, documents: Sequence[str], instructions: Sequence[str]) -> Blocks:
         pairs = zip(documents, instructions, strict=True)
         rows = [[part for part, _ in gated_parts(*pair, self.order)] for pair in pairs]
-        ids, mask, segment = self.reader.encode_segments(rows)
-        passed = read(self.decoder, self.read_by_write(state.kept), ids, mask)
-        block = self._blocks(state, segment, mask)
-        kept = state.kept.append(passed.keys, passed.values, mask)
+        text = self.reader.encode_segments(rows)
+        passed = read(self.decoder, self.read_by_write(state.kept), text.ids, text.mask)
+        block = self._blocks(state, text.segment, text.mask)
+        kept = state.kept.append(passed.keys, passed.values, text.mask)
         blocks = torch.cat((state.block, block), dim=1)
         if state.inputs is not None:
             inputs = torch.cat((state.inputs, passed.inputs[:, self.settings.searched].detach()), dim=1)

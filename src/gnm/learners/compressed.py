@@ -56,9 +56,9 @@ class QuestionGuidedLearner(PerQuestionLearner):
 
     def write(self, state: KeyValues, documents: Sequence[str], instructions: Sequence[str]) -> KeyValues:
         texts = [self.texts(*pair)[0] for pair in zip(documents, instructions, strict=True)]
-        ids, mask = self.reader.encode(texts)
-        passed = read(self.decoder, self.read_by_write(state), ids, mask)
-        return state.append(passed.keys, passed.values, mask)
+        text = self.reader.encode(texts)
+        passed = read(self.decoder, self.read_by_write(state), text.ids, text.mask)
+        return state.append(passed.keys, passed.values, text.mask)
 
     def budget(self, kept: Tensor) -> Tensor:
         return self.settings.count(kept)

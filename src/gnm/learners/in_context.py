@@ -24,7 +24,8 @@ class InContextLearner(Learner):
 
     def write(self, state: Prefix, documents: Sequence[str], instructions: Sequence[str]) -> Prefix:
         texts = [block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)]
-        return self.decoder.extend(state, *self.reader.encode(texts))
+        text = self.reader.encode(texts)
+        return self.decoder.extend(state, text.ids, text.mask)
 
     def answer(self, state, questions, max_new_tokens):
         return self.reader.answer(state, questions, max_new_tokens)

@@ -45,10 +45,9 @@ class LatentBankLearner(Learner):
         return BankState(self.bank.initial(len(seeds)), self.reader.head(len(seeds)))
 
     def write(self, state: BankState, documents: Sequence[str], instructions: Sequence[str]) -> BankState:
-        ids, mask = self.reader.encode([block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)])
-        reading, positions = self.decoder.start(state.head, mask[:, None])
-        hidden = self.decoder.run(ids[:, None], positions, reading)[:, 0]
-        return replace(state, slots=self.bank.write(state.slots, hidden, mask), written=state.written + 1)
+        text = self.reader.encode([block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)])
+        hidden = self.decoder.read(state.head, text.ids[:, None], text.mask[:, None])[:, 0]
+        return replace(state, slots=self.bank.write(state.slots, hidden, text.mask), written=state.written + 1)
 
     def write_loss(self, state: BankState, steps: Sequence[Sequence[Step]]) -> Tensor:
         return bank_loss(self.bank.importance(state.slots), self.bank.settings)

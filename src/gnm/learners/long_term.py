@@ -39,7 +39,7 @@ class LongTermLearner(MemoryLearner):
         found: list[list[Found]] = [[] for _ in phrases]
         for row, own in enumerate(phrases):
             if own:
-                found[row] = self.lm.find(state, row, *self.reader.encode([f" {phrase.strip()}" for phrase in own]))
+                found[row] = self.lm.find(state, row, self.reader.encode([f" {phrase.strip()}" for phrase in own]))
         return found
 
     def answer(self, state, questions, max_new_tokens):

@@ -22,6 +22,7 @@ from gnm.models.gates.write import Decisions, GateTraining, gate_loss
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.prefix import Prefix
 from gnm.models.projected import Memory
+from gnm.models.tokens import TokenBatch
 
 
 class MemoryLearner(Learner):
@@ -52,21 +53,17 @@ class MemoryLearner(Learner):
         return self.lm.initial(torch.tensor(seeds, dtype=torch.long))
 
     def write(self, state: Memory, documents: Sequence[str], instructions: Sequence[str]) -> Memory:
-        pairs = list(zip(documents, instructions, strict=True))
-        if not self.gated:
-            return self.lm.write(state, *self.reader.encode([block(*pair, self.order) for pair in pairs]))
         told = self._told(instructions) if self.lm.revises else None
-        parts = [gated_parts(*pair, self.order) for pair in pairs]
-        ids, mask, segment = self._in_segments(parts)
-        framing = torch.zeros_like(mask)
-        for row, own in enumerate(parts):
-            outside = [number for number, (_, of_document) in enumerate(own) if not of_document]
-            framing[row] = torch.isin(segment[row], torch.tensor(outside, device=segment.device))
-        return self.lm.write(state, ids, mask, segment, told, framing)
+        return self.lm.write(state, self._blocks(documents, instructions), told)
 
-    def _in_segments(self, parts: Sequence[Sequence[tuple[str, bool]]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids, mask and segment numbers [B, T] of blocks in their `gated_parts`."""
-        return self.reader.encode_segments([[part for part, _ in row] for row in parts])
+    def _blocks(self, documents: Sequence[str], instructions: Sequence[str]) -> TokenBatch:
+        """Documents with their instructions as they are written; with gates, in their `gated_parts`."""
+        pairs = zip(documents, instructions, strict=True)
+        if not self.gated:
+            return self.reader.encode([block(*pair, self.order) for pair in pairs])
+        rows = [gated_parts(*pair, self.order) for pair in pairs]
+        texts, of_document = ([[part[kind] for part in row] for row in rows] for kind in range(2))
+        return self.reader.encode_segments(texts, of_document)
 
     def revoke(self, state: Memory, instructions: Sequence[str]) -> Memory:
         if not self.lm.revises:
@@ -77,7 +74,7 @@ class MemoryLearner(Learner):
         """Whether keep gates understand `instruction` as one that takes back what was stored."""
         return bool(self.lm.revoking(self._told([instruction])) >= 0)
 
-    def _told(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def _told(self, instructions: Sequence[str]) -> TokenBatch:
         """Instructions alone, tokenised as in front of a document."""
         return self.reader.encode([opening(instruction) for instruction in instructions])
 
@@ -105,8 +102,8 @@ class MemoryLearner(Learner):
         return loss + self.gate_training.revoke * self._revoke_loss([so_far[-1] for so_far in steps])
 
     def selection_loss(self, steps: Sequence[Step]) -> Tensor:
-        parts = [gated_parts(step.document, step.instruction, self.order) for step in steps]
-        return self._gate_loss(self.lm.decisions(*self._in_segments(parts)), steps)
+        text = self._blocks([step.document for step in steps], [step.instruction for step in steps])
+        return self._gate_loss(self.lm.decisions(text), steps)
 
     def _gate_loss(self, decisions: Decisions, steps: Sequence[Step]) -> Tensor:
         wanted, told = (torch.zeros(decisions.logits.shape, dtype=torch.bool) for _ in range(2))

@@ -40,7 +40,8 @@ class RecurrentLearner(Learner):
 
     def write(self, state: RecurrentState, documents: Sequence[str], instructions: Sequence[str]) -> RecurrentState:
         texts = [block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)]
-        vectors = self.memory.write(state.vectors, state.head, *self.reader.encode(texts))
+        text = self.reader.encode(texts)
+        vectors = self.memory.write(state.vectors, state.head, text.ids, text.mask)
         return replace(state, vectors=vectors, written=state.written + 1)
 
     def answer(self, state, questions, max_new_tokens):

@@ -125,8 +125,8 @@ class RetrievalLearner(Learner):
         for depth in range(max(map(len, contexts), default=0)):
             longer = list(dict.fromkeys(context[: depth + 1] for context in contexts))
             before = torch.tensor([begun.index(texts[:depth]) for texts in longer])
-            added = ["".join(texts[depth:]) for texts in longer]
-            begun, prefix = longer, self.decoder.extend(prefix.rows(before), *self.reader.encode(added))
+            added = self.reader.encode(["".join(texts[depth:]) for texts in longer])
+            begun, prefix = longer, self.decoder.extend(prefix.rows(before), added.ids, added.mask)
         return prefix.rows(torch.tensor([begun.index(context) for context in contexts], dtype=torch.long))
 
 

@@ -20,7 +20,8 @@ class TextNotesLearner(InContextLearner):
 
     def write(self, state: Prefix, documents: Sequence[str], instructions: Sequence[str]) -> Prefix:
         notes = self.notes(documents, instructions)
-        return self.decoder.extend(state, *self.reader.encode([note(text) for text in notes]))
+        text = self.reader.encode([note(text) for text in notes])
+        return self.decoder.extend(state, text.ids, text.mask)
 
     def notes(self, documents: Sequence[str], instructions: Sequence[str]) -> list[str]:
         """The notes that the backbone takes on each document, read on its own."""

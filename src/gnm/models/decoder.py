@@ -119,6 +119,14 @@ class Decoder(nn.Module):
         keys, values = zip(*((key[:, :, 0], value[:, :, 0]) for key, value in reading.own.values()), strict=True)
         return prefix.extend(keys, values, mask)
 
+    def read(self, prefix: Prefix, ids: Tensor, mask: Tensor, tap: Tap | None = None) -> Tensor | None:
+        """One pass over new tokens ids [B, n, T] (mask [B, n, T], false: padding on the right) that reads `prefix`.
+
+        What it returns and raises: see `start` and `run`. Nothing of the pass is kept.
+        """
+        reading, positions = self.start(prefix, mask)
+        return self.run(ids, positions, reading, tap)
+
     def run(self, ids: Tensor, positions: Tensor, reading: Reading, tap: Tap | None = None) -> Tensor | None:
         """One pass over the real tokens of ids [B, n, T] at `positions` [B, n, T].
 

@@ -32,17 +32,18 @@ from gnm.models.memory_lm import MemoryLM
 from gnm.models.prefix import Prefix
 from gnm.models.projected import Memory
 from gnm.models.taps import LayerTap
+from gnm.models.tokens import TokenBatch
 from gnm.models.whitening import Whitening
 
 
 class LongTermLM(MemoryLM):
     """A MemoryLM with gates and `pool.store`.
 
-    sample: texts, ids [n, T] and mask [n, T], that tell what all texts have in common, for keys that are whitened.
+    sample: texts that tell what all texts have in common, for keys that are whitened.
     Raises ConfigError if the decoder has no such layer as the store's search keys are of.
     """
 
-    sample: tuple[Tensor, Tensor]
+    sample: TokenBatch
 
     def __init__(self, *arguments, **named):
         super().__init__(*arguments, **named)
@@ -66,26 +67,26 @@ class LongTermLM(MemoryLM):
         memory = super().attach(self._with_store(state))
         return self._with_room(memory, torch.zeros_like(memory.state.used()))
 
-    def write(self, memory, *text, **named) -> Memory:
+    def write(self, memory: Memory, text: TokenBatch, instructions: TokenBatch | None = None) -> Memory:
         """As MemoryLM; what the pool evicts goes into the store."""
-        memory = super().write(memory, *text, **named)
+        memory = super().write(memory, text, instructions)
         return self._with_room(memory, torch.zeros_like(memory.state.used()))
 
-    def find(self, memory: Memory, row: int, ids: Tensor, mask: Tensor) -> list[tuple[int, ...]]:
-        """The segments of row `row`'s store that each question ids [n, T] (mask [n, T]) reads, oldest first.
+    def find(self, memory: Memory, row: int, questions: TokenBatch) -> list[tuple[int, ...]]:
+        """The segments of row `row`'s store that each of n questions reads, oldest first.
 
         They are the best `k`, as far as the decoder attends over them beside the pool and a question.
         """
         state, settings = memory.state, self._settings
         store = state.store[row]
         if not len(store):
-            return [()] * len(ids)
+            return [()] * len(questions)
         if settings.by == "random":
-            asked = (tuple(own[real].tolist()) for own, real in zip(ids, mask, strict=True))
+            asked = (tuple(own[real].tolist()) for own, real in zip(questions.ids, questions.mask, strict=True))
             seeds = [int(state.seeds[row]) + crc32(repr(each).encode()) for each in asked]
             scores = torch.stack([random_order(seed, state.written, len(store)) for seed in seeds])
         else:
-            keys = self._question_keys(ids, mask).to(store.keys.device)
+            keys = self._question_keys(questions).to(store.keys.device)
             scores = keys @ store.keys.T + settings.strength_weight * store.strength.log()
         best = scores.topk(min(settings.k, len(store))).indices
         room = self.decoder.window - self._room - self._reach(state.rows([row]))
@@ -98,9 +99,9 @@ class LongTermLM(MemoryLM):
         keys = flops.prefill_flops(self.decoder.config, tokens, len(self.head)) * self._settings.layer / layers
         return keys + 2 * store.keys.numel()
 
-    def _question_keys(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Search keys of questions ids [n, T] (mask [n, T]), each read after the head alone: [n, E] float32."""
-        seen = early_inputs(self.decoder, self.head, ids, mask, self._settings.layer)
+    def _question_keys(self, questions: TokenBatch) -> Tensor:
+        """Search keys of n questions, each read after the head alone: [n, E] float32."""
+        seen, mask = early_inputs(self.decoder, self.head, questions, self._settings.layer), questions.mask
         if self._settings.by == "last":
             return self._key(at_ends(seen[None], mask[None])[0])
         return self._key((seen.float() * mask[..., None]).sum(1) / mask.sum(-1, keepdim=True).clamp(min=1))
@@ -111,8 +112,8 @@ class LongTermLM(MemoryLM):
         if not self._settings.whiten:
             return unit(hidden)
         if self._whitening is None:
-            seen = early_inputs(self.decoder, self.head, *self.sample, self._settings.layer)
-            self._whitening = Whitening.fit(seen[self.sample[1]])
+            seen = early_inputs(self.decoder, self.head, self.sample, self._settings.layer)
+            self._whitening = Whitening.fit(seen[self.sample.mask])
         return self._whitening(hidden)
 
     def recalled(self, memory: Memory, contexts: Sequence[tuple[int, tuple[int, ...]]]) -> Prefix:
@@ -188,13 +189,13 @@ class LongTermLM(MemoryLM):
         sides = entries[..., : 2 * prod(self._side)].unflatten(2, (2, *self._side)).permute(2, 3, 0, 4, 1, 5)
         return sides[0].unbind(0), sides[1].unbind(0)
 
-    def _taken_back(self, memory: Memory, told: tuple[Tensor, Tensor]) -> Tensor:
+    def _taken_back(self, memory: Memory, instructions: TokenBatch) -> Tensor:
         """How far instructions take each slot back, and behind them each slot of the store: [B, S + R] float32."""
         state = memory.state
         stored = _Slots.of([store.slots(range(len(store))) for store in state.store], state.slots.device)
         inputs = torch.cat((state.slots[:, :1], stored.entries[:, None, :, -state.slots.shape[3] :]), dim=2)
         joined = replace(state, slots=inputs, store=None, **stored.behind(state))
-        return self._taken_back_of(memory, joined, told)
+        return self._taken_back_of(memory, joined, instructions)
 
     def _revised(self, memory: Memory, revoked: Tensor, new: tuple[Tensor, Decisions] | None = None) -> Memory:
         state, gates = memory.state, []
@@ -237,16 +238,15 @@ class _Slots:
         return {name: torch.cat((getattr(state, name), own), dim=1) for name, own in self.columns.items()}
 
 
-def early_inputs(decoder: Decoder, head: Sequence[int], ids: Tensor, mask: Tensor, layer: int) -> Tensor:
-    """What enters `layer` at texts ids [n, T] (mask [n, T]), each after the tokens `head` alone: [n, T, E].
+def early_inputs(decoder: Decoder, head: Sequence[int], texts: TokenBatch, layer: int) -> Tensor:
+    """What enters `layer` at n texts, each read after the tokens `head` alone: [n, T, E].
 
     The layers above are not run.
     """
     tap = LayerTap(layer, ends_before=layer)
     begun = torch.tensor([list(head)], dtype=torch.long, device=decoder.device)
     prefix = decoder.extend(decoder.empty_prefix(1), begun, torch.ones_like(begun, dtype=torch.bool))
-    reading, positions = decoder.start(prefix, mask[None])
-    decoder.run(ids[None], positions, reading, tap)
+    decoder.read(prefix, texts.ids[None], texts.mask[None], tap)
     return tap.seen[0]
 
 

@@ -30,6 +30,7 @@ from gnm.models.lora import use_adapter
 from gnm.models.prefix import Prefix
 from gnm.models.projected import Memory, at_layers, slots_at
 from gnm.models.taps import InputTap, LayerTap, OutputTap
+from gnm.models.tokens import TokenBatch
 from gnm.models.write_settings import WriteSettings
 
 MARKS = ("bos_embedding", "new_memory_positional_emb")
@@ -86,8 +87,7 @@ class MemoryLM(Limited):
         elif ids.numel():
             tap = InputTap()
             with self._writing():
-                reading, positions = decoder.start(decoder.empty_prefix(1), torch.ones_like(ids, dtype=torch.bool))
-                decoder.run(ids, positions, reading, tap)
+                decoder.read(decoder.empty_prefix(1), ids, torch.ones_like(ids, dtype=torch.bool), tap)
             slots = tap.slots
         else:
             size = (1, len(decoder.layers), 0, decoder.config.hidden_size)
@@ -105,23 +105,13 @@ class MemoryLM(Limited):
         """`state` with the keys and values of all its slots."""
         return Memory(state, *self.decoder.project(state.slots))
 
-    def write(
-        self,
-        memory: Memory,
-        ids: Tensor,
-        mask: Tensor,
-        segment: Tensor | None = None,
-        told: tuple[Tensor, Tensor] | None = None,
-        framing: Tensor | None = None,
-    ) -> Memory:
-        """Write one text per row: ids [B, T] long, mask [B, T] bool (false: padding on the right).
+    def write(self, memory: Memory, text: TokenBatch, instructions: TokenBatch | None = None) -> Memory:
+        """Write one text per row. instructions: with keep gates, those of the texts alone.
 
-        segment: with gates, the number of each token's segment, [B, T] long, -1 for padding.
-        told: with keep gates, ids and mask [B, T'] of the instructions alone.
-        framing: with gates.reread, the tokens that are no document's, [B, T] bool: its instruction, and words around.
         Raises MemoryFileError if a text is longer than the pool, or if the memory would be larger than what the decoder
         attends over beside a question: it could never be read.
         """
+        ids, mask = text.ids, text.mask
         self.check_text(int(mask.sum(-1).max()))
         if self._keeps_all:
             self._check_readable(self._reach_with(memory.state, mask.sum(-1)))
@@ -133,16 +123,16 @@ class MemoryLM(Limited):
                 slots, valid = self._inputs(memory, ids, mask), mask
             if self.gating:
                 if self.selector:
-                    decisions = self.decisions(ids, mask, segment)
+                    decisions = self.decisions(text)
                 else:
-                    decisions = self.gating.decide(memory.state, slots[:, self.gating.layer], segment, self._most)
+                    decisions = self.gating.decide(memory.state, slots[:, self.gating.layer], text.segment, self._most)
                 if self.revises:
-                    memory = self._revised(memory, self._taken_back(memory, told), (slots, decisions))
+                    memory = self._revised(memory, self._taken_back(memory, instructions), (slots, decisions))
                 index, valid = pack(decisions.stored)
-                gated = {"strength": self.gating.read_strength(decisions), "segment": segment}
+                gated = {"strength": self.gating.read_strength(decisions), "segment": text.segment}
                 gated = {name: tensor.gather(1, index) for name, tensor in gated.items()}
                 if self.write_settings.gates.reread:
-                    slots = self._reread(memory, ids, decisions.stored, framing)
+                    slots = self._reread(memory, text, decisions.stored)
                 else:
                     slots = slots_at(slots, index)
         if self.pool.fill:
@@ -157,33 +147,32 @@ class MemoryLM(Limited):
             sides.append(tuple(torch.cat(pair, dim=2) for pair in zip(old, new, strict=True)))
         return Memory(state, *sides, decisions, memory.kept)
 
-    def decisions(self, ids: Tensor, mask: Tensor, segment: Tensor) -> Decisions:
+    def decisions(self, text: TokenBatch) -> Decisions:
         """What the gates decide on one text per row, for writes that read nothing of the pool.
 
-        Arguments as for `write`. Layers above the gates' are not run, and nothing is written.
+        Layers above the gates' are not run, and nothing is written.
         """
         tap = LayerTap(self.gating.layer, ends_before=self.gating.layer)
         with self._selecting():
-            memory = self.initial(torch.zeros(len(ids), dtype=torch.long))
-            reading, positions = self.decoder.start(self._head_of(memory), mask[:, None])
-            self.decoder.run(ids[:, None], positions, reading, tap)
-            return self.gating.decide(memory.state, tap.seen[:, 0], segment, self._most)
+            memory = self.initial(torch.zeros(len(text), dtype=torch.long))
+            self.decoder.read(self._head_of(memory), text.ids[:, None], text.mask[:, None], tap)
+            return self.gating.decide(memory.state, tap.seen[:, 0], text.segment, self._most)
 
-    def revoke(self, memory: Memory, told: tuple[Tensor, Tensor]) -> Memory:
-        """Drop what instructions take back, nothing is written; told: their ids and mask [B, T].
+    def revoke(self, memory: Memory, instructions: TokenBatch) -> Memory:
+        """Drop what instructions take back; nothing is written.
 
         Raises TypeError without keep gates.
         """
         if not self.revises:
             raise TypeError("a memory without keep gates (write.gates.revise) takes nothing back")
         with self._writing():
-            return self._revised(memory, self._taken_back(memory, told))
+            return self._revised(memory, self._taken_back(memory, instructions))
 
-    def revoking(self, told: tuple[Tensor, Tensor]) -> Tensor:
-        """Whether instructions take anything back: logits [B]; told: their ids and mask [B, T]."""
-        memory = self.initial(torch.zeros(len(told[0]), dtype=torch.long))
+    def revoking(self, instructions: TokenBatch) -> Tensor:
+        """Whether instructions take anything back: logits [B]."""
+        memory = self.initial(torch.zeros(len(instructions), dtype=torch.long))
         with self._writing():
-            return self.gating.revoking(self.decoder, self._head_of(memory), told)
+            return self.gating.revoking(self.decoder, self._head_of(memory), instructions)
 
     def prefix(self, memory: Memory) -> Prefix:
         """What queries of `memory` read: its slots' keys, rotated to their present positions, and values."""
@@ -192,14 +181,13 @@ class MemoryLM(Limited):
     def _inputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> Tensor:
         """Layer inputs of ids [B, T]: [B, L, T, E]."""
         tap = InputTap()
-        reading, positions = self.decoder.start(self._read_by_write(memory), mask[:, None])
-        self.decoder.run(ids[:, None], positions, reading, tap)
+        self.decoder.read(self._read_by_write(memory), ids[:, None], mask[:, None], tap)
         return tap.slots
 
-    def _reread(self, memory: Memory, ids: Tensor, stored: Tensor, framing: Tensor) -> Tensor:
-        """Layer inputs of the `stored` tokens of ids [B, T], read with `framing` alone: [B, L, S', E], packed."""
-        index, mask = pack(stored | framing)
-        slots = self._inputs(memory, ids.gather(1, index), mask)
+    def _reread(self, memory: Memory, text: TokenBatch, stored: Tensor) -> Tensor:
+        """Layer inputs of the `stored` [B, T] tokens, read without the rest of the document: [B, L, S', E], packed."""
+        index, mask = pack(stored | (text.mask & ~text.is_document))
+        slots = self._inputs(memory, text.ids.gather(1, index), mask)
         return slots_at(slots, pack(stored.gather(1, index) & mask)[0])
 
     def _with_room(self, memory: Memory, new: Tensor) -> Memory:
@@ -214,19 +202,19 @@ class MemoryLM(Limited):
             return _kept(memory, self.gating.restated(state, *new, revoked))
         return _kept(memory, Kept(torch.full_like(state.strength, torch.inf), revoked, state.source, state.segment))
 
-    def _taken_back(self, memory: Memory, told: tuple[Tensor, Tensor]) -> Tensor:
+    def _taken_back(self, memory: Memory, instructions: TokenBatch) -> Tensor:
         """How far instructions take each slot back, [B, S] float32 in [0, 1]."""
-        return self._taken_back_of(memory, memory.state, told)
+        return self._taken_back_of(memory, memory.state, instructions)
 
-    def _taken_back_of(self, memory: Memory, slots: MemoryState, told: tuple[Tensor, Tensor]) -> Tensor:
-        """How far instructions to `memory` take each of `slots` back, [B, S] float32 in [0, 1]: where they take
+    def _taken_back_of(self, memory: Memory, slots: MemoryState, instructions: TokenBatch) -> Tensor:
+        """How far `instructions` to `memory` take each of `slots` back, [B, S] float32 in [0, 1]: where they take
         anything back, as far as the write gate says that they are about it."""
-        takes = self.gating.revoking(self.decoder, self._head_of(memory), told) >= 0
+        takes = self.gating.revoking(self.decoder, self._head_of(memory), instructions) >= 0
         if not bool(takes.any()):
             return torch.zeros_like(slots.strength)
         with self._selecting():
             head = self._head_of(self.initial(slots.seeds) if self.selector else memory)
-            return takes[:, None] * self.gating.about(self.decoder, head, slots, told).sigmoid()
+            return takes[:, None] * self.gating.about(self.decoder, head, slots, instructions).sigmoid()
 
     def _outputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """MemoryLLM's slots of ids [B, T]: [B, L, tokens, E], and which count [B, tokens] bool.
@@ -242,8 +230,7 @@ class MemoryLM(Limited):
         mask = place < length[:, None]
         mark = self.new_memory_positional_emb[0, 0].to(self.decoder.dtype)
         tap = OutputTap(mask, tokens, mark, slots_at(state.slots, old), old_valid, state.used() == 0)
-        reading, positions = self.decoder.start(self._read_by_write(memory, reused), mask[:, None])
-        self.decoder.run(ids[:, None], positions, reading, tap)
+        self.decoder.read(self._read_by_write(memory, reused), ids[:, None], mask[:, None], tap)
         return tap.slots, tap.valid
 
     def _read_by_write(self, memory: Memory, reused: Tensor | None = None) -> Prefix:

@@ -74,10 +74,9 @@ def last_states(learner: MemoryLearner, texts: Sequence[str], layers: Sequence[i
     reader, decoder = learner.reader, learner.lm.decoder
     head, found, each = reader.head(1), [], list(dict.fromkeys(texts))
     for start in range(0, len(each), at_once):
-        ids, mask = reader.encode(each[start : start + at_once])
-        tap, rows = InputTap(), torch.arange(len(ids), device=ids.device)
-        reading, positions = decoder.start(head.rows(torch.zeros_like(rows)), mask[:, None])
-        decoder.run(ids[:, None], positions, reading, tap)
-        found.append(tap.slots[rows, :, mask.sum(-1) - 1][:, layers].cpu())
+        text = reader.encode(each[start : start + at_once])
+        tap, rows = InputTap(), torch.arange(len(text), device=text.ids.device)
+        decoder.read(head.rows(torch.zeros_like(rows)), text.ids[:, None], text.mask[:, None], tap)
+        found.append(tap.slots[rows, :, text.mask.sum(-1) - 1][:, layers].cpu())
     number = {text: place for place, text in enumerate(each)}
     return torch.cat(found)[[number[text] for text in texts]]

@@ -74,7 +74,6 @@ def _places(learner: MemoryLearner, document: DistractedDocument, instruction: s
     header = inner[: inner.index(document.lines[0][0])]
     # the last line ends with what follows the document
     pieces, kinds = [front, header, *pieces[:-1], back], [(-1, OUTSIDE), (-1, OUTSIDE), *kinds]
-    _, _, segment = learner.reader.encode_segments([pieces])
-    number = segment[0].cpu()
+    number = learner.reader.encode_segments([pieces]).segment[0].cpu()
     line, part = (torch.tensor(each)[number] for each in zip(*kinds, strict=True))
     return line, part

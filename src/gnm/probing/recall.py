@@ -168,9 +168,9 @@ def _scores(params: RecallParams, learner: MemoryLearner, stream: Stream):
     for layer in tqdm(params.layers, desc="layers", mininterval=5):
         asked = _keys(learner.reader, learner.lm.head, [[question] for question in stream.questions], layer, params)
         found = _keys(learner.reader, learner.lm.head, stream.texts, layer, params)
-        sample, mask = learner.reader.encode(sample_texts())
-        seen = early_inputs(learner.lm.decoder, learner.lm.head, sample, mask, layer)
-        whitening = Whitening.fit(seen[mask].cpu())
+        sample = learner.reader.encode(sample_texts())
+        seen = early_inputs(learner.lm.decoder, learner.lm.head, sample, layer)
+        whitening = Whitening.fit(seen[sample.mask].cpu())
         for by, own in found.items():
             yield f"{by} of layer {layer}", unit(asked[by]) @ unit(own).T
             yield f"{by} of layer {layer}, whitened", whitening(asked[by]) @ whitening(own).T
@@ -184,11 +184,11 @@ def _keys(
     keys: dict[str, list[Tensor]] = {"Mean": [], **({"Last": []} if params.last else {})}
     for start in range(0, len(texts), params.at_once):
         some = texts[start : start + params.at_once]
-        ids, mask, segment = reader.encode_segments(some)
-        seen, count = early_inputs(reader.decoder, head, ids, mask, layer), max(map(len, some))
-        of = {"Mean": segment_means(seen, segment, count)[0]}
+        tokens = reader.encode_segments(some)
+        seen, count = early_inputs(reader.decoder, head, tokens, layer), max(map(len, some))
+        of = {"Mean": segment_means(seen, tokens.segment, count)[0]}
         if params.last:
-            ends = segment_ends(segment, count)[..., None].expand(-1, -1, seen.shape[2])
+            ends = segment_ends(tokens.segment, count)[..., None].expand(-1, -1, seen.shape[2])
             of["Last"] = seen.gather(1, ends)
         for kind, own in keys.items():
             own += [of[kind][row, : len(text)].float().cpu() for row, text in enumerate(some)]

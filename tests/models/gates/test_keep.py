@@ -38,7 +38,7 @@ def reviser(backbone, pool=None, threshold=0.0, sharpness=60.0, border=0.95):
 
 def write(lm, reader, memory, *texts):
     told = reader.encode(["Learn it."] * len(texts))  # untrained, it takes nothing back
-    return lm.write(memory, *reader.encode_segments([split_segments(text) for text in texts]), told)
+    return lm.write(memory, reader.encode_segments([split_segments(text) for text in texts]), told)
 
 
 def written(lm, reader, *texts):

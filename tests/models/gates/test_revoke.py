@@ -57,7 +57,7 @@ def test_a_stored_segment_is_read_as_if_it_stood_behind_the_instruction(learner)
         parts = [part for part, _ in gated_parts(text, "Learn all of it", "instruction_first")]
         for number in state.state.segments(document):
             alone = learner.reader.encode_segments([[opening(TOLD), parts[number]]])
-            decided = learner.lm.write(learner.reset([0]), *alone, learner._told([TOLD])).decisions.logits[0, 1]
+            decided = learner.lm.write(learner.reset([0]), alone, learner._told([TOLD])).decisions.logits[0, 1]
             mine = logits[(state.state.source[0] == document) & (state.state.segment[0] == number)]
             torch.testing.assert_close(mine, decided.expand_as(mine), atol=1e-4, rtol=1e-4)
     assert logits[state.state.source[0] < 0].eq(-torch.inf).all()
@@ -98,8 +98,8 @@ def test_instructions_of_different_lengths_are_understood_as_alone(learner):
 def test_an_instruction_is_tokenised_as_in_front_of_a_document(smollm2):
     learner = build_learner(LearnerSettings(method="gnm"), smollm2)
     instruction = revoking_instruction("country", "test")
-    alone = learner._told([instruction])[0][0]
-    whole = learner.reader.encode_segments([split_segments(block(FIRST, instruction, "instruction_first"))])[0][0]
+    alone = learner._told([instruction]).ids[0]
+    whole = learner.reader.encode_segments([split_segments(block(FIRST, instruction, "instruction_first"))]).ids[0]
     assert instruction.count(".") > 1 and whole[: len(alone)].tolist() == alone.tolist()
 
 

@@ -24,6 +24,7 @@ from gnm.models.lora import (
     use_adapter,
 )
 from gnm.models.memory_lm import MemoryLM
+from gnm.models.tokens import TokenBatch
 from gnm.models.write_settings import WriteSettings
 from stock import QUESTIONS, blocks, first_scores, reader_of
 
@@ -48,8 +49,12 @@ def gated(backbone, pool=None, **gates):
 
 def write(lm, reader, memory, texts):
     """Each text's first two segments are its instruction and the line in front of its document."""
-    ids, mask, segment = reader.encode_segments([split_segments(text) for text in texts])
-    return lm.write(memory, ids, mask, segment, framing=(segment >= 0) & (segment < 2))
+    return lm.write(memory, tokens_of(reader, texts))
+
+
+def tokens_of(reader, texts):
+    rows = [split_segments(text) for text in texts]
+    return reader.encode_segments(rows, [[number >= 2 for number in range(len(row))] for row in rows])
 
 
 def written(lm, reader, texts, seed=0):
@@ -113,8 +118,7 @@ def test_decisions_taken_alone_are_those_of_a_write_whatever_was_written_before(
     lm, reader = gated(tiny)
     texts = blocks(2)
     memory = write(lm, reader, lm.initial(torch.tensor([0])), texts[:1])
-    ids, mask, segment = reader.encode_segments([split_segments(texts[1])])
-    of_write, alone = write(lm, reader, memory, texts[1:]).decisions, lm.decisions(ids, mask, segment)
+    of_write, alone = write(lm, reader, memory, texts[1:]).decisions, lm.decisions(tokens_of(reader, texts[1:]))
     torch.testing.assert_close(alone.logits, of_write.logits)
     assert torch.equal(alone.stored, of_write.stored) and torch.equal(alone.segment, of_write.segment)
 
@@ -123,8 +127,7 @@ def test_what_is_weak_is_not_in_the_memory(tiny):
     lm, reader = gated(tiny, threshold=0.0, share=0.5)
     memory = written(lm, reader, blocks(3))
     everything = MemoryLM(lm.decoder, lm.head, PoolSettings(), WriteSettings(reads="nothing"))
-    ids, mask, _ = reader.encode_segments([split_segments(blocks(3)[2])])
-    whole = everything.write(everything.initial(torch.tensor([0])), ids, mask).state
+    whole = everything.write(everything.initial(torch.tensor([0])), reader.encode(blocks(3)[2:])).state
     kept = memory.decisions.stored[0]
     assert kept.sum() == kept.numel() // 2
     stored = memory.state.slots[0][:, (memory.state.source == 2)[0]]
@@ -137,12 +140,13 @@ def test_what_is_reread_is_written_as_if_the_rest_had_never_been_there(tiny, rea
     lm, reader = gated(tiny, reread=True, threshold=0.0, share=0.5)
     lm.write_settings = lm.write_settings.model_copy(update={"reads": reads})
     everything = MemoryLM(lm.decoder, lm.head, PoolSettings(), WriteSettings(reads=reads))
-    ids, mask, segment = reader.encode_segments([split_segments(LINES)])
+    text = tokens_of(reader, [LINES])
     memory = write(lm, reader, lm.initial(torch.tensor([0])), [LINES])
-    kept, framing = memory.decisions.stored[0], segment[0] < 2
+    kept, framing = memory.decisions.stored[0], text.segment[0] < 2
     assert kept.any() and (kept | framing).sum() < kept.numel()
-    short = ids[:, kept | framing]
-    whole = everything.write(everything.initial(torch.tensor([0])), short, torch.ones_like(short, dtype=torch.bool))
+    short = text.ids[:, kept | framing]
+    text = TokenBatch.of(short, torch.ones_like(short, dtype=torch.bool))
+    whole = everything.write(everything.initial(torch.tensor([0])), text)
     there = whole.state.slots[0][:, (whole.state.source == 0)[0]][:, kept[kept | framing]]
     torch.testing.assert_close(memory.state.slots[0][:, (memory.state.source == 0)[0]], there)
 
@@ -180,7 +184,7 @@ def test_open_gates_of_strength_one_are_no_gates(tiny):
     texts = blocks(3)
     plain = everything.initial(torch.tensor([0]))
     for text in texts:
-        plain = everything.write(plain, *reader.encode_segments([split_segments(text)])[:2])
+        plain = everything.write(plain, reader.encode([text]))
     ours = first_scores(reader, lm.prefix(written(lm, reader, texts)), ASKED)[0]
     torch.testing.assert_close(ours, first_scores(reader, everything.prefix(plain), ASKED)[0])
 
@@ -274,7 +278,7 @@ def test_forgetting_leaves_what_there_would_be_without_the_document_to_the_bit(t
         memory = lm.initial(torch.tensor([0]))
         for text in texts:
             if gates is None:
-                memory = lm.write(memory, *reader.encode(text))
+                memory = lm.write(memory, reader.encode(text))
             else:
                 memory = write(lm, reader, memory, text)
         return memory.state

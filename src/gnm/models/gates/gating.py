@@ -14,6 +14,7 @@ from gnm.models.gates.keep import KeepGate, Kept, keep
 from gnm.models.gates.revoke import about, instructed
 from gnm.models.gates.write import Decisions, GateSettings, LinearGate, decide, gate_layer, segment_ends
 from gnm.models.prefix import Prefix
+from gnm.models.tokens import TokenBatch
 
 _OPEN, _SHUT = 1.0, -2.0  # untrained gates store everything and take nothing back
 _REVOKE_SCALE = 30.0  # it has fewer and simpler things to see than the write gate, and learns beside the keep gate
@@ -54,13 +55,13 @@ class Gating(nn.Module):
         """What becomes of the slots of `state` beside a new text, whose instruction takes back `revoked` [B, S]."""
         return Kept(keep(self.keep_gate, self.layer, state, slots, decisions), revoked, state.source, state.segment)
 
-    def revoking(self, decoder: Decoder, head: Prefix, told: tuple[Tensor, Tensor]) -> Tensor:
-        """Whether instructions, ids and mask [B, T], take anything back when they are read after `head`: logits [B]."""
-        return self.revoke_gate(instructed(decoder, head, *told, self.layer)[1])
+    def revoking(self, decoder: Decoder, head: Prefix, instructions: TokenBatch) -> Tensor:
+        """Whether instructions take anything back when they are read after `head`: logits [B]."""
+        return self.revoke_gate(instructed(decoder, head, instructions, self.layer)[1])
 
-    def about(self, decoder: Decoder, head: Prefix, state: MemoryState, told: tuple[Tensor, Tensor]) -> Tensor:
+    def about(self, decoder: Decoder, head: Prefix, state: MemoryState, instructions: TokenBatch) -> Tensor:
         """The write gate of each slot's segment when it is read after `head` and an instruction: logits [B, S]."""
-        prefix, _ = instructed(decoder, head, *told, self.layer)
+        prefix, _ = instructed(decoder, head, instructions, self.layer)
         return about(decoder, self.gate, self.layer, prefix, state)
 
 

@@ -19,13 +19,14 @@ from gnm.models.attention import at_ends, at_once
 from gnm.models.decoder import Decoder
 from gnm.models.prefix import Prefix
 from gnm.models.taps import LayerTap
+from gnm.models.tokens import TokenBatch
 
 
-def instructed(decoder: Decoder, prefix: Prefix, ids: Tensor, mask: Tensor, layer: int) -> tuple[Prefix, Tensor]:
-    """`prefix` followed by instructions ids [B, T] (mask [B, T]), and what enters `layer` at their ends, [B, E]."""
+def instructed(decoder: Decoder, prefix: Prefix, instructions: TokenBatch, layer: int) -> tuple[Prefix, Tensor]:
+    """`prefix` followed by instructions, and what enters `layer` at their ends, [B, E]."""
     tap = LayerTap(layer)
-    prefix = decoder.extend(prefix, ids, mask, tap)
-    return prefix, at_ends(tap.seen, mask[:, None])[:, 0]
+    prefix = decoder.extend(prefix, instructions.ids, instructions.mask, tap)
+    return prefix, at_ends(tap.seen, instructions.mask[:, None])[:, 0]
 
 
 def about(decoder: Decoder, gate: Callable[[Tensor], Tensor], layer: int, prefix: Prefix, state: MemoryState) -> Tensor:
@@ -50,6 +51,5 @@ def _reread(decoder, gate, layer: int, prefix: Prefix, state: MemoryState, index
     """The gate of segments, whose slots are `index` [B, n, T] where `there` [B, n, T]: logits [B, n]."""
     inputs = state.slots[:, 0].gather(1, index.flatten(1)[..., None].expand(-1, -1, state.slots.shape[3]))
     tap = LayerTap(layer, inputs.unflatten(1, index.shape[1:]), ends_before=layer)
-    reading, positions = decoder.start(prefix, there)
-    decoder.run(torch.zeros_like(index), positions, reading, tap)
+    decoder.read(prefix, torch.zeros_like(index), there, tap)
     return gate(at_ends(tap.seen, there))
