@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from gnm.config import validate
+from gnm.data.labels import label_writes
+from gnm.data.segments import split_segments
 from gnm.data.types import Step
 from gnm.errors import ConfigError, MemoryFileError
 from gnm.inference.chat import ChatFormat
 from gnm.inference.prompts import NOTE_REQUEST, block, note
 from gnm.inference.questions import Question
 from gnm.learners import _BUILDERS, LearnerSettings, build_learner
-from gnm.learners.memory import gated_parts
+from gnm.learners.memory import gated_parts, in_block
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.weights.backbones import load_backbone
 from stock import DOCUMENTS, INSTRUCTIONS, QUESTIONS, another, assert_same_answers, prompt_ids, stock_nll
@@ -387,6 +389,7 @@ def test_gates_decide_on_the_clauses_of_a_document_and_on_its_instruction_as_a_w
     assert "".join(text for text, of_document in parts if of_document).strip() == document
     assert sum(told in text for text, of_document in parts if not of_document) == 1
     assert len([text for text, of_document in parts if of_document]) == (3 if "," in document else bool(document))
+    assert in_block([True] * len(split_segments(document)), False, order) == [of_document for _, of_document in parts]
 
 
 def test_the_gate_of_an_instruction_learns_to_keep_rules_alone(tiny):
@@ -400,7 +403,7 @@ def test_the_gate_of_an_instruction_learns_to_keep_rules_alone(tiny):
         for _ in range(30):
             state = learner.write(learner.reset([0]), [step.document], [step.instruction])
             optimizer.zero_grad()
-            learner.write_loss(state, [[step]]).backward()
+            learner.write_loss(state, label_writes([step])).backward()
             optimizer.step()
         gates[is_rule] = state.decisions.logits[0].sigmoid().tolist()
     assert gates[True][0] > 0.8 and gates[False][0] < 0.2 and min(gates[True][1], gates[False][1]) > 0.6

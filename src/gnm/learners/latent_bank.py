@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from gnm.data.types import Step
+from gnm.data.labels import WriteLabels
 from gnm.inference.prompts import Order, block
 from gnm.inference.questions import Question
 from gnm.inference.reader import Reader
@@ -49,7 +49,7 @@ class LatentBankLearner(Learner):
         hidden = self.decoder.read(state.head, text.ids[:, None], text.mask[:, None])[:, 0]
         return replace(state, slots=self.bank.write(state.slots, hidden, text.mask), written=state.written + 1)
 
-    def write_loss(self, state: BankState, steps: Sequence[Sequence[Step]]) -> Tensor:
+    def write_loss(self, state: BankState, labels: Sequence[WriteLabels]) -> Tensor:
         return bank_loss(self.bank.importance(state.slots), self.bank.settings)
 
     def answer(self, state, questions, max_new_tokens):

@@ -14,6 +14,7 @@ from gnm.data.asking import asked
 from gnm.data.counterfact import read_facts
 from gnm.data.documents import read_documents
 from gnm.data.instructions import revocation_exercise
+from gnm.data.labels import WriteLabels, label_writes
 from gnm.data.people.episodes import Facts, draw_people, index_facts
 from gnm.data.sequences import draw_twins, evaluation_sequences
 from gnm.data.types import Document, Query
@@ -25,11 +26,17 @@ from gnm.params import TrainParams
 
 @dataclass(frozen=True)
 class Exercise:
-    """One sequence as it is trained on: its documents, and the queries asked after each."""
+    """One sequence as it is trained on: its documents, the queries asked after each, and what each write should do."""
 
     sequence: DocumentSequence
     queries: tuple[tuple[Query, ...], ...]
     seed: int
+    labels: tuple[WriteLabels, ...]
+
+    @classmethod
+    def of(cls, sequence: DocumentSequence, queries: tuple[tuple[Query, ...], ...], seed: int) -> "Exercise":
+        """With the labels of `sequence`."""
+        return cls(sequence, queries, seed, label_writes(sequence.steps))
 
     def questions(self, t: int) -> list[Question]:
         """What a learner is asked after document `t`."""
@@ -86,7 +93,7 @@ def training_exercises(params: TrainParams, material: Material, step: int) -> li
         if params.people and random.Random(f"{params.seed}/people/{index}").random() < params.people.share:
             drawn = draw_people(material.facts, params.people, "train", params.seed, index, length, count)
             exercises += [
-                Exercise(sequence, tuple(row[:most] for row in queries), seed)
+                Exercise.of(sequence, tuple(row[:most] for row in queries), seed)
                 for seed, (sequence, queries) in enumerate(drawn, index)
             ]
             continue
@@ -97,7 +104,7 @@ def training_exercises(params: TrainParams, material: Material, step: int) -> li
                 tuple(query for _, query in asked(sequence, t, settings, rng)[:most])
                 for t in range(len(sequence.steps))
             )
-            exercises.append(Exercise(with_revocations(sequence), queries, seed))
+            exercises.append(Exercise.of(with_revocations(sequence), queries, seed))
     return exercises
 
 
@@ -108,13 +115,13 @@ def validation_exercises(params: TrainParams, material: Material) -> list[Exerci
     settings = params.sequences("test", longest)
     sequences = evaluation_sequences(material.documents, settings, number, params.seed)
     fixed = [
-        Exercise(s, tuple(tuple(query for _, query in asked(s, t, settings)) for t in range(len(s.steps))), seed=index)
+        Exercise.of(s, tuple(tuple(query for _, query in asked(s, t, settings)) for t in range(len(s.steps))), index)
         for index, s in enumerate(sequences)
     ]
     if params.people:
         for index in range(number):
             [(sequence, queries)] = draw_people(material.facts, params.people, "test", params.seed, index, longest)
-            fixed.append(Exercise(sequence, queries, number + index))
+            fixed.append(Exercise.of(sequence, queries, number + index))
     return fixed
 
 

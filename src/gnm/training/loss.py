@@ -26,9 +26,9 @@ class TrainingLoss(nn.Module):
         of SUMS; sequences are equally long. asks: false for what writes would store alone, without any question."""
         renew_effective_weights(self.learner)
         if not asks:
-            steps = [step for exercise in batch for step in exercise.sequence.steps]
-            writes = self.learner.selection_loss(steps).cpu()
-            sums = dict.fromkeys(SUMS, 0.0) | {"writes": float(writes.detach()), "documents": len(steps)}
+            labels = [each for exercise in batch for each in exercise.labels]
+            writes = self.learner.selection_loss(labels).cpu()
+            sums = dict.fromkeys(SUMS, 0.0) | {"writes": float(writes.detach()), "documents": len(labels)}
             return torch.stack((torch.zeros(()), writes)), _in_order(sums)
         state = self.learner.reset([exercise.seed for exercise in batch])
         answers, writes, sums = torch.zeros(()), torch.zeros(()), dict.fromkeys(SUMS, 0.0)
@@ -38,7 +38,7 @@ class TrainingLoss(nn.Module):
             steps = [exercise.sequence.steps[t] for exercise in batch]
             state = self.learner.write(state, [s.document for s in steps], [s.instruction for s in steps])
             sums["documents"] += len(steps)
-            if (of_write := self.learner.write_loss(state, [e.sequence.steps[: t + 1] for e in batch])) is not None:
+            if (of_write := self.learner.write_loss(state, [exercise.labels[t] for exercise in batch])) is not None:
                 writes = writes + of_write.cpu()
             loss = self.learner.loss(state, [exercise.questions(t) for exercise in batch])
             answers = answers + loss.total.cpu()
