@@ -28,8 +28,7 @@ from gnm.data.refusals import is_refusal
 from gnm.data.segments import is_wanted
 from gnm.data.sequences import SequenceSettings, evaluation_sequences
 from gnm.data.targets import COMPOSITION_TYPES, REFUSAL_TYPES, parse_target
-from gnm.data.types import Query
-from gnm.data.types import Sequence as DocumentSequence
+from gnm.data.types import Episode, Query
 from gnm.devices import pick_device
 from gnm.errors import ConfigError, exit_on_error
 from gnm.extras import program_imports
@@ -115,7 +114,7 @@ def read_documents_of(paths: Sequence[Path]) -> list:
 @torch.no_grad()
 def run_sequences(
     learner: Learner,
-    batch: Sequence[tuple[int, DocumentSequence]],
+    batch: Sequence[tuple[int, Episode]],
     params: EvaluateParams,
     known: dict[Question, Answer],
 ) -> tuple[list[dict], list[dict], list[dict]]:
@@ -176,7 +175,7 @@ def _answer_unwritten(
         row["known_generated"] = answer.text
 
 
-def _forget(learner: Learner, state, batch: Sequence[tuple[int, DocumentSequence]], params: EvaluateParams):
+def _forget(learner: Learner, state, batch: Sequence[tuple[int, Episode]], params: EvaluateParams):
     """The state without the first document, or after an instruction that takes back what its target taught."""
     if params.loop.forget == "document":
         return learner.forget(state, 0)
@@ -184,7 +183,7 @@ def _forget(learner: Learner, state, batch: Sequence[tuple[int, DocumentSequence
 
 
 def record(
-    sequence: tuple[int, DocumentSequence], q: int, t: int, query: Query, answer: Answer, flops: float,
+    sequence: tuple[int, Episode], q: int, t: int, query: Query, answer: Answer, flops: float,
     settings: SequenceSettings,
 ) -> dict:  # fmt: skip
     """One row of records.parquet: the answer after document `t` to a query about document `q`.

@@ -129,7 +129,7 @@ def test_a_cut_state_is_the_same_without_its_graph(tiny, method):
     add_lora(tiny.model, LoraSettings(r=2, alpha=4), seed=0)
     learner = learner_of(method, tiny)
     state = written(learner)
-    cut = learner.cut(state)
+    cut = learner.detach(state)
     for ours, theirs in zip(learner.answer(cut, ASKED, 3), learner.answer(state, ASKED, 3), strict=True):
         assert_same_answers(ours, theirs)
     assert learner.cost(cut, 0, QUESTIONS[0]) == learner.cost(state, 0, QUESTIONS[0])

@@ -349,7 +349,7 @@ def test_gradients_through_earlier_documents_end_where_they_are_cut():
 
     lm, reader, parameters, _ = trained()
     learner, first = MemoryLearner(lm, reader), written(lm, reader, [row[:1] for row in PAIRS])
-    cut = learner.cut(first)
+    cut = learner.detach(first)
     assert torch.equal(cut.state.slots, first.state.slots) and not cut.state.slots.requires_grad
     text = reader.encode([row[1] for row in PAIRS])
     results = [

@@ -100,7 +100,7 @@ class Learner(nn.Module, ABC):
         """The loss of each sequence's questions, with gradient."""
 
     @abstractmethod
-    def cut(self, state: State) -> State:
+    def detach(self, state: State) -> State:
         """The same state without its graph of gradients."""
 
     @abstractmethod

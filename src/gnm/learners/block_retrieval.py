@@ -83,7 +83,7 @@ class BlockRetrievalLearner(PerQuestionLearner):
             inputs = inputs.gather(1, index[..., None].expand(-1, -1, inputs.shape[2]))
         return Blocks(kept, block, marks, inputs)
 
-    def cut(self, state: Blocks) -> Blocks:
+    def detach(self, state: Blocks) -> Blocks:
         return replace(state, kept=state.kept.detach())
 
     def budget(self, kept: Tensor) -> Tensor:

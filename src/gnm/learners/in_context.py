@@ -33,7 +33,7 @@ class InContextLearner(Learner):
     def loss(self, state, questions):
         return self.reader.loss(state, questions)
 
-    def cut(self, state: Prefix) -> Prefix:
+    def detach(self, state: Prefix) -> Prefix:
         return state.detach()
 
     def cost(self, state: Prefix, row: int, asked: Question) -> Cost:

@@ -69,7 +69,7 @@ class KeyValueLearner(Learner):
     def loss(self, state, questions):
         return self.reader.loss(self.entries(state).prefix(self.decoder), questions)
 
-    def cut(self, state: KeyValues) -> KeyValues:
+    def detach(self, state: KeyValues) -> KeyValues:
         return state.detach()
 
     def cost(self, state: Any, row: int, asked: Question) -> Cost:

@@ -58,7 +58,7 @@ class LatentBankLearner(Learner):
     def loss(self, state, questions):
         return self._reader(state).loss(state.head, questions)
 
-    def cut(self, state: BankState) -> BankState:
+    def detach(self, state: BankState) -> BankState:
         # a new bank's slots are parameters, not the outcome of earlier writing
         slots = state.slots.detach() if state.written else state.slots
         return replace(state, slots=slots, head=state.head.detach())

@@ -160,7 +160,7 @@ class MemoryLearner(Learner):
     def loss(self, state, questions):
         return self.reader.loss(self.lm.prefix(state), questions)
 
-    def cut(self, state: Memory) -> Memory:
+    def detach(self, state: Memory) -> Memory:
         return self.lm.attach(state.state.detach())
 
     def cost(self, state: Memory, row: int, asked: Question) -> Cost:

@@ -1,6 +1,7 @@
 """A recurrent memory of a few tokens (RMT, Bulatov et al. 2022): each document changes all of it.
 
-It has to be trained: with gradients through writing (`loop.through: all` is RMT's back-propagation through time).
+It has to be trained. With `loop.gradients_through: all`, gradients pass through writing: RMT's back-propagation
+through time.
 """
 
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ class RecurrentLearner(Learner):
     def loss(self, state, questions):
         return self.reader.loss(self._prefix(state), questions)
 
-    def cut(self, state: RecurrentState) -> RecurrentState:
+    def detach(self, state: RecurrentState) -> RecurrentState:
         # a new memory's vectors are parameters, not the outcome of earlier writing
         vectors = state.vectors.detach() if state.written else state.vectors
         return replace(state, vectors=vectors, head=state.head.detach())

@@ -87,7 +87,7 @@ class RetrievalLearner(Learner):
                 right[row][place] = verdict
         return loss._replace(right=right)
 
-    def cut(self, state: Library) -> Library:
+    def detach(self, state: Library) -> Library:
         return state
 
     def cost(self, state: Library, row: int, asked: Question) -> Cost:

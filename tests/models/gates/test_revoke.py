@@ -8,7 +8,7 @@ from gnm.data.instructions import instruction_for, load_phrasings, revoking_inst
 from gnm.data.labels import label_writes
 from gnm.data.segments import split_segments
 from gnm.data.taxonomy import load_taxonomy
-from gnm.data.types import Sequence, Step
+from gnm.data.types import Episode, Step
 from gnm.inference.prompts import block, opening
 from gnm.learners import LearnerSettings, build_learner
 from gnm.learners.memory import gated_parts
@@ -171,7 +171,7 @@ def test_training_tells_what_takes_back_from_other_instructions(learner):
         Step(FIRST, "Learn the cities.", "non_us_cities_or_states", "fact_subcategories", None, ()),
         Step(SECOND, "Learn all of it.", "all", "fact_subcategories", None, ()),
     ]
-    labels = label_writes(with_revocations(Sequence(tuple(steps), False)).steps)
+    labels = label_writes(with_revocations(Episode(tuple(steps), False)).steps)
     seen = []
     ask = learner.lm.revoking
     learner.lm.revoking = lambda told: seen.append(ask(told)) or seen[-1]
