@@ -74,12 +74,12 @@ def plain_lora():
 def operations(trainer: Trainer, batch: list[TrainingEpisode]) -> float:
     """Operations that the step needs: each token once forward, once for the gradient of its activations."""
     reader = trainer.module.learner.reader
-    config, total, head = reader.decoder.config, 0.0, len(reader.chat.head)
+    config, total, preamble = reader.decoder.config, 0.0, len(reader.chat.preamble)
     for episode in batch:
-        seen = head
+        seen = preamble
         for t, step in enumerate(episode.steps):
             written = len(reader.chat.encode(block(step.document, step.instruction, "instruction_first")))
-            total += flops.forward_flops(config, written, head, 0)
+            total += flops.forward_flops(config, written, preamble, 0)
             seen += written
             total += flops.forward_flops(config, len(reader._shared), seen, 0)
             for question in episode.questions(t):

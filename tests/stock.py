@@ -65,7 +65,7 @@ def blocks(count: int, order="instruction_first") -> list[str]:
 
 def context_ids(chat: ChatFormat, texts: Sequence[str]) -> list[int]:
     """Head and `texts`, each tokenised by itself."""
-    return chat.head + [token for text in texts for token in chat.encode(text)]
+    return chat.preamble + [token for text in texts for token in chat.encode(text)]
 
 
 def prompt_ids(chat: ChatFormat, texts: Sequence[str], asked: Question) -> list[int]:

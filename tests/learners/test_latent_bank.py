@@ -99,7 +99,7 @@ def test_slots_are_made_of_the_stock_models_last_hidden_states(tiny_family):
     chat, slots = learner.reader.chat, learner.bank.initial(1)
     for text in blocks(2):
         ids = torch.tensor([context_ids(chat, [text])])
-        hidden = stock.model(ids).last_hidden_state[:, len(chat.head) :]
+        hidden = stock.model(ids).last_hidden_state[:, len(chat.preamble) :]
         slots = learner.bank.write(slots, hidden, torch.ones(hidden.shape[:2], dtype=torch.bool))
     turns = [([document], [instruction]) for document, instruction in zip(DOCUMENTS, INSTRUCTIONS, strict=True)]
     torch.testing.assert_close(written(learner, turns[:2]).slots, slots, atol=1e-5, rtol=1e-5)

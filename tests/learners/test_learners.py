@@ -202,7 +202,7 @@ def expected_texts(method, order):
 @pytest.mark.parametrize("order", [None, "instruction_first", "document_first"])
 @pytest.mark.parametrize("method", WITH_DOCUMENTS)
 def test_with_everything_in_reach_a_method_is_the_text_in_context(tiny, method, order):
-    """Memory that reads all, retrieval and compression to all: the stock model with head, pairs, question."""
+    """Memory that reads all, retrieval and compression to all: the stock model with preamble, pairs, question."""
     everything = {"top_k": 2, "compression": {"share": 1.0}, "blocks": {"tokens": 1000}}
     learner = learner_of(method, tiny, order=order, write={"reads": "all"}, **everything)
     answers = learner.answer(written(learner), ASKED, 1)
@@ -308,8 +308,8 @@ def test_a_pool_of_a_third_holds_a_third_and_answers(tiny_family):
         learner = learner_of("gnm", tiny_family, memory={"capacity": capacity, "eviction": eviction})
         state = written(learner, turns)
         assert state.state.used().tolist() == [capacity, capacity]
-        head = len(ChatFormat.of(tiny_family.tokenizer).head)
-        assert learner.cost(state, 1, QUESTIONS[0]).kept == capacity + head
+        preamble = len(ChatFormat.of(tiny_family.tokenizer).preamble)
+        assert learner.cost(state, 1, QUESTIONS[0]).kept == capacity + preamble
         answers = learner.answer(state, ASKED, 3)
         for row in range(2):
             alone = written(learner, row_of(turns, row), seeds=[3 + row])
@@ -340,7 +340,7 @@ def test_memory_costs_are_the_slots_and_the_question(tiny):
     cost = learner.cost(written(learner), 0, QUESTIONS[0])
     chat = ChatFormat.of(tiny.tokenizer)
     tokens = len(prompt_ids(chat, expected_texts("memoryllm", None)[0], QUESTIONS[0]))
-    question = len(prompt_ids(chat, [], QUESTIONS[0])) - len(chat.head)
+    question = len(prompt_ids(chat, [], QUESTIONS[0])) - len(chat.preamble)
     assert cost.kept == tokens - question
     assert cost.bytes == cost.kept * 3 * 48 * 4  # layers, width, bytes of a float
 

@@ -75,12 +75,12 @@ class Reader:
             of_document[row, : len(ends)] = torch.tensor(own, dtype=torch.bool)[number]
         return TokenBatch(ids, mask, segment.to(ids.device), of_document.to(ids.device))
 
-    def head(self, batch: int) -> Prefix:
+    def preamble(self, batch: int) -> Prefix:
         """A prefix that holds the start of a conversation (BOS, system turn, start of the user's turn)."""
         empty = self.decoder.empty_prefix(batch)
-        if not self.chat.head:
+        if not self.chat.preamble:
             return empty
-        ids = torch.tensor(self.chat.head, device=self.decoder.device).expand(batch, -1)
+        ids = torch.tensor(self.chat.preamble, device=self.decoder.device).expand(batch, -1)
         return self.decoder.extend(empty, ids, torch.ones_like(ids, dtype=torch.bool))
 
     def query_flops(self, asked: Question, prefix_tokens: int) -> float:

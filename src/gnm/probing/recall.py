@@ -166,10 +166,10 @@ def _scores(params: RecallParams, learner: MemoryLearner, stream: Stream):
     words = [text for own in stream.texts for text in own]
     yield "BM25", torch.tensor([bm25_scores(words, question) for question in stream.questions])
     for layer in tqdm(params.layers, desc="layers", mininterval=5):
-        asked = _keys(learner.reader, learner.lm.head, [[question] for question in stream.questions], layer, params)
-        found = _keys(learner.reader, learner.lm.head, stream.texts, layer, params)
+        asked = _keys(learner.reader, learner.lm.preamble, [[question] for question in stream.questions], layer, params)
+        found = _keys(learner.reader, learner.lm.preamble, stream.texts, layer, params)
         sample = learner.reader.encode(sample_texts())
-        seen = early_inputs(learner.lm.decoder, learner.lm.head, sample, layer)
+        seen = early_inputs(learner.lm.decoder, learner.lm.preamble, sample, layer)
         whitening = Whitening.fit(seen[sample.mask].cpu())
         for by, own in found.items():
             yield f"{by} of layer {layer}", unit(asked[by]) @ unit(own).T
@@ -178,14 +178,14 @@ def _scores(params: RecallParams, learner: MemoryLearner, stream: Stream):
 
 @torch.no_grad()
 def _keys(
-    reader: Reader, head: Sequence[int], texts: Sequence[Sequence[str]], layer: int, params: RecallParams
+    reader: Reader, preamble: Sequence[int], texts: Sequence[Sequence[str]], layer: int, params: RecallParams
 ) -> dict[str, Tensor]:
     """What search keys of all segments of `texts` are made of, in their order, by kind: [segments, E] float32."""
     keys: dict[str, list[Tensor]] = {"Mean": [], **({"Last": []} if params.last else {})}
     for start in range(0, len(texts), params.at_once):
         some = texts[start : start + params.at_once]
         tokens = reader.encode_segments(some)
-        seen, count = early_inputs(reader.decoder, head, tokens, layer), max(map(len, some))
+        seen, count = early_inputs(reader.decoder, preamble, tokens, layer), max(map(len, some))
         of = {"Mean": segment_means(seen, tokens.segment, count)[0]}
         if params.last:
             ends = segment_ends(tokens.segment, count)[..., None].expand(-1, -1, seen.shape[2])

@@ -30,7 +30,7 @@ def reviser(backbone, pool=None, threshold=0.0, sharpness=60.0, border=0.95):
     settings = WriteSettings(gates=GateSettings(threshold=threshold, revise=True))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        lm = MemoryLM(reader.decoder, reader.chat.head, pool or PoolSettings(), settings)
+        lm = MemoryLM(reader.decoder, reader.chat.preamble, pool or PoolSettings(), settings)
     with torch.no_grad():
         lm.gating.keep_gate.sharpness.fill_(sharpness)
         lm.gating.keep_gate.bias.fill_(sharpness * border)

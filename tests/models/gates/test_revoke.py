@@ -46,7 +46,7 @@ def logits_of(learner, state, told=TOLD):
     """The logits of the slots of `state` after one instruction for each row."""
     lm = learner.lm
     told = learner._told([told] * state.state.batch)
-    prefix, _ = lm.gating.revoking(lm.decoder, lm._head_of(state), told)
+    prefix, _ = lm.gating.revoking(lm.decoder, lm._preamble_of(state), told)
     return about(lm.decoder, lm.gating.gate, lm.gating.layer, prefix, state.state)
 
 

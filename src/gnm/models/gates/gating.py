@@ -55,19 +55,19 @@ class Gating(nn.Module):
         """What becomes of the slots of `state` beside a new text, whose instruction takes back `revoked` [B, S]."""
         return Kept(keep(self.keep_gate, self.layer, state, slots, decisions), revoked, state.source, state.segment)
 
-    def taken_back(self, decoder: Decoder, head: Prefix, state: MemoryState, instructions: TokenBatch) -> Tensor:
+    def taken_back(self, decoder: Decoder, preamble: Prefix, state: MemoryState, instructions: TokenBatch) -> Tensor:
         """How far instructions take each slot back, [B, S] float32 in [0, 1]: where they take anything back, as far as
         the write gate says that they are about it. Arguments as for `revoking`."""
-        prefix, logits = self.revoking(decoder, head, instructions)
+        prefix, logits = self.revoking(decoder, preamble, instructions)
         takes = logits >= 0
         if not bool(takes.any()):
             return torch.zeros_like(state.strength)
         found = about(decoder, self.gate, self.layer, prefix, state)
         return takes[:, None] * found.sigmoid()
 
-    def revoking(self, decoder: Decoder, head: Prefix, instructions: TokenBatch) -> tuple[Prefix, Tensor]:
-        """`head` followed by instructions, and whether each takes anything back: logits [B]."""
-        prefix, ends = instructed(decoder, head, instructions, self.layer)
+    def revoking(self, decoder: Decoder, preamble: Prefix, instructions: TokenBatch) -> tuple[Prefix, Tensor]:
+        """`preamble` followed by instructions, and whether each takes anything back: logits [B]."""
+        prefix, ends = instructed(decoder, preamble, instructions, self.layer)
         return prefix, self.revoke_gate(ends)
 
 
