@@ -104,7 +104,7 @@ def stock_greedy(model, chat: ChatFormat, prompt: Sequence[int], max_new_tokens:
 def first_scores(reader: Reader, prefix: Prefix, asked: Sequence[Sequence[Question]]) -> list[Tensor]:
     """What the reader scores for the first token of each answer: per state [n, V]."""
     shared = reader.shared(prefix)
-    begun = reader._begin(shared, [[reader._prompt(q) for q in row] for row in asked])
+    begun = reader.passes.begin(shared, [[reader._prompt(q) for q in row] for row in asked])
     return [begun.scores[row, : len(questions)] for row, questions in enumerate(asked)]
 
 

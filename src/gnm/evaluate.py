@@ -8,7 +8,6 @@
   write gates also segments.parquet (a row a segment of a written text). The folder is replaced whole.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -19,7 +18,6 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from gnm.config import add_params_arguments, load_params
 from gnm.data.asking import asked, format_age
 from gnm.data.documents import read_documents
 from gnm.data.formats import recognise
@@ -30,18 +28,19 @@ from gnm.data.sequences import SequenceSettings, evaluation_sequences
 from gnm.data.targets import COMPOSITION_TYPES, REFUSAL_TYPES, parse_target
 from gnm.data.types import Episode, Query
 from gnm.devices import pick_device
-from gnm.errors import ConfigError, exit_on_error
+from gnm.errors import ConfigError
 from gnm.extras import program_imports
 from gnm.files import atomic_folder, write_json
 from gnm.learners import Answer, Learner, Question, build_learner
 from gnm.params import EvaluateParams
-from gnm.provenance import command_line, provenance
+from gnm.provenance import provenance
 from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import load_model
 
 with program_imports(__name__):
     from gnm.metrics import summarise, write_summary
     from gnm.metrics.records import records_frame, write_records, write_segments
+    from gnm.program import run_method
 
 _TIMED_QUESTIONS = 5
 
@@ -250,13 +249,7 @@ def _mean_cost(costs: Sequence[dict]) -> dict[str, list[float | None]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, check them, evaluate one method."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--method", required=True, help="one of the keys of `methods`")
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        params = load_params(options.params, EvaluateParams, options.overrides, options.block)
-        evaluate(params, options.method, command_line("gnm.evaluate", options))
+    run_method("gnm.evaluate", __doc__, EvaluateParams, evaluate, arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@
   weights (on as many processes), and the number of processes changes nothing but the order of sums.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +18,14 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gnm.config import add_params_arguments, load_params
 from gnm.devices import pick_device
-from gnm.errors import ConfigError, exit_on_error
+from gnm.errors import ConfigError
 from gnm.learners import build_learner
 from gnm.models.lora import keep_adapters_apart
 from gnm.models.sharding import shard_backbone
 from gnm.params import TrainParams
-from gnm.provenance import command_line, provenance
+from gnm.program import run_method
+from gnm.provenance import provenance
 from gnm.training.batches import Material, TrainingEpisode, TrainingSteps, training_batch, validation_episodes
 from gnm.training.log import TrainingLog
 from gnm.training.loss import SUMS, TrainingLoss, means_of
@@ -214,13 +213,7 @@ def _batches(items: Sequence, size: int):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, check them, train."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--method", required=True, help="one of the keys of `methods`")
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        params = load_params(options.params, TrainParams, options.overrides, options.block)
-        Trainer(params, options.method, command_line("gnm.train", options)).fit()
+    run_method("gnm.train", __doc__, TrainParams, lambda *given: Trainer(*given).fit(), arguments)
 
 
 if __name__ == "__main__":

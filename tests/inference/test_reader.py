@@ -158,7 +158,7 @@ def test_an_answer_of_two_tokens_takes_three_passes(tiny, monkeypatch):
     reader = reader_of(tiny)
     prefix, passes, run = reader.preamble(1), [], Decoder.run
     monkeypatch.setattr(Decoder, "run", lambda *args, **kwargs: passes.append(args) or run(*args, **kwargs))
-    first = int(reader._begin(prefix, [[reader._shared + reader.chat.encode_question("Who?")]]).scores.argmax())
+    first = int(reader.passes.begin(prefix, [[reader._shared + reader.chat.encode_question("Who?")]]).scores.argmax())
     passes.clear()
     reader.say(prefix, [["Who?"]], 2)
     assert first not in reader.chat.end_of_turn and len(passes) == 2  # the second token ends it: nothing is read on
