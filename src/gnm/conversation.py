@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gnm.errors import ConfigError, DataError, MemoryFileError
 from gnm.inference.cache import generate_inputs
 from gnm.inference.generation import decode_stream, generate_tokens, generation_config
-from gnm.inference.scoring import Score, score
+from gnm.inference.scoring import Score, answer_pairs, score
 from gnm.learners.long_documents import Long, parts_for, write_parts
 from gnm.learners.memory import MemoryLearner
 from gnm.memory import MemoryState, load_memory, merge, save_memory
@@ -135,14 +135,8 @@ class Conversation:
 
         An empty request scores what the model says unasked. Raises DataError for an empty answer.
         """
-        if isinstance(answers, str):
-            raise DataError("the answers are one text, not several; give a list of texts")
         reader = self._learner.reader
-        prompt = (reader.chat.encode(request.strip()) + reader.chat.tail) or reader.chat.end_of_turn[:1]
-        told = [reader.chat.encode_answer(answer) for answer in answers]
-        if not all(told):
-            raise DataError("an answer is empty; there is nothing to score")
-        pairs = [(prompt, answer) for answer in told]
+        pairs = answer_pairs(reader.chat, request, answers)
         return score(reader.decoder, self._learner.prefix(self._memory, [request]), pairs) if pairs else []
 
     def _prompt(self, request: str) -> list[int]:
