@@ -118,7 +118,7 @@ def both(learner: MemoryLearner, sequence) -> tuple[Prefix, Prefix]:
     texts = [block(step.document, step.instruction, learner.order) for step in sequence.steps]
     for step in sequence.steps:
         state = learner.write(state, [step.document], [step.instruction])
-    context = reader.head(1)
+    context = reader.preamble(1)
     for text in texts:
         tokens = reader.encode([text])
         context = reader.decoder.extend(context, tokens.ids, tokens.mask)

@@ -28,26 +28,26 @@ from gnm.models import flops
 from gnm.models.lora import FusedLoraLinear
 from gnm.params import TrainParams
 from gnm.train import Trainer
-from gnm.training.batches import Exercise, training_exercises
+from gnm.training.batches import TrainingEpisode, training_batch
 
 CHUNK = 2
 SETTINGS = Path(__file__).resolve().parents[1] / "experiments" / "small_exp1" / "params.yaml"
 
 
-def our_step(trainer: Trainer, batch: list[Exercise]) -> None:
+def our_step(trainer: Trainer, batch: list[TrainingEpisode]) -> None:
     (answers, _), sums = trainer.module(batch)
     (answers / sums[1].item()).backward()
     finish(trainer)
 
 
-def plain_step(trainer: Trainer, batch: list[Exercise]) -> None:
-    learner, length = trainer.module.learner, len(batch[0].sequence.steps)
+def plain_step(trainer: Trainer, batch: list[TrainingEpisode]) -> None:
+    learner, length = trainer.module.learner, len(batch[0].steps)
     tokens = sum(len(learner.reader._answer(q)) for e in batch for t in range(length) for q in e.questions(t))
     with plain_lora(), torch.autocast("cpu", torch.bfloat16):
         for t in range(length):
-            for start in range(0, max(len(exercise.questions(t)) for exercise in batch), CHUNK):
-                state = learner.reset([exercise.seed for exercise in batch])
-                for steps in zip(*(exercise.sequence.steps[: t + 1] for exercise in batch), strict=True):
+            for start in range(0, max(len(episode.questions(t)) for episode in batch), CHUNK):
+                state = learner.reset([episode.seed for episode in batch])
+                for steps in zip(*(episode.steps[: t + 1] for episode in batch), strict=True):
                     state = learner.write(state, [s.document for s in steps], [s.instruction for s in steps])
                 asked = [(row, q) for row, e in enumerate(batch) for q in e.questions(t)[start : start + CHUNK]]
                 prefix = learner.lm.prefix(state).rows(torch.tensor([row for row, _ in asked]))
@@ -71,18 +71,18 @@ def plain_lora():
         FusedLoraLinear.forward = ours
 
 
-def operations(trainer: Trainer, batch: list[Exercise]) -> float:
+def operations(trainer: Trainer, batch: list[TrainingEpisode]) -> float:
     """Operations that the step needs: each token once forward, once for the gradient of its activations."""
     reader = trainer.module.learner.reader
-    config, total, head = reader.decoder.config, 0.0, len(reader.chat.head)
-    for exercise in batch:
-        seen = head
-        for t, step in enumerate(exercise.sequence.steps):
+    config, total, preamble = reader.decoder.config, 0.0, len(reader.chat.preamble)
+    for episode in batch:
+        seen = preamble
+        for t, step in enumerate(episode.steps):
             written = len(reader.chat.encode(block(step.document, step.instruction, "instruction_first")))
-            total += flops.forward_flops(config, written, head, 0)
+            total += flops.forward_flops(config, written, preamble, 0)
             seen += written
             total += flops.forward_flops(config, len(reader._shared), seen, 0)
-            for question in exercise.questions(t):
+            for question in episode.questions(t):
                 tokens, answer = len(reader._prompt(question)), len(reader._answer(question))
                 total += flops.forward_flops(config, tokens + answer - 1, seen + len(reader._shared), answer)
     return 2 * total
@@ -109,10 +109,10 @@ def main() -> None:
         facts, taxonomy = categorise(read_records("embedded")), load_taxonomy()
         write_documents(path, make_documents(facts.train, random.Random(0), taxonomy.seen, 60, 3))
         work = [f"data.train=[{path}]", f"data.validation={path}", f"output={folder}", "backbone.device=cpu"]
-        work += ["loop.easy=null", "loop.documents_per_step=8", "loop.sequence_length=2"]
+        work += ["loop.curriculum=null", "loop.documents_per_step=8", "loop.sequence_length=2"]
         trainer = Trainer(load_params(SETTINGS, TrainParams, work, block="train"), "gnm", "benchmark")
     rate = matrix_rate()
-    batches = [training_exercises(trainer.params, trainer.train, step) for step in range(options.steps)]
+    batches = [training_batch(trainer.params, trainer.train, step) for step in range(options.steps)]
     times = {}
     for name, step in (("ours", our_step), ("plain", plain_step)):
         step(trainer, batches[0])

@@ -27,7 +27,7 @@ from gnm.evaluate_people import PeopleParams, evaluate_people
 from gnm.metrics.records import read_records
 from gnm.params import EvaluateParams, TrainParams
 from gnm.train import Trainer
-from gnm.training.batches import Exercise
+from gnm.training.batches import TrainingEpisode
 from small_runs import evaluate_settings, train_settings, write_small_documents
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -60,7 +60,7 @@ def training(folder: Path) -> dict[str, Any]:
     memory with gates and for in-context fine-tuning."""
     settings = train_settings(write_small_documents(folder), folder)
     settings["methods"] = {"gated": GATED, "in_context_ft": {"method": "in_context_ft"}}
-    settings["loop"] |= {"easy": None, "validation_sequences": 1}
+    settings["loop"] |= {"curriculum": None, "validation_sequences": 1}
     facts = str(categorised(folder, "facts") / "train.json")
     settings["people"] = PEOPLE | {"train": facts, "validation": facts}
     made = {"texts": package_texts()}
@@ -117,11 +117,11 @@ RESULTS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def told(steps: list[list[Exercise]]) -> str:
+def told(steps: list[list[TrainingEpisode]]) -> str:
     """Everything that training steps write and ask, one text after the other."""
-    exercises = [exercise for step in steps for exercise in step]
-    written = [(step.document, step.instruction) for exercise in exercises for step in exercise.sequence.steps]
-    queries = [query for exercise in exercises for asked in exercise.queries for query in asked]
+    episodes = [episode for step in steps for episode in step]
+    written = [(step.document, step.instruction) for episode in episodes for step in episode.steps]
+    queries = [query for episode in episodes for asked in episode.queries for query in asked]
     return json.dumps([written, [(query.input, query.target_output, query.format) for query in queries]])
 
 

@@ -49,12 +49,12 @@ def train_settings(data: Path, output: Path) -> dict[str, Any]:
         "sampling": SAMPLING,
         "loop": {
             "steps": 6,
-            "easy": {"steps": 2, "facts": 4, "documents_per_step": 4, "sampling": SAMPLING},
+            "curriculum": {"steps": 2, "facts": 4, "documents_per_step": 4, "sampling": SAMPLING},
             "documents_per_step": 4,
             "instructions_per_document": 2,
             "sequence_length": [1, 2],
             "unlearning": False,
-            "through": "all",
+            "gradients_through": "all",
             "max_queries_per_document": 4,
             "validate_every": 3,
             "validation_sequences": 2,
@@ -67,10 +67,12 @@ def train_settings(data: Path, output: Path) -> dict[str, Any]:
 
 
 def train_params(data: Path, output: Path, **loop: Any) -> TrainParams:
-    """`train_settings` checked, with values of `loop` and `loop.easy` replaced."""
+    """`train_settings` checked, with values of `loop` and `loop.curriculum` replaced."""
     settings = train_settings(data, output)
-    easy = loop.pop("easy", {})
-    settings["loop"] |= {**loop, "easy": None if easy is None else settings["loop"]["easy"] | easy}
+    curriculum = loop.pop("curriculum", {})
+    if curriculum is not None:
+        curriculum = settings["loop"]["curriculum"] | curriculum
+    settings["loop"] |= {**loop, "curriculum": curriculum}
     return validate(settings, TrainParams, where="test")
 
 

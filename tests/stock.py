@@ -65,7 +65,7 @@ def blocks(count: int, order="instruction_first") -> list[str]:
 
 def context_ids(chat: ChatFormat, texts: Sequence[str]) -> list[int]:
     """Head and `texts`, each tokenised by itself."""
-    return chat.head + [token for text in texts for token in chat.encode(text)]
+    return chat.preamble + [token for text in texts for token in chat.encode(text)]
 
 
 def prompt_ids(chat: ChatFormat, texts: Sequence[str], asked: Question) -> list[int]:
@@ -104,7 +104,7 @@ def stock_greedy(model, chat: ChatFormat, prompt: Sequence[int], max_new_tokens:
 def first_scores(reader: Reader, prefix: Prefix, asked: Sequence[Sequence[Question]]) -> list[Tensor]:
     """What the reader scores for the first token of each answer: per state [n, V]."""
     shared = reader.shared(prefix)
-    begun = reader._begin(shared, [[reader._prompt(q) for q in row] for row in asked])
+    begun = reader.passes.begin(shared, [[reader._prompt(q) for q in row] for row in asked])
     return [begun.scores[row, : len(questions)] for row, questions in enumerate(asked)]
 
 

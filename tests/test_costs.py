@@ -25,7 +25,7 @@ from gnm.files import write_json
 from gnm.models.flops import DecoderShape, forward_flops, linear_flops, query_flops
 from gnm.plan import known_shape
 
-SIZES = Sizes(head=20, document=100, question=40, stored=0.2, top_k=2)
+SIZES = Sizes(preamble=20, document=100, question=40, stored=0.2, top_k=2)
 SMALL, LARGE = "smollm2-135m", "memoryllm-8b-chat"
 
 
@@ -113,7 +113,7 @@ def evaluations(tmp_path):
 
 def test_sizes_are_those_of_the_stream_that_was_evaluated(evaluations):
     sizes = sizes_of(evaluations, SMALL, 2)
-    assert sizes == Sizes(head=20, document=100, question=40, stored=pytest.approx(0.2), top_k=2)
+    assert sizes == Sizes(preamble=20, document=100, question=40, stored=pytest.approx(0.2), top_k=2)
     assert "documents of 100 tokens" in told(sizes) and "20 % of the tokens" in told(sizes)
     with pytest.raises(DataError, match="cost of generalist"):
         sizes_of({"in_context": evaluations["in_context"]}, SMALL, 2)

@@ -53,7 +53,9 @@ def test_an_evaluation_is_the_same_on_any_number_of_processes(data, tmp_path, me
 
 def gradients(data: Path, output: Path, method: str, shard: bool = False) -> dict:
     """Of one training step, with weights away from where they start; and a validation's means."""
-    params = train_params(data, output, easy=None, documents_per_step=8, sequence_length=2, validation_sequences=5)
+    params = train_params(
+        data, output, curriculum=None, documents_per_step=8, sequence_length=2, validation_sequences=5
+    )
     params = params.model_copy(update={"distributed": params.distributed.model_copy(update={"shard": shard})})
     run = Trainer(params, method, "a test")
     with torch.no_grad():

@@ -283,8 +283,8 @@ def test_gates_leave_a_row_for_every_segment_of_what_was_written(data, tmp_path)
     lines = segments[segments["text"].str.startswith("* ")]
     assert 0 < lines["wanted"].mean() < 1 and not segments[~segments["text"].str.startswith("* ")]["wanted"].any()
     kept = json.loads((folder / "cost.json").read_text())["kept"]
-    head = kept[0] - written.xs(0, level="t")["stored"].mean()
-    assert kept[2] - head == pytest.approx(written.groupby("sequence")["stored"].sum().mean())
+    preamble = kept[0] - written.xs(0, level="t")["stored"].mean()
+    assert kept[2] - preamble == pytest.approx(written.groupby("sequence")["stored"].sum().mean())
 
 
 def test_a_forgotten_document_is_answered_as_if_it_had_never_been_there(data, tmp_path):

@@ -187,8 +187,8 @@ def make_loop_small(loop: dict) -> None:
     loop["sequence_length"] = shorter.get(str(loop["sequence_length"]), loop["sequence_length"])
     if "documents_per_step" in loop:
         loop["documents_per_step"] = min(loop["documents_per_step"], 8)
-    if loop.get("easy"):
-        loop["easy"] |= {"steps": 1, "documents_per_step": 2}
+    if loop.get("curriculum"):
+        loop["curriculum"] |= {"steps": 1, "documents_per_step": 2}
 
 
 @pytest.fixture(scope="module")

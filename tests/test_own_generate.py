@@ -33,7 +33,9 @@ def test_generate_of_transformers_says_what_the_memory_says(memory):
 def test_scores_are_those_of_the_stock_model_with_the_text_in_context(memory):
     """An untrained memory of one document is the text in the context."""
     chat, stock = memory._learner.reader.chat, another(memory._backbone)
-    context = chat.head + chat.encode("Instruction: Memorize all facts.\nDocument:\n") + chat.encode(f"{DOCUMENT}\n\n")
+    context = (
+        chat.preamble + chat.encode("Instruction: Memorize all facts.\nDocument:\n") + chat.encode(f"{DOCUMENT}\n\n")
+    )
     prompt = context + chat.encode(REQUEST) + chat.tail
     likeliest = int(stock_logits(stock, prompt)[-1].argmax())
     answers = ["Orvane", "Lisbon", memory.tokenizer.decode([likeliest])]

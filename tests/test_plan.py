@@ -81,7 +81,7 @@ def test_weights_pool_and_prefix_are_what_a_model_holds(name, tiny_sizes, settin
     need = plan(params, "memoryllm", 1, tokens)
     assert need.weights == held(backbone.model.parameters())
     lm = build_learner(LearnerSettings(method="memoryllm"), backbone).lm
-    lm.head = []
+    lm.preamble = []
     memory = lm.initial(torch.tensor([0, 1]))
     for _ in range(3):
         ids = torch.randint(5, 200, (2, tokens))

@@ -17,7 +17,7 @@ from gnm.errors import CheckpointError, ConfigError, DataError
 from gnm.learners import LearnerSettings, build_learner
 from gnm.params import TrainParams
 from gnm.train import Trainer
-from gnm.training.batches import Material, training_exercises
+from gnm.training.batches import Material, training_batch
 from gnm.training.loss import SUMS, TrainingLoss
 from gnm.weights.adapters import load_adapter, read_about
 from gnm.weights.backbones import load_backbone
@@ -188,7 +188,7 @@ def test_a_step_follows_the_means_over_tokens_and_over_documents(data, tmp_path,
         "opt": {"learning_rate": 0.02, "warmup_steps": 1, "clip_norm": 1e9},
     }
     run = changed_trainer(data, tmp_path, changes)
-    losses, sums = run.module(training_exercises(run.params, run.train, 0))
+    losses, sums = run.module(training_batch(run.params, run.train, 0))
     sums = dict(zip(SUMS, sums.tolist(), strict=True))
     assert sums["documents"] == 4 < sums["tokens"]
     (losses[0] / sums["tokens"] + losses[1] / 4).backward()
@@ -220,7 +220,7 @@ def test_steps_between_those_that_ask_train_what_is_stored_alone(data, tmp_path)
 def test_the_loss_of_what_is_stored_alone_is_that_of_the_writes(data, tmp_path):
     """With gates and no keep gates the writes' own loss is all that there is."""
     run = changed_trainer(data, tmp_path, {"methods": {"gnm": GATED}})
-    batch = training_exercises(run.params, run.train, 0)
+    batch = training_batch(run.params, run.train, 0)
     (asked, _), (alone, sums) = run.module(batch), run.module(batch, asks=False)
     torch.testing.assert_close(alone[1], asked[1])
     assert float(alone[0]) == 0 and sums[SUMS.index("tokens")] == 0
@@ -287,11 +287,11 @@ def test_gradients_reach_what_the_setting_says(data, tmp_path):
     """Through `all`, `last` and no writing at all: three different gradients of the same loss."""
     gradients = {}
     for name, method, through in (("all", "gnm", "all"), ("last", "gnm", "last"), ("none", "gnm_ablation", "all")):
-        run = trainer(data, tmp_path, method, through=through, sequence_length=2, easy=None)
+        run = trainer(data, tmp_path, method, gradients_through=through, sequence_length=2, curriculum=None)
         with torch.no_grad():
             for parameter in run.parameters:  # B starts at zero, and with it every gradient of A
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-        losses, _ = run.module(training_exercises(run.params, run.train, 0))
+        losses, _ = run.module(training_batch(run.params, run.train, 0))
         losses[0].backward()
         gradients[name] = (float(losses[0].detach()), torch.cat([p.grad.flatten() for p in run.parameters]))
     assert gradients["all"][0] == pytest.approx(gradients["last"][0], rel=1e-5)
@@ -312,23 +312,23 @@ def test_retrieval_of_all_documents_trains_as_in_context_does(data, tmp_path):
 def test_steps_are_a_pure_function_of_seed_and_number(data, tmp_path):
     params = train_params(data, tmp_path)
     material = Material.read([data / "train.json"], None)
-    assert training_exercises(params, material, 3) == training_exercises(params, material, 3)
-    assert training_exercises(params, material, 3) != training_exercises(params, material, 4)
+    assert training_batch(params, material, 3) == training_batch(params, material, 3)
+    assert training_batch(params, material, 3) != training_batch(params, material, 4)
 
 
 def test_the_first_steps_are_easy(data, tmp_path):
     """Single short documents under one phrasing, with questions of their own."""
-    easy = {"steps": 12, "documents_per_step": 6, "sampling": SAMPLING | {"num_paraphrase_from_other_facts": 0}}
-    params = train_params(data, tmp_path, easy=easy, sequence_length=[2, 2])
+    curriculum = {"steps": 12, "documents_per_step": 6, "sampling": SAMPLING | {"num_paraphrase_from_other_facts": 0}}
+    params = train_params(data, tmp_path, curriculum=curriculum, sequence_length=[2, 2])
     documents = read_documents(data / "train.json")
     short = {document.text for document in documents if len(document.fact_ids) <= 4}
     assert 0 < len(short) < len(documents)
     later, ignored = set(), set()
     for step in range(24):
-        batch = training_exercises(params, Material(documents), step)
-        lengths = [len(exercise.sequence.steps) for exercise in batch]
+        batch = training_batch(params, Material(documents), step)
+        lengths = [len(episode.steps) for episode in batch]
         assert lengths == ([1] * 6 if step < 12 else [2, 2])
-        written = [written for exercise in batch for written in exercise.sequence.steps]
+        written = [written for episode in batch for written in episode.steps]
         if step < 12:
             assert {step.document for step in written} <= short
             assert all(step.instruction == instruction_for(step.target, "train") for step in written)
@@ -340,9 +340,9 @@ def test_the_first_steps_are_easy(data, tmp_path):
 
 
 def test_settings_that_leave_no_easy_document_are_refused(data, tmp_path):
-    with pytest.raises(DataError, match="easy.facts"):
-        trainer(data, tmp_path, easy={"facts": 2})
-    trainer(data, tmp_path, easy=None)
+    with pytest.raises(DataError, match="curriculum.facts"):
+        trainer(data, tmp_path, curriculum={"facts": 2})
+    trainer(data, tmp_path, curriculum=None)
 
 
 def test_more_processes_than_sequences_are_refused(data, tmp_path, monkeypatch):
@@ -357,12 +357,12 @@ def test_what_is_logged_is_what_the_answers_say(data, tmp_path):
     means, learner = run.validate(), run.module.learner
     kinds = {(PARAPHRASE, True): "accuracy", (PARAPHRASE, False): "selectivity", (NEIGHBOUR, True): "specificity"}
     right = {kind: [] for kind in kinds.values()}
-    for exercise in run.validation:
-        state = learner.reset([exercise.seed])
-        for t, step in enumerate(exercise.sequence.steps):
+    for episode in run.validation:
+        state = learner.reset([episode.seed])
+        for t, step in enumerate(episode.steps):
             state = learner.write(state, [step.document], [step.instruction])
-            answers = learner.answer(state, [exercise.questions(t)], 1)[0]
-            for query, answer in zip(exercise.queries[t], answers, strict=True):
+            answers = learner.answer(state, [episode.questions(t)], 1)[0]
+            for query, answer in zip(episode.queries[t], answers, strict=True):
                 right[kinds[query.type, query.learn]].append(answer.target_score > answer.other_score)
     assert means.keys() == {"loss", *right}
     for name, verdicts in right.items():
@@ -483,7 +483,7 @@ def test_the_ablation_of_a_memory_model_leaves_what_only_writes_alone(data, tmp_
 def test_checkpointed_gradients_are_the_same_and_keep_less(data, tmp_path, method):
     kept, gradients = [], []
     for on in (False, True):
-        run = trainer(data, tmp_path, method, gradient_checkpointing=on, sequence_length=2, easy=None)
+        run = trainer(data, tmp_path, method, gradient_checkpointing=on, sequence_length=2, curriculum=None)
         seen = {}
 
         def keep(tensor, seen=seen):
@@ -491,7 +491,7 @@ def test_checkpointed_gradients_are_the_same_and_keep_less(data, tmp_path, metho
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            losses, _ = run.module(training_exercises(run.params, run.train, 0))
+            losses, _ = run.module(training_batch(run.params, run.train, 0))
             kept.append(sum(seen.values()))
             losses[0].backward()
         gradients.append([p.grad for p in run.parameters])

@@ -6,7 +6,6 @@
   the history for `undo` still holds it, in this process, until `clear_history`.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gnm.errors import ConfigError, DataError, MemoryFileError
 from gnm.inference.cache import generate_inputs
 from gnm.inference.generation import decode_stream, generate_tokens, generation_config
-from gnm.inference.scoring import Score, score
+from gnm.inference.scoring import Score, answer_pairs, score
 from gnm.learners.long_documents import Long, parts_for, write_parts
 from gnm.learners.memory import MemoryLearner
 from gnm.memory import MemoryState, load_memory, merge, save_memory
@@ -27,6 +26,7 @@ from gnm.memory.files import locked, version_of
 from gnm.memory.history import History
 from gnm.memory.notes import Notes, check_notes, note_of, only_stored, without_text
 from gnm.memory.state import MIXED
+from gnm.memory.versions import FileVersions
 from gnm.memory.written import Written, written_documents
 from gnm.models.projected import Memory
 from gnm.texts import check_text
@@ -53,7 +53,7 @@ class Conversation:
         self._notes: Notes = {}
         self._keep_notes = keep_notes
         self._undo_steps, self._before = undo_steps, History(undo_steps)
-        self._versions: dict[str, str | None] = {}  # of each file that was loaded or saved, its checksum then
+        self._versions = FileVersions()
 
     @torch.no_grad()
     def write(self, document: str, instruction: str, keep_notes: bool = True, long: Long = "refuse") -> int:
@@ -135,14 +135,8 @@ class Conversation:
 
         An empty request scores what the model says unasked. Raises DataError for an empty answer.
         """
-        if isinstance(answers, str):
-            raise DataError("the answers are one text, not several; give a list of texts")
         reader = self._learner.reader
-        prompt = (reader.chat.encode(request.strip()) + reader.chat.tail) or reader.chat.end_of_turn[:1]
-        told = [reader.chat.encode_answer(answer) for answer in answers]
-        if not all(told):
-            raise DataError("an answer is empty; there is nothing to score")
-        pairs = [(prompt, answer) for answer in told]
+        pairs = answer_pairs(reader.chat, request, answers)
         return score(reader.decoder, self._learner.prefix(self._memory, [request]), pairs) if pairs else []
 
     def _prompt(self, request: str) -> list[int]:
@@ -216,7 +210,7 @@ class Conversation:
     def fork(self) -> "Conversation":
         """Another conversation that begins with this memory; what either writes or forgets from now on is its own."""
         other = copy(self)
-        other._before, other._versions = History(self._undo_steps), dict(self._versions)
+        other._before, other._versions = History(self._undo_steps), self._versions.copy()
         return other
 
     def clear_history(self) -> None:
@@ -230,28 +224,20 @@ class Conversation:
         or was changed since this conversation loaded or saved it.
         """
         with locked(path, timeout):
-            place = os.path.realpath(path)
-            if place in self._versions and os.path.exists(place) and version_of(path) != self._versions[place]:
-                raise MemoryFileError(
-                    f"{path} was changed since this conversation loaded or saved it; load it again and repeat what was "
-                    "done, or save to another file"
-                )
-            self._versions[place] = save_memory(path, self.state, self._digest, self._saved_notes())
+            self._versions.check(path)
+            self._versions.note(path, save_memory(path, self.state, self._digest, self._saved_notes()))
 
     def load_memory(self, path: str | Path) -> None:
         """Go on from a saved memory. Raises MemoryFileError if it is damaged or another model's."""
         version = version_of(path)
         state, notes = self._read(path)
-        self._versions[os.path.realpath(path)] = version
+        self._versions.note(path, version)
         memory = self._attach(state)
         self._change(memory, only_stored(notes, memory.state))
 
     def _read(self, path: str | Path) -> tuple[MemoryState, Notes]:
         state, notes = load_memory(path, self._digest, self._learner.lm.decoder.device, like=self.state)
-        try:
-            check_notes(notes, state)
-        except ValueError as error:
-            raise MemoryFileError(f"the notes in {path} are damaged ({error}); restore it from a copy") from error
+        check_notes(path, notes, state)
         return state, notes if self._keep_notes else without_text(notes)
 
     def _saved_notes(self) -> Notes:

@@ -29,10 +29,10 @@ _MOST_TOKENS = 4096  # of a question
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Tokens of a stream. head: what a conversation starts with. document: with its instruction. question: with the
+    """Tokens of a stream. preamble: what a conversation starts with. document: with its instruction. question: with the
     words around it. stored: share of a document's tokens that gates store. top_k: documents that retrieval reads."""
 
-    head: float
+    preamble: float
     document: float
     question: int
     stored: float
@@ -51,11 +51,11 @@ def sizes_of(evaluations: Mapping[str, SavedEvaluation], backbone: str, top_k: i
     if len(kept) < 2:
         raise DataError("sizes of documents come from a stream of two or more")
     document = (kept[-1] - kept[0]) / (len(kept) - 1)
-    head = kept[0] - document
-    stored = (costs[GATED]["kept"][-1] - head) / (len(kept) * document)
+    preamble = kept[0] - document
+    stored = (costs[GATED]["kept"][-1] - preamble) / (len(kept) * document)
     shape, prompts = DecoderShape.of(known_shape(backbone)[0]), range(1, _MOST_TOKENS)
     question = min(prompts, key=lambda tokens: abs(query_flops(shape, tokens, round(kept[-1])) - flops))
-    return Sizes(head, document, question, stored, top_k)
+    return Sizes(preamble, document, question, stored, top_k)
 
 
 def cost_of_stream(backbone: str, sizes: Sizes, documents: int) -> pd.DataFrame:
@@ -140,11 +140,11 @@ def measured(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
 def _costs(shape: DecoderShape, memory: MemoryShape | None, sizes: Sizes, t: int) -> dict[str, tuple[float, float]]:
     """Writing document number `t` (from 0) and asking after it, by method."""
     document, question = round(sizes.document), sizes.question
-    before, after = (round(sizes.head + count * sizes.document) for count in (t, t + 1))
-    found = round(sizes.head + min(t + 1, sizes.top_k) * sizes.document)
+    before, after = (round(sizes.preamble + count * sizes.document) for count in (t, t + 1))
+    found = round(sizes.preamble + min(t + 1, sizes.top_k) * sizes.document)
     stored = round(sizes.stored * sizes.document)
-    gated = round(sizes.head) + (t + 1) * stored
-    alone = prefill_flops(shape, document, round(sizes.head))
+    gated = round(sizes.preamble) + (t + 1) * stored
+    alone = prefill_flops(shape, document, round(sizes.preamble))
     costs = {
         GNM: (alone + projection_flops(shape, document), query_flops(shape, question, after)),
         GATED: (alone + projection_flops(shape, stored), query_flops(shape, question, gated)),

@@ -4,7 +4,6 @@ For each instruction the document is written into an empty memory; printed are i
 and the answers to a few questions, beside those of the same model with nothing written. The printed text is saved too.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +11,10 @@ from typing import Annotated
 from pydantic import Field
 
 from gnm.api import load
-from gnm.config import StrictModel, add_params_arguments, load_params
+from gnm.config import StrictModel
 from gnm.conversation import Conversation
-from gnm.errors import exit_on_error
 from gnm.files import write_text
+from gnm.program import run_program
 from gnm.shell import shaded
 
 
@@ -47,17 +46,17 @@ def _answers(questions: Sequence[str], answers: Sequence[str]) -> str:
     return "\n".join(f"    {q:{width}s}  {a!r}" for q, a in zip(questions, answers, strict=True))
 
 
+def show(params: DemoParams) -> None:
+    """Print the demonstration part by part, and write it to `params.output`."""
+    parts = demo(load(params.adapter), params)
+    for part in parts:
+        print(f"\n{part}", flush=True)
+    write_text(params.output, "\n\n".join(parts) + "\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, show."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.demo", description=__doc__.splitlines()[0])
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        params = load_params(options.params, DemoParams, options.overrides, options.block)
-        parts = demo(load(params.adapter), params)
-        for part in parts:
-            print(f"\n{part}", flush=True)
-        write_text(params.output, "\n\n".join(parts) + "\n")
+    run_program("gnm.demo", __doc__, DemoParams, lambda params, _: show(params), arguments)
 
 
 if __name__ == "__main__":

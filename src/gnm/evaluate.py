@@ -8,7 +8,6 @@
   write gates also segments.parquet (a row a segment of a written text). The folder is replaced whole.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -19,7 +18,6 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from gnm.config import add_params_arguments, load_params
 from gnm.data.asking import asked, format_age
 from gnm.data.documents import read_documents
 from gnm.data.formats import recognise
@@ -28,21 +26,21 @@ from gnm.data.refusals import is_refusal
 from gnm.data.segments import is_wanted
 from gnm.data.sequences import SequenceSettings, evaluation_sequences
 from gnm.data.targets import COMPOSITION_TYPES, REFUSAL_TYPES, parse_target
-from gnm.data.types import Query
-from gnm.data.types import Sequence as DocumentSequence
+from gnm.data.types import Episode, Query
 from gnm.devices import pick_device
-from gnm.errors import ConfigError, exit_on_error
+from gnm.errors import ConfigError
 from gnm.extras import program_imports
 from gnm.files import atomic_folder, write_json
 from gnm.learners import Answer, Learner, Question, build_learner
 from gnm.params import EvaluateParams
-from gnm.provenance import command_line, provenance
+from gnm.provenance import provenance
 from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import load_model
 
 with program_imports(__name__):
     from gnm.metrics import summarise, write_summary
     from gnm.metrics.records import records_frame, write_records, write_segments
+    from gnm.program import run_method
 
 _TIMED_QUESTIONS = 5
 
@@ -115,7 +113,7 @@ def read_documents_of(paths: Sequence[Path]) -> list:
 @torch.no_grad()
 def run_sequences(
     learner: Learner,
-    batch: Sequence[tuple[int, DocumentSequence]],
+    batch: Sequence[tuple[int, Episode]],
     params: EvaluateParams,
     known: dict[Question, Answer],
 ) -> tuple[list[dict], list[dict], list[dict]]:
@@ -176,7 +174,7 @@ def _answer_unwritten(
         row["known_generated"] = answer.text
 
 
-def _forget(learner: Learner, state, batch: Sequence[tuple[int, DocumentSequence]], params: EvaluateParams):
+def _forget(learner: Learner, state, batch: Sequence[tuple[int, Episode]], params: EvaluateParams):
     """The state without the first document, or after an instruction that takes back what its target taught."""
     if params.loop.forget == "document":
         return learner.forget(state, 0)
@@ -184,7 +182,7 @@ def _forget(learner: Learner, state, batch: Sequence[tuple[int, DocumentSequence
 
 
 def record(
-    sequence: tuple[int, DocumentSequence], q: int, t: int, query: Query, answer: Answer, flops: float,
+    sequence: tuple[int, Episode], q: int, t: int, query: Query, answer: Answer, flops: float,
     settings: SequenceSettings,
 ) -> dict:  # fmt: skip
     """One row of records.parquet: the answer after document `t` to a query about document `q`.
@@ -251,13 +249,7 @@ def _mean_cost(costs: Sequence[dict]) -> dict[str, list[float | None]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, check them, evaluate one method."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--method", required=True, help="one of the keys of `methods`")
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        params = load_params(options.params, EvaluateParams, options.overrides, options.block)
-        evaluate(params, options.method, command_line("gnm.evaluate", options))
+    run_method("gnm.evaluate", __doc__, EvaluateParams, evaluate, arguments)
 
 
 if __name__ == "__main__":

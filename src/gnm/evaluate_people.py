@@ -7,7 +7,6 @@
 - Written per method: records.parquet (a row a question), figures.csv, run_config.json.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,18 +14,16 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from gnm.config import add_params_arguments, load_params
 from gnm.data.formats import apply_format, recognise
 from gnm.data.probes import Probe, ProbeQuery, read_probes
 from gnm.data.refusals import is_refusal
 from gnm.data.types import REFUSAL_ANSWER
 from gnm.devices import pick_device
-from gnm.errors import exit_on_error
 from gnm.extras import program_imports
 from gnm.files import atomic_folder, write_json
 from gnm.learners import Answer, Learner, Question, build_learner
 from gnm.params import PeopleParams
-from gnm.provenance import command_line, provenance
+from gnm.provenance import provenance
 from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import load_model
 
@@ -34,6 +31,7 @@ with program_imports(__name__):
     import pandas as pd
 
     from gnm.metrics.people import people_figures
+    from gnm.program import run_method
 
 
 def evaluate_people(params: PeopleParams, method: str, command: str) -> Path:
@@ -134,13 +132,7 @@ def _contains(text: str, object: str) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, check them, evaluate one method."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.evaluate_people", description=__doc__.splitlines()[0])
-    parser.add_argument("--method", required=True, help="one of the keys of `methods`")
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        params = load_params(options.params, PeopleParams, options.overrides, options.block)
-        evaluate_people(params, options.method, command_line("gnm.evaluate_people", options))
+    run_method("gnm.evaluate_people", __doc__, PeopleParams, evaluate_people, arguments)
 
 
 if __name__ == "__main__":

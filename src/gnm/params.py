@@ -69,8 +69,8 @@ class People(PeopleSettings):
     validation: Path
 
 
-class EasySteps(StrictModel):
-    """The first steps of a training: one document a sequence, of at most `facts` facts, one phrasing a target.
+class Curriculum(StrictModel):
+    """The first, easier steps of a training: one document a sequence, of at most `facts` facts, one phrasing a target.
 
     target_types: None for those of all steps.
     """
@@ -90,12 +90,12 @@ class TrainLoop(StrictModel):
     """
 
     steps: Positive
-    easy: EasySteps | None = None
+    curriculum: Curriculum | None = None
     documents_per_step: Positive
     instructions_per_document: Positive = 1
     sequence_length: Length | tuple[Length, Length]
     unlearning: bool
-    through: Literal["last", "all"]
+    gradients_through: Literal["last", "all"]
     max_queries_per_document: Positive
     answers_every: Positive = 1
     validate_every: Positive
@@ -109,30 +109,30 @@ class TrainLoop(StrictModel):
         """Documents of the longest sequences."""
         return self.sequence_length if isinstance(self.sequence_length, int) else self.sequence_length[1]
 
-    def is_easy(self, step: int) -> bool:
+    def in_curriculum(self, step: int) -> bool:
         """Whether a step is one of the first ones."""
-        return self.easy is not None and step < self.easy.steps
+        return self.curriculum is not None and step < self.curriculum.steps
 
     def asks(self, step: int) -> bool:
         """Whether a step asks questions; the last of each `answers_every` does."""
         return (step + 1) % self.answers_every == 0
 
-    def sequences_of_step(self, length: int, easy: bool = False) -> int:
+    def sequences_of_step(self, length: int, curriculum: bool = False) -> int:
         """Sequences in a step that draws `length` documents a sequence."""
-        documents = self.easy.documents_per_step if easy else self.documents_per_step
+        documents = self.curriculum.documents_per_step if curriculum else self.documents_per_step
         return documents // (length * self.instructions_per_document) * self.instructions_per_document
 
     @property
     def fewest_sequences(self) -> int:
         """Sequences of the step that has fewest."""
-        kinds = [(self.longest, False), (1, True)] if self.easy else [(self.longest, False)]
+        kinds = [(self.longest, False), (1, True)] if self.curriculum else [(self.longest, False)]
         return min(self.sequences_of_step(*kind) for kind in kinds)
 
     @model_validator(mode="after")
     def _one_sequence_fits(self) -> "TrainLoop":
-        kinds = [("", self.longest, False), ("easy.", 1, True)]
-        for where, length, easy in kinds if self.easy else kinds[:1]:
-            if not self.sequences_of_step(length, easy):
+        kinds = [("", self.longest, False), ("curriculum.", 1, True)]
+        for where, length, curriculum in kinds if self.curriculum else kinds[:1]:
+            if not self.sequences_of_step(length, curriculum):
                 raise ValueError(
                     f"{where}documents_per_step is too small: a sequence of {length} documents, each under "
                     f"{self.instructions_per_document} instructions, takes {length * self.instructions_per_document}"
@@ -209,14 +209,14 @@ class TrainParams(Methods):
         """Whether a step asks questions."""
         return not self.selection_only and self.loop.asks(step)
 
-    def sequences(self, split: Literal["train", "test"], length: int, easy: bool = False) -> SequenceSettings:
+    def sequences(self, split: Literal["train", "test"], length: int, curriculum: bool = False) -> SequenceSettings:
         """The settings of training ("train") or validation ("test": held-out phrasing, fixed sampling) sequences.
 
-        easy: those of the first steps.
+        curriculum: those of the first steps.
         """
-        own = {"phrasings": 1, "sampling": self.loop.easy.sampling} if easy else {"sampling": self.sampling}
-        if easy and self.loop.easy.target_types:
-            own["target_types"] = self.loop.easy.target_types
+        own = {"phrasings": 1, "sampling": self.loop.curriculum.sampling} if curriculum else {"sampling": self.sampling}
+        if curriculum and self.loop.curriculum.target_types:
+            own["target_types"] = self.loop.curriculum.target_types
         common = {"sequence_length": length, "unlearning": self.loop.unlearning, "split": split}
         return SequenceSettings(**{**self.targets.model_dump(), **common, **own})
 

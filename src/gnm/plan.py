@@ -47,7 +47,7 @@ _MEMORIES = ("gnm", "gnm_ablation", "memoryllm")
 class Need:
     """Bytes of one process's GPU memory.
 
-    weights: the decoder, and its output head once more in float32; adapters: their parameters and those of a bank, and,
+    weights: the decoder, and its LM head once more in float32; adapters: their parameters and those of a bank, and,
     on plain decoders, the effective weights formed of adapters; memory: slots; prefix: keys and values as kept and as
     read; gradients, optimizer: of what is trained.
     """
@@ -144,9 +144,9 @@ def plan(params: Params, method: str, processes: int, tokens: int = DOCUMENT_TOK
     training = isinstance(params, TrainParams)
     lora = params.lora if training else LoraSettings() if settings.adapter else None
     model = Model.of(settings.backbone or params.backbone.name, lora)
-    head = 4 * model.config.vocab_size * model.config.hidden_size if dtype == 2 else 0
+    lm_head = 4 * model.config.vocab_size * model.config.hidden_size if dtype == 2 else 0
     shard = training and params.distributed.shard and processes > 1
-    weights = dtype * model.weights // (processes if shard else 1) + head
+    weights = dtype * model.weights // (processes if shard else 1) + lm_head
     bank = empty_bank(settings, model.config)
     own = sum(parameter.numel() for parameter in bank.parameters()) if bank else 0
     need = Need(weights=weights, adapters=4 * (model.adapters + own) + (0 if shard else dtype * model.formed))

@@ -1,6 +1,5 @@
 """Where a result came from: versions, git commit, device, command. Goes into run_config.json and gnm.json."""
 
-import argparse
 import importlib.metadata
 import platform
 import subprocess
@@ -48,10 +47,3 @@ def git_commit() -> str:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", here) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def command_line(module: str, options: argparse.Namespace) -> str:
-    """The command that a program was started with, as one would type it in the experiment's folder."""
-    parts = ["python -m", module]
-    parts += [f"--{name} {getattr(options, name)}" for name in ("method", "block") if getattr(options, name, None)]
-    return " ".join([*parts, *options.overrides])

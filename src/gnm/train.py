@@ -2,12 +2,12 @@
 
 - A step draws sequences, writes their documents one after another, and asks queries after each; the loss is the mean
   cross-entropy over answer tokens.
-- `loop.through`: gradients reach the writing of the current document only ("last") or of every earlier one ("all").
+- `loop.gradients_through`: whether gradients reach the writing of the current document only ("last"), or of every
+  earlier one too ("all").
 - Which sequences a step sees is a pure function of seed and step, so a run that was killed goes on to bit-equal
   weights (on as many processes), and the number of processes changes nothing but the order of sums.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,15 +18,15 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gnm.config import add_params_arguments, load_params
 from gnm.devices import pick_device
-from gnm.errors import ConfigError, exit_on_error
+from gnm.errors import ConfigError
 from gnm.learners import build_learner
 from gnm.models.lora import SELECTOR, keep_adapters_apart
 from gnm.models.sharding import shard_backbone
 from gnm.params import TrainParams
-from gnm.provenance import command_line, provenance
-from gnm.training.batches import Exercise, Material, TrainingSteps, training_exercises, validation_exercises
+from gnm.program import run_method
+from gnm.provenance import provenance
+from gnm.training.batches import Material, TrainingEpisode, TrainingSteps, training_batch, validation_episodes
 from gnm.training.log import TrainingLog
 from gnm.training.loss import SUMS, TrainingLoss, means_of
 from gnm.training.optimizer import build_optimizer, set_learning_rate
@@ -46,11 +46,12 @@ class Trainer:
         self.output = params.output / method
         people = params.people
         self.train = Material.read(params.data.train, people and people.train)
-        self.validation = validation_exercises(
+        self.validation = validation_episodes(
             params, Material.read([params.data.validation], people and people.validation)
         )
-        for step in (0, params.loop.steps - 1):  # documents that give no easy or no later step are refused here
-            training_exercises(params, self.train, step)
+        # documents that are too few for the curriculum's steps or for later ones are refused here
+        for step in (0, params.loop.steps - 1):
+            training_batch(params, self.train, step)
         alone = {"selection_only": params.selection_only, "loop.answers_every": params.loop.answers_every > 1}
         if any(alone.values()) and not settings.selects:
             raise ConfigError(
@@ -87,7 +88,7 @@ class Trainer:
             **start,
         ).as_json()
         ddp.find_unused_parameters = not learner.trains_all
-        self.module = TrainingLoss(learner, params.loop.through)
+        self.module = TrainingLoss(learner, params.loop.gradients_through)
         self.sharded = params.distributed.shard and self.accelerator.num_processes > 1
         if self.sharded:
             if not learner.same_passes:
@@ -106,7 +107,7 @@ class Trainer:
         if fewest < processes:
             raise ConfigError(
                 f"{processes} processes, but some steps have only {fewest} sequences: start fewer processes or raise "
-                "loop.documents_per_step and loop.easy.documents_per_step"
+                "loop.documents_per_step and loop.curriculum.documents_per_step"
             )
 
     @property
@@ -153,17 +154,17 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def steps_from(self, first: int) -> DataLoader:
-        """The exercises of step `first` and of all that follow, drawn ahead by `distributed.drawers` processes."""
+        """The episodes of step `first` and of all that follow, drawn ahead by `distributed.drawers` processes."""
         steps = TrainingSteps(self.params, self.train)
         left = range(first, self.params.loop.steps)
         return DataLoader(steps, None, sampler=left, num_workers=self.params.distributed.drawers)
 
-    def step(self, step: int, batch: Sequence[Exercise] | None = None) -> dict[str, float]:
+    def step(self, step: int, batch: Sequence[TrainingEpisode] | None = None) -> dict[str, float]:
         """One optimizer step; returns the means over all processes' questions, as `validate` does.
 
-        batch: its exercises; None: they are drawn.
+        batch: its episodes; None: they are drawn.
         """
-        batch = training_exercises(self.params, self.train, step) if batch is None else batch
+        batch = training_batch(self.params, self.train, step) if batch is None else batch
         num_processes = self.accelerator.num_processes
         own = batch[self.accelerator.process_index :: num_processes]
         set_learning_rate(self.optimizer, self.params.opt, step, self.params.loop.steps)
@@ -215,13 +216,7 @@ def _batches(items: Sequence, size: int):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, check them, train."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--method", required=True, help="one of the keys of `methods`")
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        params = load_params(options.params, TrainParams, options.overrides, options.block)
-        Trainer(params, options.method, command_line("gnm.train", options)).fit()
+    run_method("gnm.train", __doc__, TrainParams, lambda *given: Trainer(*given).fit(), arguments)
 
 
 if __name__ == "__main__":

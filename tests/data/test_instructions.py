@@ -6,7 +6,7 @@ from gnm.data.instructions import (
     build_phrasings,
     instruction_for,
     load_phrasings,
-    revocation_exercise,
+    revocation_examples,
     revoking_instruction,
 )
 from gnm.data.targets import composition_targets
@@ -61,12 +61,12 @@ def test_no_phrasing_occurs_in_two_kinds():
     assert len(set(texts)) == len(texts)
 
 
-def test_an_exercise_has_one_instruction_that_takes_back_what_its_target_taught():
+def test_examples_have_one_instruction_that_takes_back_what_its_target_taught():
     label = load_taxonomy().label
     takes_all = set(KINDS["revocation_all"].train)
     takes = {text.format(group=label(group)) for group in GROUPS for text in KINDS["revocation"].train} | takes_all
     for target in TARGETS:
-        said = revocation_exercise(target, random.Random(0))
+        said = revocation_examples(target, random.Random(0))
         assert [back for _, back in said] == [True, False, False] and len({text for text, _ in said}) == 3
         assert [text in takes for text, _ in said] == [True, False, False]
         learned = next((group for group in GROUPS if target.split("-")[0].removesuffix("_format") == group), None)

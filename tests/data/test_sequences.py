@@ -10,7 +10,14 @@ from gnm.data.asking import asked, format_in_force
 from gnm.data.documents import make_documents, turn_round
 from gnm.data.formats import FORMATS
 from gnm.data.instructions import instruction_for
-from gnm.data.sequences import SequenceSettings, draw_sequence, draw_twins, evaluation_sequences, make_step, turned_step
+from gnm.data.sequences import (
+    SequenceSettings,
+    draw_contrastive,
+    draw_sequence,
+    evaluation_sequences,
+    make_step,
+    turned_step,
+)
 from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import PARAPHRASE
 from gnm.errors import ConfigError, DataError
@@ -29,10 +36,10 @@ def formatted(**changes) -> SequenceSettings:
 # ---------------------------------------------------------------- drawing
 
 
-def test_twins_are_the_same_documents_under_other_targets():
+def test_contrastive_episodes_are_the_same_documents_under_other_targets():
     for index in range(40):
         given = settings(target_types=["fact_subcategories"], sequence_length=2)
-        first, second = draw_twins(SEEN, given, 0, index, 2)
+        first, second = draw_contrastive(SEEN, given, 0, index, 2)
         assert first == draw_sequence(SEEN, given, 0, index)
         for one, other in zip(first.steps, second.steps, strict=True):
             assert one.document == other.document
@@ -40,13 +47,15 @@ def test_twins_are_the_same_documents_under_other_targets():
             assert one.instruction != other.instruction or one.target == other.target
 
 
-def test_twins_keep_the_place_of_the_format_and_the_turned_document():
+def test_contrastive_episodes_keep_the_place_of_the_format_and_the_turned_document():
     for index in range(20):
-        first, second, third = draw_twins(SEEN, formatted(unlearning=True), 0, index, 3)
-        for twin in (second, third):
-            assert [step.target == "format" for step in twin.steps] == [step.target == "format" for step in first.steps]
-            assert twin.unlearning and twin.steps[-1].target == twin.steps[0].target
-            assert [q.fact_id for q in twin.steps[-1].queries] == [q.fact_id for q in twin.steps[0].queries]
+        first, second, third = draw_contrastive(SEEN, formatted(unlearning=True), 0, index, 3)
+        for episode in (second, third):
+            assert [step.target == "format" for step in episode.steps] == [
+                step.target == "format" for step in first.steps
+            ]
+            assert episode.unlearning and episode.steps[-1].target == episode.steps[0].target
+            assert [q.fact_id for q in episode.steps[-1].queries] == [q.fact_id for q in episode.steps[0].queries]
 
 
 def test_few_phrasings_are_the_first_ones():

@@ -10,7 +10,7 @@ from gnm.data.asking import asked
 from gnm.data.documents import from_record
 from gnm.data.sampling import Sampling
 from gnm.data.sequences import SequenceSettings, make_step, turned_step
-from gnm.data.types import Query, Sequence
+from gnm.data.types import Episode, Query
 
 # The appended documents whose text differs from the published one, and why.
 PUBLISHED_DEFECTS = {
@@ -108,7 +108,7 @@ def test_golden_queries_of_training(golden_folder):
         # The published code also asks the pulled-back queries after the appended document, where they are no
         # longer in the future; ours does not.
         steps = tuple(replace_queries(step, queries) for step, queries in zip(steps, drawn, strict=True))
-        sequence = Sequence(steps, case["unlearning"])
+        sequence = Episode(steps, case["unlearning"])
         for t in range(case["sequence_length"]):
             future = [pair for pair in pairs[t] if pair["type"] == "future_paraphrase"]
             ours = [

@@ -24,7 +24,7 @@ STEPS = 6
 def memory_of(backbone, documents=2, positions="in_order", **write):
     """A reader, and the prefix of a memory of some documents."""
     reader = reader_of(backbone)
-    lm = MemoryLM(reader.decoder, reader.chat.head, PoolSettings(positions=positions), WriteSettings(**write))
+    lm = MemoryLM(reader.decoder, reader.chat.preamble, PoolSettings(positions=positions), WriteSettings(**write))
     if lm.gating:  # each segment at a strength of its own
         torch.nn.init.normal_(lm.gating.gate.weight, std=0.5)
     memory = lm.initial(torch.zeros(1, dtype=torch.long))

@@ -15,7 +15,7 @@ def test_prompt_is_the_templates_own_rendering(tiny_family):
 def test_prompt_of_smollm2_has_its_default_system_turn(smollm2):
     check_against_template(smollm2.tokenizer)
     chat = ChatFormat.of(smollm2.tokenizer)
-    assert "helpful AI assistant" in smollm2.tokenizer.decode(chat.head)
+    assert "helpful AI assistant" in smollm2.tokenizer.decode(chat.preamble)
     assert chat.end_of_turn == smollm2.tokenizer.convert_tokens_to_ids(["<|im_end|>"])
 
 
@@ -58,7 +58,7 @@ def test_without_a_template_the_form_is_plain():
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = None
     chat = ChatFormat.of(tokenizer)
-    assert chat.head == [tokenizer.bos_token_id]
+    assert chat.preamble == [tokenizer.bos_token_id]
     assert tokenizer.decode(chat.tail) == "\n"
     assert chat.end_of_turn == [tokenizer.eos_token_id]
 
@@ -67,7 +67,7 @@ def test_without_a_template_or_special_tokens_there_is_still_a_form():
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = tokenizer.bos_token = tokenizer.eos_token = None
     chat = ChatFormat.of(tokenizer)
-    assert (chat.head, chat.end_of_turn) == ([], [])
+    assert (chat.preamble, chat.end_of_turn) == ([], [])
     assert chat.prompt(chat.encode("a")) == chat.encode("a\n")
 
 
@@ -112,7 +112,7 @@ def test_a_continuation_ends_with_its_sentence_or_its_line(tiny, generated, said
 def test_plain_text_has_no_turns_and_ends_with_a_full_stop_or_the_line(smollm2):
     tokenizer = smollm2.tokenizer
     plain = PlainText.of(tokenizer)
-    assert plain.head == plain.tail == plain.encode_lead() == []
+    assert plain.preamble == plain.tail == plain.encode_lead() == []
     assert tokenizer.convert_ids_to_tokens(plain.end_of_turn)[:2] == [".", "Ċ"]
     assert tokenizer.convert_ids_to_tokens(plain.encode_answer("Oslo")) == ["ĠOslo"]
     assert plain.encode_question("Oslo is in") == tokenizer("Oslo is in")["input_ids"]
@@ -122,4 +122,4 @@ def test_plain_text_begins_as_the_tokenizer_begins_a_text():
     tokenizer = byte_tokenizer()
     specials = [("<|bos|>", 1), ("<|end|>", 4)]
     tokenizer._tokenizer.post_processor = processors.TemplateProcessing("<|bos|> $A <|end|>", None, specials)
-    assert PlainText.of(tokenizer).head == [tokenizer.bos_token_id]
+    assert PlainText.of(tokenizer).preamble == [tokenizer.bos_token_id]

@@ -15,7 +15,7 @@ def begun(backbone):
     """A reader, a prefix that holds TEXTS in its context, and the ids of a request behind them."""
     reader = reader_of(backbone)
     text = reader.encode(["".join(TEXTS)])
-    prefix = reader.decoder.extend(reader.head(1), text.ids, text.mask)
+    prefix = reader.decoder.extend(reader.preamble(1), text.ids, text.mask)
     return reader, prefix, reader.chat.encode("Say something.") + reader.chat.tail
 
 

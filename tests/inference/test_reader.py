@@ -40,7 +40,7 @@ ASKED = [list(QUESTIONS), [QUESTIONS[2]], list(QUESTIONS[:2])]
 
 def memory_prefix(reader, rows):
     """What questions read after `rows` of texts were written into memories that read everything."""
-    lm = MemoryLM(reader.decoder, reader.chat.head, PoolSettings(), WriteSettings(reads="all"))
+    lm = MemoryLM(reader.decoder, reader.chat.preamble, PoolSettings(), WriteSettings(reads="all"))
     memory = lm.initial(torch.arange(len(rows)))
     for turn in range(max(map(len, rows))):
         memory = lm.write(memory, reader.encode([row[turn] if turn < len(row) else "" for row in rows]))
@@ -50,7 +50,7 @@ def memory_prefix(reader, rows):
 def context_prefix(reader, rows):
     """What questions read after `rows` of texts in a context."""
     text = reader.encode_segments(rows)
-    return reader.decoder.extend(reader.head(len(rows)), text.ids, text.mask)
+    return reader.decoder.extend(reader.preamble(len(rows)), text.ids, text.mask)
 
 
 PREFIXES = [memory_prefix, context_prefix]
@@ -123,7 +123,7 @@ def test_padding_of_any_amount_changes_nothing(columns, tokens):
     text = ours.encode_segments(TEXTS)
     padding = torch.tensor(tokens)[:, None].expand(-1, columns)
     ids, mask = torch.cat((text.ids, padding), 1), torch.nn.functional.pad(text.mask, (0, columns), value=False)
-    prefix = ours.decoder.extend(ours.head(3), ids, mask)
+    prefix = ours.decoder.extend(ours.preamble(3), ids, mask)
     loud = tuple(torch.full_like(key[:, :, :columns], 50.0) for key in prefix.keys)
     prefix = prefix.extend(loud, loud, torch.zeros(3, loud[0].shape[2], dtype=torch.bool))
     for ours_row, plain_row in zip(ours.answer(prefix, ASKED, 3), plain, strict=True):
@@ -156,9 +156,9 @@ def test_what_is_said_without_scores_is_what_is_answered(tiny_family, monkeypatc
 
 def test_an_answer_of_two_tokens_takes_three_passes(tiny, monkeypatch):
     reader = reader_of(tiny)
-    prefix, passes, run = reader.head(1), [], Decoder.run
+    prefix, passes, run = reader.preamble(1), [], Decoder.run
     monkeypatch.setattr(Decoder, "run", lambda *args, **kwargs: passes.append(args) or run(*args, **kwargs))
-    first = int(reader._begin(prefix, [[reader._shared + reader.chat.encode_question("Who?")]]).scores.argmax())
+    first = int(reader.passes.begin(prefix, [[reader._shared + reader.chat.encode_question("Who?")]]).scores.argmax())
     passes.clear()
     reader.say(prefix, [["Who?"]], 2)
     assert first not in reader.chat.end_of_turn and len(passes) == 2  # the second token ends it: nothing is read on
@@ -181,7 +181,7 @@ def test_a_state_without_questions_gets_no_answers(tiny):
     assert ours.answer(context_prefix(ours, TEXTS), [[], [], []], 3) == [[], [], []]
     loss = ours.loss(context_prefix(ours, TEXTS), [[], [], []])
     assert (float(loss.total), loss.tokens, loss.right) == (0.0, 0, [[], [], []])
-    empty = ours.head(0)
+    empty = ours.preamble(0)
     assert ours.answer(empty, [], 3) == [] and ours.loss(empty, []) == (torch.zeros(()), 0, [])
 
 
@@ -234,7 +234,7 @@ def test_spaces_around_phrase_and_answers_change_nothing(tiny):
 def test_completion_of_free_requests_is_the_stock_models(tiny_family):
     ours, stock = reader_of(tiny_family), another(tiny_family)
     requests = ["Say a word.", "And a longer request, please"]
-    said = ours.complete(ours.head(2), requests, 4)
+    said = ours.complete(ours.preamble(2), requests, 4)
     for text, request in zip(said, requests, strict=True):
         prompt = ours.chat.prompt(ours.chat.encode(request))
         assert text == " ".join(map(str, stock_greedy(stock, ours.chat, prompt, 4)))
@@ -244,7 +244,7 @@ def test_completion_of_free_requests_is_the_stock_models(tiny_family):
 def test_a_context_read_in_parts_is_the_context_read_at_once(tiny_family):
     ours = reader_of(tiny_family)
     rows = [blocks(2), [DOCUMENTS[1], ""]]
-    parts = ours.head(2)
+    parts = ours.preamble(2)
     for turn in range(2):
         text = ours.encode([row[turn] for row in rows])
         parts = ours.decoder.extend(parts, text.ids, text.mask)
@@ -279,9 +279,9 @@ def test_encoding_pads_on_the_right_and_joins_texts_token_by_token(tiny):
 
 @torch.no_grad()
 def test_a_tokenizer_without_a_head_starts_with_an_empty_prefix(tiny):
-    ours = reader_of(tiny, head=[])
-    assert ours.head(2).lengths.tolist() == [0, 0]
-    answers = ours.answer(ours.head(1), [[QUESTIONS[0]]], 3)
+    ours = reader_of(tiny, preamble=[])
+    assert ours.preamble(2).lengths.tolist() == [0, 0]
+    answers = ours.answer(ours.preamble(1), [[QUESTIONS[0]]], 3)
     check_answers(answers[0], another(tiny), ours.chat, [], [QUESTIONS[0]], 3)
 
 
@@ -325,7 +325,7 @@ def test_an_answer_in_a_format_is_scored_where_its_content_begins(tiny, monkeypa
     assert len(said) == 5
     for offset, step in ((0, 0), (1, 1), (3, 3), (5, 4), (9, 4)):
         monkeypatch.setattr(reader, "recognise", lambda text, o=offset: Recognised("json_text", min(o, len(text))))
-        answer = ours.answer(ours.head(1), [[FORMATTED]], 5)[0][0]
+        answer = ours.answer(ours.preamble(1), [[FORMATTED]], 5)[0][0]
         scores = stock_logits(stock, prompt + said[:step])[-1]
         first = [ours.chat.encode(text)[0] for text in ("Norway", "Peru")]
         assert [answer.target_score, answer.other_score] == pytest.approx(scores[first].tolist(), abs=1e-4)
@@ -334,7 +334,7 @@ def test_an_answer_in_a_format_is_scored_where_its_content_begins(tiny, monkeypa
 def test_training_asks_for_the_whole_wrapping_and_judges_its_content(tiny):
     ours, stock = reader_of(tiny), another(tiny)
     ours.tokenizer = tiny.tokenizer
-    loss = ours.loss(ours.head(1), [[FORMATTED]])
+    loss = ours.loss(ours.preamble(1), [[FORMATTED]])
     prompt, said = prompt_ids(ours.chat, [], FORMATTED), ours.chat.encode(FORMATTED.said)
     logits = stock_logits(stock, prompt + said)[len(prompt) - 1 :]
     answer = torch.tensor(said + ours.chat.end_of_turn[:1])
@@ -350,7 +350,7 @@ def test_nothing_to_say_is_the_end_of_the_turn(tiny):
     """The other answer to a question that is to be refused is empty."""
     refused = Question("Oslo is a city of", "Sorry", "")
     ours = reader_of(tiny)
-    answer = ours.answer(ours.head(1), [[refused]], 1)[0][0]
+    answer = ours.answer(ours.preamble(1), [[refused]], 1)[0][0]
     scores = stock_logits(another(tiny), prompt_ids(ours.chat, [], refused))[-1]
     assert answer.other_score == pytest.approx(float(scores[ours.chat.end_of_turn[0]]), abs=1e-4)
 
@@ -402,7 +402,7 @@ def test_of_two_objects_that_begin_alike_one_wins(tiny):
 def test_a_continuation_is_the_stock_models_over_plain_text(tiny):
     """No turns and no words around: the texts, the phrase, a blank and the answer; also with nothing in front."""
     chat, stock = PlainText.of(tiny.tokenizer), another(tiny)
-    assert chat.head == chat.tail == chat.encode_lead() == []
+    assert chat.preamble == chat.tail == chat.encode_lead() == []
     ours = Reader(Decoder(tiny.model), chat, tiny.tokenizer)
     rows = [["Oslo is far. ", "Bern is near. "], [""]]
     asked = [[Question("The capital is", "Oslo", "Bern"), Question("Where is it?", "Oslo", "Oslo fjord")],

@@ -14,7 +14,7 @@ from gnm.learners.base import Learner
 from gnm.metrics.records import read_records
 from gnm.params import EvaluateParams, TrainParams
 from gnm.train import Trainer
-from gnm.training.batches import training_exercises
+from gnm.training.batches import training_batch
 from gnm.weights.adapters import read_about
 from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import load_model
@@ -99,7 +99,7 @@ def test_slots_are_made_of_the_stock_models_last_hidden_states(tiny_family):
     chat, slots = learner.reader.chat, learner.bank.initial(1)
     for text in blocks(2):
         ids = torch.tensor([context_ids(chat, [text])])
-        hidden = stock.model(ids).last_hidden_state[:, len(chat.head) :]
+        hidden = stock.model(ids).last_hidden_state[:, len(chat.preamble) :]
         slots = learner.bank.write(slots, hidden, torch.ones(hidden.shape[:2], dtype=torch.bool))
     turns = [([document], [instruction]) for document, instruction in zip(DOCUMENTS, INSTRUCTIONS, strict=True)]
     torch.testing.assert_close(written(learner, turns[:2]).slots, slots, atol=1e-5, rtol=1e-5)
@@ -182,14 +182,14 @@ def test_the_loss_of_a_write_is_that_of_its_slots_importance(tiny):
 
 
 def test_a_cut_ends_gradients_at_earlier_documents_but_not_at_the_start(tiny):
-    """With through: last the slots that a bank starts with learn from first documents."""
+    """With gradients_through: last the slots that a bank starts with learn from first documents."""
     learner = learner_of(tiny, amount=1.0)
     for turns, reached in (([], True), (TURNS[:1], False)):
         learner.zero_grad()
         state = learner.reset([3, 4])
         for documents, instructions in turns:
             state = learner.write(state, documents, instructions)
-        state = learner.write(learner.cut(state), *TURNS[1])
+        state = learner.write(learner.detach(state), *TURNS[1])
         learner.loss(state, ASKED).total.backward()
         assert (learner.bank.start.grad is not None) == reached
 
@@ -219,17 +219,17 @@ def test_training_lowers_the_loss_and_leaves_the_backbone(data, tmp_path):
 
 def test_what_is_written_is_worth_something_after_training(data, tmp_path):
     """Answers after the documents are better than answers without them: the bank is no mere bias on answers."""
-    run = trainer(data, tmp_path, steps=100, through="last", easy=None, sequence_length=1)
-    exercises = training_exercises(run.params, run.train, 0)
+    run = trainer(data, tmp_path, steps=100, gradients_through="last", curriculum=None, sequence_length=1)
+    episodes = training_batch(run.params, run.train, 0)
     for _ in range(60):
         run.step(0)
     learner, losses = run.module.learner, []
     with torch.no_grad():
         for shift in (0, 1):  # each sequence's own document, or its neighbour's
-            steps = [exercises[(i + shift) % len(exercises)].sequence.steps[0] for i in range(len(exercises))]
+            steps = [episodes[(i + shift) % len(episodes)].steps[0] for i in range(len(episodes))]
             state = learner.reset([0] * len(steps))
             state = learner.write(state, [s.document for s in steps], [s.instruction for s in steps])
-            losses.append(float(learner.loss(state, [exercise.questions(0) for exercise in exercises]).total))
+            losses.append(float(learner.loss(state, [episode.questions(0) for episode in episodes]).total))
     assert losses[0] < losses[1]
 
 
@@ -257,7 +257,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(data, tmp_path, monkeypat
 
 def first_gradients(data, output, shard=False):
     """Of one training step with a bank that is read, and the step's means."""
-    run = trainer(data, output, shard=shard, easy=None, documents_per_step=8, sequence_length=2)
+    run = trainer(data, output, shard=shard, curriculum=None, documents_per_step=8, sequence_length=2)
     torch.nn.init.constant_(run.parts["memory_module"]["amount"], 0.5)
     found = []
     run.optimizer.step = lambda: found.extend(parameter.grad.clone().numpy() for parameter in run.parameters)

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from gnm.config import validate
+from gnm.data.labels import label_writes
+from gnm.data.segments import split_segments
 from gnm.data.types import Step
 from gnm.errors import ConfigError, MemoryFileError
 from gnm.inference.chat import ChatFormat
 from gnm.inference.prompts import NOTE_REQUEST, block, note
 from gnm.inference.questions import Question
 from gnm.learners import _BUILDERS, LearnerSettings, build_learner
-from gnm.learners.memory import gated_parts
+from gnm.learners.memory import gated_parts, in_block
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.weights.backbones import load_backbone
 from stock import DOCUMENTS, INSTRUCTIONS, QUESTIONS, another, assert_same_answers, prompt_ids, stock_nll
@@ -127,7 +129,7 @@ def test_a_cut_state_is_the_same_without_its_graph(tiny, method):
     add_lora(tiny.model, LoraSettings(r=2, alpha=4), seed=0)
     learner = learner_of(method, tiny)
     state = written(learner)
-    cut = learner.cut(state)
+    cut = learner.detach(state)
     for ours, theirs in zip(learner.answer(cut, ASKED, 3), learner.answer(state, ASKED, 3), strict=True):
         assert_same_answers(ours, theirs)
     assert learner.cost(cut, 0, QUESTIONS[0]) == learner.cost(state, 0, QUESTIONS[0])
@@ -200,7 +202,7 @@ def expected_texts(method, order):
 @pytest.mark.parametrize("order", [None, "instruction_first", "document_first"])
 @pytest.mark.parametrize("method", WITH_DOCUMENTS)
 def test_with_everything_in_reach_a_method_is_the_text_in_context(tiny, method, order):
-    """Memory that reads all, retrieval and compression to all: the stock model with head, pairs, question."""
+    """Memory that reads all, retrieval and compression to all: the stock model with preamble, pairs, question."""
     everything = {"top_k": 2, "compression": {"share": 1.0}, "blocks": {"tokens": 1000}}
     learner = learner_of(method, tiny, order=order, write={"reads": "all"}, **everything)
     answers = learner.answer(written(learner), ASKED, 1)
@@ -306,8 +308,8 @@ def test_a_pool_of_a_third_holds_a_third_and_answers(tiny_family):
         learner = learner_of("gnm", tiny_family, memory={"capacity": capacity, "eviction": eviction})
         state = written(learner, turns)
         assert state.state.used().tolist() == [capacity, capacity]
-        head = len(ChatFormat.of(tiny_family.tokenizer).head)
-        assert learner.cost(state, 1, QUESTIONS[0]).kept == capacity + head
+        preamble = len(ChatFormat.of(tiny_family.tokenizer).preamble)
+        assert learner.cost(state, 1, QUESTIONS[0]).kept == capacity + preamble
         answers = learner.answer(state, ASKED, 3)
         for row in range(2):
             alone = written(learner, row_of(turns, row), seeds=[3 + row])
@@ -338,7 +340,7 @@ def test_memory_costs_are_the_slots_and_the_question(tiny):
     cost = learner.cost(written(learner), 0, QUESTIONS[0])
     chat = ChatFormat.of(tiny.tokenizer)
     tokens = len(prompt_ids(chat, expected_texts("memoryllm", None)[0], QUESTIONS[0]))
-    question = len(prompt_ids(chat, [], QUESTIONS[0])) - len(chat.head)
+    question = len(prompt_ids(chat, [], QUESTIONS[0])) - len(chat.preamble)
     assert cost.kept == tokens - question
     assert cost.bytes == cost.kept * 3 * 48 * 4  # layers, width, bytes of a float
 
@@ -387,6 +389,7 @@ def test_gates_decide_on_the_clauses_of_a_document_and_on_its_instruction_as_a_w
     assert "".join(text for text, of_document in parts if of_document).strip() == document
     assert sum(told in text for text, of_document in parts if not of_document) == 1
     assert len([text for text, of_document in parts if of_document]) == (3 if "," in document else bool(document))
+    assert in_block([True] * len(split_segments(document)), False, order) == [of_document for _, of_document in parts]
 
 
 def test_the_gate_of_an_instruction_learns_to_keep_rules_alone(tiny):
@@ -400,7 +403,7 @@ def test_the_gate_of_an_instruction_learns_to_keep_rules_alone(tiny):
         for _ in range(30):
             state = learner.write(learner.reset([0]), [step.document], [step.instruction])
             optimizer.zero_grad()
-            learner.write_loss(state, [[step]]).backward()
+            learner.write_loss(state, label_writes([step])).backward()
             optimizer.step()
         gates[is_rule] = state.decisions.logits[0].sigmoid().tolist()
     assert gates[True][0] > 0.8 and gates[False][0] < 0.2 and min(gates[True][1], gates[False][1]) > 0.6

@@ -61,8 +61,8 @@ def test_with_nothing_in_memory_a_question_is_the_plain_decoders(backbone):
     learner = learner_of(replace(backbone, memory=replace(backbone.memory, start=None)))
     chat, stock = ChatFormat.of(backbone.tokenizer), another(load_backbone("tiny"))
     answer = learner.answer(learner.reset([0]), [[QUESTIONS[0]]], 1)[0][0]
-    whole = replace(chat, head=chat.head_without_bos)
-    assert len(whole.head) == len(chat.head) - 1
+    whole = replace(chat, preamble=chat.preamble_without_bos)
+    assert len(whole.preamble) == len(chat.preamble) - 1
     scores = stock_logits(stock, prompt_ids(whole, [], QUESTIONS[0]))[-1]
     assert answer.target_score == pytest.approx(float(scores[chat.encode(QUESTIONS[0].target)[0]]), abs=1e-4)
 

@@ -135,6 +135,6 @@ def test_what_contexts_begin_with_is_read_once(tiny, monkeypatch):
     contexts = [(a, b, c), (a, b, d), (b,), (a, b), (a, b, c)]
     prefix = learner._prefix(contexts)
     size = {text: len(learner.reader.chat.encode(text)) for text in texts}
-    head = len(learner.reader.chat.head)
-    assert read == [head, size[a] + size[b], size[b], size[c] + size[d]][head == 0 :]
-    assert prefix.lengths.tolist() == [head + sum(size[text] for text in context) for context in contexts]
+    preamble = len(learner.reader.chat.preamble)
+    assert read == [preamble, size[a] + size[b], size[b], size[c] + size[d]][preamble == 0 :]
+    assert prefix.lengths.tolist() == [preamble + sum(size[text] for text in context) for context in contexts]

@@ -91,13 +91,13 @@ def test_to_read_every_block_is_the_whole_memory_to_the_bit(tiny, block):
 def test_a_question_reads_the_head_and_so_many_tokens_of_whole_blocks(tiny, layer):
     learner = learner_of(tiny, {"method": "block_retrieval", "blocks": FEW | {"layer": layer}})
     state = written(learner, row_of(TURNS[:2], 0))
-    head = len(ChatFormat.of(tiny.tokenizer).head)
+    preamble = len(ChatFormat.of(tiny.tokenizer).preamble)
     prefix = learner.prefix_for(state, torch.tensor([0, 0]), QUESTIONS[:2])
-    assert prefix.lengths.tolist() == [head + 40] * 2
+    assert prefix.lengths.tolist() == [preamble + 40] * 2
     values = state.kept.values[1][0, 0]
     read = [int((values == entry).all(-1).nonzero()[0, 0]) for entry in prefix.values[1][0, 0]]
-    assert read[:head] == list(range(head)) and read == sorted(read)
-    found = state.block[0, read[head:]].unique(return_counts=True)
+    assert read[:preamble] == list(range(preamble)) and read == sorted(read)
+    found = state.block[0, read[preamble:]].unique(return_counts=True)
     whole = [int(count) == int((state.block[0] == number).sum()) for number, count in zip(*found, strict=True)]
     assert len(whole) > 1 and sum(whole) >= len(whole) - 1
 
@@ -111,8 +111,8 @@ def test_the_block_whose_words_are_the_questions_own_is_found(tiny):
     document = f"xyzzy xyzzy xyzzy\n{line}qqq qqq qqq"
     state = learner.write(learner.reset([0]), [document], ["All"])
     prefix = learner.prefix_for(state, torch.tensor([0]), QUESTIONS[:1])
-    head, values = len(learner.reader.chat.head), state.kept.values[1][0, 0]
-    read = [int((values == entry).all(-1).nonzero()[0, 0]) - head for entry in prefix.values[1][0, 0, head:]]
+    preamble, values = len(learner.reader.chat.preamble), state.kept.values[1][0, 0]
+    read = [int((values == entry).all(-1).nonzero()[0, 0]) - preamble for entry in prefix.values[1][0, 0, preamble:]]
     first = learner.texts(document, "All")[0].index(line)  # a byte is a token
     assert read == list(range(first, first + 20))
 
@@ -132,27 +132,27 @@ def test_fixed_blocks_go_on_over_documents_and_after_forgetting(tiny):
 
 @torch.no_grad()
 def test_a_share_costs_its_share_and_blocks_cost_what_a_question_reads(tiny):
-    head = len(ChatFormat.of(tiny.tokenizer).head)
+    preamble = len(ChatFormat.of(tiny.tokenizer).preamble)
     everything = written(learner_of(tiny, {"method": "compressed", "compression": {"share": 1.0}}), row_of(TURNS, 0))
     sizes = [int((everything.source == number).sum()) for number in range(4)]
     token = 2 * sum(key.shape[1] * key.shape[3] * 4 for key in everything.keys)
     for kind in KINDS[:4]:
         learner = learner_of(tiny, kind)
         cost = learner.cost(written(learner, row_of(TURNS, 0)), 0, QUESTIONS[0])
-        assert cost.kept == head + sum(-(-size * 3 // 10) for size in sizes)
+        assert cost.kept == preamble + sum(-(-size * 3 // 10) for size in sizes)
         assert cost.bytes == cost.kept * token
         assert cost.query_flops == learner.reader.query_flops(QUESTIONS[0], int(cost.kept))
     learner = learner_of(tiny, {"method": "compressed", "compression": ORACLE})
     state = written(learner, row_of(TURNS, 0))
-    assert learner.cost(state, 0, QUESTIONS[0]).kept == head + -(-sum(sizes) * 3 // 10)
+    assert learner.cost(state, 0, QUESTIONS[0]).kept == preamble + -(-sum(sizes) * 3 // 10)
     assert learner.prefix_for(state, torch.tensor([0]), QUESTIONS[:1]).lengths.tolist() == [
         learner.cost(state, 0, QUESTIONS[0]).kept
     ]
     learner = learner_of(tiny, {"method": "block_retrieval", "blocks": FEW})
     costs = [learner.cost(written(learner, row_of(TURNS * times, 0)), 0, QUESTIONS[0]) for times in (1, 3)]
-    assert costs[0].kept == head + sum(sizes) and costs[1].kept == head + 3 * sum(sizes)
+    assert costs[0].kept == preamble + sum(sizes) and costs[1].kept == preamble + 3 * sum(sizes)
     assert costs[0].bytes == costs[0].kept * token
-    read = learner.reader.query_flops(QUESTIONS[0], head + 40)
+    read = learner.reader.query_flops(QUESTIONS[0], preamble + 40)
     assert read < costs[0].query_flops < costs[1].query_flops < 2.1 * read  # the question is read twice
 
 
@@ -189,15 +189,15 @@ def test_memory_tokens_are_the_stock_models_last_states_behind_each_text(tiny_fa
     chat, embed = learner.reader.chat, stock.get_input_embeddings()
     vectors = learner.memory.start.detach()
     for text in blocks(2):
-        parts = [embed(torch.tensor(chat.head, dtype=torch.long)), vectors, embed(torch.tensor(chat.encode(text)))]
+        parts = [embed(torch.tensor(chat.preamble, dtype=torch.long)), vectors, embed(torch.tensor(chat.encode(text)))]
         hidden = stock.model(inputs_embeds=torch.cat([*parts, vectors])[None]).last_hidden_state
         vectors = hidden[0, -5:]
     turns = [([document], [instruction]) for document, instruction in zip(DOCUMENTS, INSTRUCTIONS, strict=True)]
     state = written(learner, turns[:2])
     torch.testing.assert_close(state.vectors[0], vectors, atol=2e-5, rtol=1e-4)
-    prompt, answer = prompt_ids(chat, [], QUESTIONS[0])[len(chat.head) :], answer_ids(chat, QUESTIONS[0])
+    prompt, answer = prompt_ids(chat, [], QUESTIONS[0])[len(chat.preamble) :], answer_ids(chat, QUESTIONS[0])
     rest = embed(torch.tensor(prompt + answer))
-    whole = torch.cat((embed(torch.tensor(chat.head, dtype=torch.long)), vectors, rest))[None]
+    whole = torch.cat((embed(torch.tensor(chat.preamble, dtype=torch.long)), vectors, rest))[None]
     logits = stock(inputs_embeds=whole).logits[0, -len(answer) - 1 : -1]
     nll = torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum")
     assert learner.answer(state, [[QUESTIONS[0]]], 1)[0][0].nll == pytest.approx(float(nll), abs=5e-4)
@@ -216,7 +216,7 @@ def test_gradients_reach_the_start_through_every_document(tiny):
     learner.loss(written(learner), ASKED).total.backward()
     assert float(learner.memory.start.grad.abs().max()) > 0
     learner.zero_grad()
-    state = learner.write(learner.cut(written(learner, TURNS[:1])), *TURNS[1])
+    state = learner.write(learner.detach(written(learner, TURNS[:1])), *TURNS[1])
     assert not state.vectors.requires_grad  # without an adapter nothing else is trained
 
 

@@ -53,7 +53,7 @@ def test_notes_may_be_left_out(tmp_path):
 def test_a_loaded_memory_answers_to_the_bit_as_the_saved_one(tiny_family, tmp_path):
     """Also after an eviction, and it goes on being written alike."""
     reader = reader_of(tiny_family)
-    lm = MemoryLM(reader.decoder, reader.chat.head, PoolSettings(capacity=120), WriteSettings(reads="all"))
+    lm = MemoryLM(reader.decoder, reader.chat.preamble, PoolSettings(capacity=120), WriteSettings(reads="all"))
     memory = lm.initial(torch.tensor([3]))
     for text in blocks(3):
         memory = lm.write(memory, reader.encode([text]))
@@ -265,7 +265,7 @@ def test_a_memory_of_another_kind_than_the_reader_is_refused_and_its_dtype_is_ch
         "layers": MemoryState(like.slots[:, :2], like.valid, like.source, like.seeds, 5),
         "width": MemoryState(like.slots[..., :4], like.valid, like.source, like.seeds, 5),
         "gates": MemoryState(like.slots, like.valid, like.source, like.seeds, 5, ONES, ONES.long()),
-        "slots of the head": MemoryState(like.slots, like.valid, like.source * 0, like.seeds, 5),
+        "slots of the preamble": MemoryState(like.slots, like.valid, like.source * 0, like.seeds, 5),
     }
     for name, other in others.items():
         with pytest.raises(MemoryFileError, match=f"{name}: .*of this model: "):

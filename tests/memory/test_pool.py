@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from gnm.config import validate
 from gnm.errors import ConfigError, MemoryFileError
 from gnm.memory.pool import PoolSettings, append, check_fits, merge, repeated
-from gnm.memory.state import HEAD, MIXED, MemoryState
+from gnm.memory.state import MIXED, PREAMBLE, MemoryState
 
-HEAD_SLOTS = 2
+PREAMBLE_SLOTS = 2
 CAPACITY = 7
 
 
 def empty(seeds):
     batch = len(seeds)
-    slots = torch.arange(float(HEAD_SLOTS)).view(1, 1, -1, 1).expand(batch, 1, -1, 1)
-    valid = torch.ones(batch, HEAD_SLOTS, dtype=torch.bool)
-    return MemoryState(slots, valid, torch.full((batch, HEAD_SLOTS), HEAD), torch.tensor(seeds))
+    slots = torch.arange(float(PREAMBLE_SLOTS)).view(1, 1, -1, 1).expand(batch, 1, -1, 1)
+    valid = torch.ones(batch, PREAMBLE_SLOTS, dtype=torch.bool)
+    return MemoryState(slots, valid, torch.full((batch, PREAMBLE_SLOTS), PREAMBLE), torch.tensor(seeds))
 
 
 def write(state, lengths, settings, padding=0):
@@ -57,8 +57,8 @@ def test_no_row_ever_passes_its_capacity_nor_drops_more_than_it_must(documents, 
         assert state.used().tolist() == [min(CAPACITY, used + new) for used, new in filled]
         for row, length in enumerate(lengths):
             mine = held(state, row)
-            assert mine[:HEAD_SLOTS] == [0, 1]  # the head is never evicted
-            assert mine[HEAD_SLOTS:] == sorted(mine[HEAD_SLOTS:])  # what stays keeps its order
+            assert mine[:PREAMBLE_SLOTS] == [0, 1]  # the preamble is never evicted
+            assert mine[PREAMBLE_SLOTS:] == sorted(mine[PREAMBLE_SLOTS:])  # what stays keeps its order
             assert sum(n >= 100 * state.written for n in mine) == length  # the new document is whole
             assert set(mine) <= {*held(before, row), *range(100 * state.written, 100 * state.written + length)}
 
@@ -68,7 +68,7 @@ def test_oldest_keeps_the_last_slots(documents):
     state = fill(documents, PoolSettings(capacity=CAPACITY, eviction="oldest"), [0, 1])
     for row in range(2):
         all_slots = [100 * (d + 1) + i for d, lengths in enumerate(documents) for i in range(lengths[row])]
-        assert held(state, row)[HEAD_SLOTS:] == all_slots[-CAPACITY:]
+        assert held(state, row)[PREAMBLE_SLOTS:] == all_slots[-CAPACITY:]
 
 
 def test_without_a_capacity_nothing_is_dropped():
@@ -117,7 +117,7 @@ def test_random_draws_anew_at_every_write():
 
 @pytest.mark.parametrize("seed", [-5, 2**62, -(2**63)])
 def test_any_seed_that_fits_a_tensor_will_do(seed):
-    assert len(held(fill([[7], [2]], PoolSettings(capacity=CAPACITY), [seed]))) == HEAD_SLOTS + CAPACITY
+    assert len(held(fill([[7], [2]], PoolSettings(capacity=CAPACITY), [seed]))) == PREAMBLE_SLOTS + CAPACITY
 
 
 def strong(state, strength, settings):
@@ -129,7 +129,7 @@ def strong(state, strength, settings):
 
 
 def gated_empty():
-    ones = torch.ones(1, HEAD_SLOTS)
+    ones = torch.ones(1, PREAMBLE_SLOTS)
     return replace(empty([0]), strength=ones * 0.01, segment=torch.full_like(ones, -1, dtype=torch.long))
 
 
@@ -193,13 +193,13 @@ def test_each_layer_may_draw_its_own_slots_to_drop():
     for layer in range(40):
         for row in range(2):
             slots = apart.slots[row, layer, :, 0].tolist()
-            assert slots[:HEAD_SLOTS] == [0, 1] and slots[-2:] == [200, 201]
-            assert slots[HEAD_SLOTS:] == sorted(slots[HEAD_SLOTS:]) and len(set(slots)) == len(slots)
+            assert slots[:PREAMBLE_SLOTS] == [0, 1] and slots[-2:] == [200, 201]
+            assert slots[PREAMBLE_SLOTS:] == sorted(slots[PREAMBLE_SLOTS:]) and len(set(slots)) == len(slots)
 
 
 def test_documents_whose_slots_differ_from_layer_to_layer_are_mixed():
     state = layered([7, 2], PoolSettings(capacity=CAPACITY, per_layer=True))
-    assert state.documents() == {1: 2} and state.source[0].tolist() == [HEAD] * 2 + [MIXED] * 5 + [1] * 2
+    assert state.documents() == {1: 2} and state.source[0].tolist() == [PREAMBLE] * 2 + [MIXED] * 5 + [1] * 2
     with pytest.raises(KeyError, match="what is left of document 0 can't be told apart"):
         state.forget(0)
     with pytest.raises(KeyError, match="document -2 has no slots"):

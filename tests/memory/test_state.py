@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnm.memory.state import HEAD, MIXED, MemoryState, pack
+from gnm.memory.state import MIXED, PREAMBLE, MemoryState, pack
 
 
 def state_of(sources, written=3):
     """A state whose rows hold slots of the given sources (None: padding); each slot holds its own number."""
     valid = torch.tensor([[s is not None for s in row] for row in sources])
-    source = torch.tensor([[HEAD if s is None else s for s in row] for row in sources])
+    source = torch.tensor([[PREAMBLE if s is None else s for s in row] for row in sources])
     batch, size = valid.shape
     slots = torch.arange(float(batch * size)).view(batch, 1, size, 1).expand(-1, 2, -1, 3).clone()
     return MemoryState(slots, valid, source, torch.arange(batch), written)
@@ -25,7 +25,7 @@ def contents(state):
     return [[(int(n), int(s)) for n, s, v in zip(*row, strict=True) if v] for row in rows]
 
 
-SOURCES = [[HEAD, 0, 0, None, 1, 2], [HEAD, None, 0, 1, 1, None]]
+SOURCES = [[PREAMBLE, 0, 0, None, 1, 2], [PREAMBLE, None, 0, 1, 1, None]]
 masks = st.integers(0, 6).flatmap(
     lambda width: st.lists(st.lists(st.booleans(), min_size=width, max_size=width), min_size=1, max_size=4)
 )
@@ -48,7 +48,7 @@ def test_used_slots_and_documents_count_neither_head_nor_padding():
 
 
 def test_slots_are_read_one_after_another_or_each_document_where_the_head_ends():
-    state = state_of([[HEAD, HEAD, 0, 0, None, 1, 2, 2], [HEAD, None, 1, 1, 1, 2, None, None]])
+    state = state_of([[PREAMBLE, PREAMBLE, 0, 0, None, 1, 2, 2], [PREAMBLE, None, 1, 1, 1, 2, None, None]])
 
     def positions(shared):
         return [row[v].tolist() for row, v in zip(state.positions(shared), state.valid, strict=True)]
@@ -68,16 +68,18 @@ def gated(sources, segments, written=3):
 
 def test_the_segments_of_a_document_are_those_it_still_has_slots_of():
     state = gated(
-        [[HEAD, 0, 0, 0, 1, None], [HEAD, 0, 1, 1, None, None]], [[None, 0, 2, 2, 2, 0], [None, 2, 0, 1, 0, 0]]
+        [[PREAMBLE, 0, 0, 0, 1, None], [PREAMBLE, 0, 1, 1, None, None]], [[None, 0, 2, 2, 2, 0], [None, 2, 0, 1, 0, 0]]
     )
     assert state.segments(0) == {0: 1, 2: 2} and state.segments(1) == {2: 1} and state.segments(2) == {}
     assert state.segments(1, row=1) == {0: 1, 1: 1}
 
 
 def test_each_stored_segment_has_a_number_of_its_own_and_what_is_no_segment_has_none():
-    state = gated([[HEAD, 0, 0, 1, None], [HEAD, MIXED, 0, 1, 1]], [[None, 0, 2, 0, 2], [None, 1, 2, 0, 2]])
+    state = gated([[PREAMBLE, 0, 0, 1, None], [PREAMBLE, MIXED, 0, 1, 1]], [[None, 0, 2, 0, 2], [None, 1, 2, 0, 2]])
     assert state.segment_numbers().tolist() == [[-1, 0, 2, 3, -1], [-1, -1, 2, 3, 5]]
-    empty = gated([[HEAD, 0], [None, None]], [[None, 0], [None, None]]).select(torch.zeros(2, 2, dtype=torch.bool))[0]
+    empty = gated([[PREAMBLE, 0], [None, None]], [[None, 0], [None, None]]).select(torch.zeros(2, 2, dtype=torch.bool))[
+        0
+    ]
     assert empty.segment_numbers().shape == (2, 0)
 
 
@@ -90,16 +92,16 @@ def test_a_state_that_is_where_it_is_wanted_is_not_copied():
 
 def test_what_was_never_written_is_said_not_to_be_there_also_beside_mixed_slots():
     with pytest.raises(KeyError, match="document 3 has no slots in this memory; it holds .0, 1."):
-        state_of([[HEAD, MIXED, 0], [HEAD, 1, 0]]).forget(3)
+        state_of([[PREAMBLE, MIXED, 0], [PREAMBLE, 1, 0]]).forget(3)
     with pytest.raises(KeyError, match="what is left of document 2 can't be told apart"):
-        state_of([[HEAD, MIXED, 0], [HEAD, 1, 0]]).forget(2)
+        state_of([[PREAMBLE, MIXED, 0], [PREAMBLE, 1, 0]]).forget(2)
 
 
 def test_selected_slots_stay_whole_and_padding_stays_out():
     state = state_of(SOURCES)
     keep = torch.tensor([[1, 0, 1, 1, 0, 1], [1, 1, 0, 0, 1, 1]], dtype=torch.bool)
     selected, index = state.select(keep)
-    assert contents(selected) == [[(0, HEAD), (2, 0), (5, 2)], [(6, HEAD), (10, 1)]]
+    assert contents(selected) == [[(0, PREAMBLE), (2, 0), (5, 2)], [(6, PREAMBLE), (10, 1)]]
     own = torch.arange(12.0).view(2, 6).gather(1, index[:, 0])
     assert [row[v].tolist() for row, v in zip(own, selected.valid, strict=True)] == [[0, 2, 5], [6, 10]]
     assert (selected.slots[:, 0] == selected.slots[:, 1]).all()  # layers move together
@@ -109,13 +111,13 @@ def test_selected_slots_stay_whole_and_padding_stays_out():
 def test_no_slot_of_a_forgotten_document_is_left_and_no_other_is_missing():
     state = state_of(SOURCES)
     forgot = state.forget(0)
-    assert contents(forgot) == [[(0, HEAD), (4, 1), (5, 2)], [(6, HEAD), (9, 1), (10, 1)]]
+    assert contents(forgot) == [[(0, PREAMBLE), (4, 1), (5, 2)], [(6, PREAMBLE), (9, 1), (10, 1)]]
     assert forgot.written == state.written  # numbers are not given twice
     assert contents(state) == contents(state_of(SOURCES))
     assert contents(state.forget(2))[1] == contents(state)[1]  # a row without the document stays as it is
 
 
-@pytest.mark.parametrize("document", [3, 7, HEAD, -2])
+@pytest.mark.parametrize("document", [3, 7, PREAMBLE, -2])
 def test_what_is_no_document_of_the_memory_cannot_be_forgotten(document):
     with pytest.raises(KeyError, match=rf"document {document} has no slots.*\[0, 1, 2\]"):
         state_of(SOURCES).forget(document)

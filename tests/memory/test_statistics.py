@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import torch
 
-from gnm.memory.state import HEAD, MemoryState
+from gnm.memory.state import PREAMBLE, MemoryState
 from gnm.memory.statistics import DocumentStatistics, as_text, statistics
 from gnm.memory.store import LongTermStore
 
 
 def some_state(store=True):
-    source = torch.tensor([[HEAD, 1, 1, 2]])
+    source = torch.tensor([[PREAMBLE, 1, 1, 2]])
     state = MemoryState(
         torch.zeros(1, 2, 4, 3), torch.tensor([[True, True, True, False]]), source, torch.tensor([0]), written=4,
         strength=torch.tensor([[1.0, 0.5, 0.5, 0.0]]), segment=torch.tensor([[-1, 0, 0, 0]]),

@@ -19,7 +19,7 @@ from gnm.models.compression import (
     smoothed,
 )
 from gnm.models.decoder import Decoder
-from gnm.models.key_values import best, head_of, in_order, read
+from gnm.models.key_values import best, in_order, preamble_of, read
 from gnm.weights.backbones import load_backbone
 from processes import in_processes
 from stock import another
@@ -33,10 +33,10 @@ def texts() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randint(3, 250, (2, max(LENGTHS))), torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
 
 
-def passed(backbone, ids, mask, head=()):
+def passed(backbone, ids, mask, preamble=()):
     """A decoder, what it read of texts, and the prefix that it read them after."""
     decoder = Decoder(backbone.model)
-    prefix = head_of(decoder, list(head), len(ids)).prefix(decoder)
+    prefix = preamble_of(decoder, list(preamble), len(ids)).prefix(decoder)
     return decoder, prefix, read(decoder, prefix, ids, mask)
 
 
@@ -78,9 +78,9 @@ def test_smoothing_is_a_mean_of_neighbours():
 @torch.no_grad()
 @pytest.mark.parametrize("by", ["snapkv", "finch"])
 def test_a_guides_attention_is_the_stock_models(tiny_family, texts, by):
-    """Mean over the guide's tokens and over the heads that share keys, behind a head, whatever the padding."""
-    head = [5, 9, 7]
-    decoder, prefix, found = passed(tiny_family, *texts, head)
+    """Mean over the guide's tokens and over the heads that share keys, behind a preamble, whatever the padding."""
+    preamble = [5, 9, 7]
+    decoder, prefix, found = passed(tiny_family, *texts, preamble)
     ids, mask = texts
     places = torch.arange(mask.shape[1])
     lengths = mask.sum(-1, keepdim=True)
@@ -89,7 +89,7 @@ def test_a_guides_attention_is_the_stock_models(tiny_family, texts, by):
     stock = another(tiny_family)
     stock.set_attn_implementation("eager")
     for row, length in enumerate(LENGTHS):
-        whole = torch.tensor([head + ids[row, :length].tolist()])
+        whole = torch.tensor([preamble + ids[row, :length].tolist()])
         weights = stock(whole, output_attentions=True).attentions
         for layer, own in enumerate(weights):
             seen = own[0, :, -GUIDE:]
@@ -124,7 +124,7 @@ def test_the_share_is_kept_in_every_head_and_the_guide_is_not(tiny, texts, by):
 @torch.no_grad()
 def test_what_is_kept_is_read_without_gaps(tiny, texts):
     decoder, _, found = passed(tiny, *texts)
-    entries = head_of(decoder, [], 2).append(found.keys, found.values, found.mask)
+    entries = preamble_of(decoder, [], 2).append(found.keys, found.values, found.mask)
     index = (torch.tensor([[[2, 5, 9]], [[0, 1, 13]]]),) * len(decoder.layers)
     valid = torch.tensor([[True, True, True], [True, True, False]])
     prefix = in_order(decoder, *entries.at(torch.tensor([0, 1]), index), valid)

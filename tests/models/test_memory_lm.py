@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gnm.errors import MemoryFileError
 from gnm.memory.pool import PoolSettings
-from gnm.memory.state import HEAD
+from gnm.memory.state import PREAMBLE
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.tokens import TokenBatch
@@ -36,7 +36,7 @@ ASKED = [list(QUESTIONS[:3]), list(QUESTIONS[1:2])]
 def memory_of(backbone, reads="all", capacity=None, eviction="random", through=True, **chat):
     reader = reader_of(backbone, **chat)
     pool, write = PoolSettings(capacity=capacity, eviction=eviction), WriteSettings(reads=reads)
-    return MemoryLM(reader.decoder, reader.chat.head, pool, write, through), reader
+    return MemoryLM(reader.decoder, reader.chat.preamble, pool, write, through), reader
 
 
 def written(lm, reader, rows, seeds=None, padding=0, token=0):
@@ -94,13 +94,13 @@ def test_slots_are_the_stock_models_layer_inputs(tiny_family):
         expected = torch.stack(stock(ids, output_hidden_states=True).hidden_states[:-1], 1)[0]
         slots, source, _ = own_slots(memory, row)
         close(slots, expected)
-        lengths = [len(reader.chat.head), *(len(reader.chat.encode(text)) for text in texts)]
-        assert source.tolist() == [s for s, n in zip((HEAD, 0, 1, 2), lengths, strict=True) for _ in range(n)]
+        lengths = [len(reader.chat.preamble), *(len(reader.chat.encode(text)) for text in texts)]
+        assert source.tolist() == [s for s, n in zip((PREAMBLE, 0, 1, 2), lengths, strict=True) for _ in range(n)]
 
 
 @torch.no_grad()
 def test_a_conversation_without_a_head_starts_with_nothing(tiny):
-    lm, reader = memory_of(tiny, head=[])
+    lm, reader = memory_of(tiny, preamble=[])
     assert lm.initial(torch.tensor([0, 1])).state.slots.shape == (2, 3, 0, 48)
     memory, question = written(lm, reader, [blocks(2)]), QUESTIONS[0]
     ours = first_scores(reader, lm.prefix(memory), [[question]])[0][0]
@@ -175,18 +175,18 @@ def test_a_write_that_reads_nothing_is_blind_to_earlier_documents(tiny_family):
 
 
 @torch.no_grad()
-def test_a_write_reads_the_head_and_the_last_slots(tiny_family):
-    """Reading the last N slots is reading everything of a memory that holds nothing but the head and these slots."""
+def test_a_write_reads_the_preamble_and_the_last_slots(tiny_family):
+    """Reading the last N slots is reading everything of a memory that holds the preamble and these slots alone."""
     lm, reader = memory_of(tiny_family, reads=10)
     full, _ = memory_of(tiny_family, reads="all")
     memory, last = written(lm, reader, [PAIRS[0][:2], PAIRS[1][:2]]), ["the third", "text is"]
-    size, head = len(last[0]), len(reader.chat.head)
+    size, preamble = len(last[0]), len(reader.chat.preamble)
     ours = lm.write(memory, reader.encode(last)).state.slots[:, :, -size:]
     for row in range(2):
         state = memory.state.rows([row])
         columns = state.valid[0].nonzero()[:, 0]
         keep = torch.zeros_like(state.valid)
-        keep[0, torch.cat((columns[:head], columns[-10:]))] = True
+        keep[0, torch.cat((columns[:preamble], columns[-10:]))] = True
         short = full.attach(state.select(keep)[0])
         theirs = full.write(short, reader.encode(last[row : row + 1])).state.slots[0]
         own = len(last[row])
@@ -349,7 +349,7 @@ def test_gradients_through_earlier_documents_end_where_they_are_cut():
 
     lm, reader, parameters, _ = trained()
     learner, first = MemoryLearner(lm, reader), written(lm, reader, [row[:1] for row in PAIRS])
-    cut = learner.cut(first)
+    cut = learner.detach(first)
     assert torch.equal(cut.state.slots, first.state.slots) and not cut.state.slots.requires_grad
     text = reader.encode([row[1] for row in PAIRS])
     results = [
@@ -398,10 +398,12 @@ def test_a_write_that_could_never_be_read_is_refused_before_its_pass(monkeypatch
     memory = lm.write(lm.initial(torch.tensor([0, 1])), ids_of(120, 20))
     lm.write(memory, ids_of(100, 250))
     monkeypatch.setattr(lm.decoder, "run", lambda *_: pytest.fail("the pass came first"))
-    head = len(lm.head)
-    with pytest.raises(MemoryFileError, match=f"take {head + 300} positions, and a question up to 100; .* over 400: "):
+    preamble = len(lm.preamble)
+    with pytest.raises(
+        MemoryFileError, match=f"take {preamble + 300} positions, and a question up to 100; .* over 400: "
+    ):
         lm.write(memory, ids_of(180, 20))
-    with pytest.raises(MemoryFileError, match=f"takes 301 tokens; {300 - head} of the 400 .*: split the doc"):
+    with pytest.raises(MemoryFileError, match=f"takes 301 tokens; {300 - preamble} of the 400 .*: split the doc"):
         lm.write(memory, ids_of(20, 301))
 
 
@@ -419,7 +421,7 @@ def test_what_is_evicted_or_read_at_the_same_positions_takes_no_room(pool):
 def test_gates_leave_room_by_what_they_store():
     lm, _ = small_window()
     gates = WriteSettings(gates={"by": "random", "threshold": 0, "share": 0.5})
-    lm = MemoryLM(lm.decoder, lm.head, PoolSettings(), gates)
+    lm = MemoryLM(lm.decoder, lm.preamble, PoolSettings(), gates)
     text = replace(ids_of(190), segment=torch.arange(190)[None] // 10)
     memory = lm.initial(torch.tensor([0]))
     refused = False

@@ -220,7 +220,7 @@ def test_a_phrase_is_read_as_it_would_be_at_the_start_of_a_conversation(tiny):
     texts = ["* Ada lives in", "It is", "* Ada lives in"]
     states = last_states(learner, texts, [0, 2], 2)
     assert states.shape == (3, 2, tiny.model.config.hidden_size) and torch.equal(states[0], states[2])
-    ids = torch.tensor([learner.reader.chat.head + learner.reader.chat.encode(texts[0])])
+    ids = torch.tensor([learner.reader.chat.preamble + learner.reader.chat.encode(texts[0])])
     hidden = tiny.model(ids, output_hidden_states=True).hidden_states
     torch.testing.assert_close(states[0], torch.stack((hidden[0][0, -1], hidden[2][0, -1])), atol=1e-4, rtol=1e-4)
 

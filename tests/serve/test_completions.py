@@ -66,7 +66,7 @@ def test_a_chat_of_several_turns_is_read_as_the_template_writes_it(memory):
     texts = ["Hello.", "Yes?", "Where is Bern?"]
     messages = [{"role": r, "content": t} for r, t in zip(("user", "assistant", "user"), texts, strict=True)]
     rendered = tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)["input_ids"]
-    assert served.stream(texts).prompt_tokens == len(rendered) - len(reader.chat.head)
+    assert served.stream(texts).prompt_tokens == len(rendered) - len(reader.chat.preamble)
 
 
 def test_turns_are_made_of_messages():

@@ -156,9 +156,9 @@ def test_greedy_answers_are_the_golden_ones(case, name):
     prompt = case.given["c.input_ids" if name == "d" else "d_single.input_ids"][0].tolist()
     said = case.expected[f"{name}.sequences"][0].tolist()[len(prompt) :]
     reader, prefix = Reader(case.lm.decoder, ChatFormat([], [], [2], NoText()), NoText()), case.lm.prefix(case.memory())
-    begun = reader._begin(prefix, [[prompt]])
+    begun = reader.passes.begin(prefix, [[prompt]])
     until_end = said[: said.index(2)] if 2 in said else said
-    assert reader._greedy(prefix, begun, [1], len(said))[0] == [[until_end]]
+    assert reader.passes.greedy(prefix, begun, [1], len(said))[0] == [[until_end]]
     steps = case.logits(case.memory(), torch.tensor([prompt + said[:-1]]))[0, len(prompt) - 1 :]
     torch.testing.assert_close(steps, case.expected[f"{name}.scores"][:, 0], atol=1e-4, rtol=1e-4)
 

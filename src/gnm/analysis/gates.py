@@ -4,15 +4,14 @@ Reads what `gnm.evaluate` saved of methods with gates and without: a table of de
 and quality against what is kept. Variants of a method, such as its budgets, are one line.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from gnm.config import StrictModel, add_params_arguments, load_params
-from gnm.errors import DataError, exit_on_error
+from gnm.config import StrictModel
+from gnm.errors import DataError
 from gnm.extras import program_imports
 
 with program_imports(__name__):
@@ -26,6 +25,7 @@ with program_imports(__name__):
     from gnm.analysis.tables import save_tables, text_table, with_said
     from gnm.metrics import MERIT_COLUMNS, bootstrap_mean
     from gnm.metrics.records import read_segments
+    from gnm.program import run_program
 
 _AXES = {"Kept": "Slots (or tokens of context)", "MB": "MB"}
 _LEAST = {"Kept": 1.0, "MB": 0.01}  # shown for nothing at all: the axis is logarithmic
@@ -115,11 +115,7 @@ def compression(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, report."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.analysis.gates", description=__doc__.splitlines()[0])
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        print(gates(load_params(options.params, GatesParams, options.overrides, options.block)))
+    run_program("gnm.analysis.gates", __doc__, GatesParams, lambda params, _: print(gates(params)), arguments)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@ Reads what `gnm.evaluate_people` saved. One table has a row a method; a second o
 method; the figure shows that method's answers by form of document and of question.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
 
-from gnm.config import StrictModel, add_params_arguments, load_params
-from gnm.errors import DataError, exit_on_error
+from gnm.config import StrictModel
+from gnm.errors import DataError
 from gnm.extras import program_imports
 from gnm.files import recover_folders, write_text
 
@@ -21,6 +20,7 @@ with program_imports(__name__):
 
     from gnm.analysis.saved import split_method
     from gnm.analysis.style import in_order, method_style, save_figure, style, with_variant
+    from gnm.program import run_program
 
 HEADINGS = {
     "learned": "Learned",
@@ -113,11 +113,7 @@ def _table(first: str, rows: dict[str, dict[str, str]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, report."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.analysis.people", description=__doc__.splitlines()[0])
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        print(report(load_params(options.params, PeopleReport, options.overrides, options.block)))
+    run_program("gnm.analysis.people", __doc__, PeopleReport, lambda params, _: print(report(params)), arguments)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from gnm.config import StrictModel, add_params_arguments, load_params
+from gnm.config import StrictModel
 from gnm.errors import DataError, exit_on_error
 from gnm.extras import program_imports
 
@@ -21,6 +21,7 @@ with program_imports(__name__):
     from gnm.analysis.saved import SavedEvaluation, find_evaluations, merit_frame
     from gnm.analysis.style import in_order, method_style, save_figure, with_variant
     from gnm.analysis.tables import DEFAULT_FIGURES, figures_in, save_tables, select, text_table, with_said
+    from gnm.program import run_program
 
 _MOST_BARS = 6  # panels of a figure; the table has all
 _NOTE = (
@@ -145,11 +146,7 @@ def sample_answers(evaluations: Mapping[str, SavedEvaluation], count: int) -> st
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, report."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.analysis.report", description=__doc__.splitlines()[0])
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        print(report(load_params(options.params, ReportParams, options.overrides, options.block)))
+    run_program("gnm.analysis.report", __doc__, ReportParams, lambda params, _: print(report(params)), arguments)
 
 
 def results_main(arguments: Sequence[str] | None = None) -> None:

@@ -11,12 +11,12 @@ from dataclasses import replace
 from gnm.data.sampling import Sampling
 from gnm.data.sequences import SequenceSettings
 from gnm.data.targets import FORMATTING_TYPES
-from gnm.data.types import FUTURE, NEIGHBOUR, PARAPHRASE, Query, Sequence
+from gnm.data.types import FUTURE, NEIGHBOUR, PARAPHRASE, Episode, Query
 from gnm.errors import DataError
 
 
 def asked(
-    sequence: Sequence, t: int, settings: SequenceSettings, rng: random.Random | None = None
+    sequence: Episode, t: int, settings: SequenceSettings, rng: random.Random | None = None
 ) -> list[tuple[int, Query]]:
     """What is asked after document `t` was written, as (index of the document that it is about, query).
 
@@ -38,13 +38,13 @@ def asked(
     return [(q, replace(query, format=wrapping)) for q, query in past]
 
 
-def format_age(sequence: Sequence, t: int) -> int | None:
+def format_age(sequence: Episode, t: int) -> int | None:
     """Documents written since the one that set the format of the answers after document `t`; None if none did."""
     ages = (age for age, step in enumerate(reversed(sequence.steps[: t + 1])) if step.target_type in FORMATTING_TYPES)
     return next(ages, None)
 
 
-def format_in_force(sequence: Sequence, t: int) -> str | None:
+def format_in_force(sequence: Episode, t: int) -> str | None:
     """The format of answers after document `t`: that of the last document with a target for its format."""
     for step in reversed(sequence.steps[: t + 1]):
         if step.target_type in FORMATTING_TYPES:
@@ -63,7 +63,7 @@ def _reaches(query: Query, age: int, sampling: Sampling) -> bool:
     return limit is None or age <= limit
 
 
-def _future(sequence: Sequence, t: int, reach: int) -> Iterator[tuple[int, Query]]:
+def _future(sequence: Episode, t: int, reach: int) -> Iterator[tuple[int, Query]]:
     """Paraphrases of targeted facts of the next `reach` documents (the appended one has no new facts)."""
     last = len(sequence.steps) - sequence.unlearning
     for q in range(t + 1, min(t + 1 + reach, last)):

@@ -65,7 +65,7 @@ def revoking_instruction(target: str, split: Split, rng: random.Random | None = 
     return _said("revocation_all" if parsed.learns_all else "revocation", parsed.learn, (), split, rng)
 
 
-def revocation_exercise(target: str, rng: random.Random) -> list[tuple[str, bool]]:
+def revocation_examples(target: str, rng: random.Random) -> list[tuple[str, bool]]:
     """Training phrasings, and whether they take back what was learned: one that does what was learned under `target`,
     or everything if that learns no fact, and two of other kinds about the same group that do not."""
     parsed = parse_target(target)

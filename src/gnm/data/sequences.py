@@ -10,8 +10,7 @@
 """
 
 import random
-from collections.abc import Iterable, Iterator
-from collections.abc import Sequence as Seq
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -32,7 +31,7 @@ from gnm.data.targets import (
     parse_target,
     targets_in,
 )
-from gnm.data.types import PARAPHRASE, Document, Sequence, Step
+from gnm.data.types import PARAPHRASE, Document, Episode, Step
 from gnm.errors import ConfigError, DataError
 
 
@@ -79,35 +78,38 @@ class SequenceSettings(StrictModel):
         return any(target_type in FORMATTING_TYPES for target_type in self.target_types)
 
 
-def draw_sequence(documents: Seq[Document], settings: SequenceSettings, seed: int, index: int) -> Sequence:
-    """Sequence number `index` of the stream `seed`. Raises DataError if the documents don't give one."""
-    return draw_twins(documents, settings, seed, index, 1)[0]
+def draw_sequence(documents: Sequence[Document], settings: SequenceSettings, seed: int, index: int) -> Episode:
+    """Episode number `index` of the stream `seed`. Raises DataError if the documents don't give one."""
+    return draw_contrastive(documents, settings, seed, index, 1)[0]
 
 
-def draw_twins(
-    documents: Seq[Document], settings: SequenceSettings, seed: int, index: int, count: int
-) -> list[Sequence]:
-    """Sequence number `index` of the stream `seed`, and others of the same documents under other targets.
+def draw_contrastive(
+    documents: Sequence[Document], settings: SequenceSettings, seed: int, index: int, count: int
+) -> list[Episode]:
+    """Episode number `index` of the stream `seed`, and others of the same documents under other targets.
 
-    `count` sequences in all; a document with fewer targets has some of them more than once. What tells twins apart
+    `count` sequences in all; a document with fewer targets has some of them more than once. What tells them apart
     is what their instructions tell apart, so training on them is about nothing else. Raises DataError if the
     documents don't give a sequence.
     """
     rng = random.Random(f"{seed}/{index}")
     candidates = (documents[place] for place in _permutation(len(documents), rng))
     first, used = _build(candidates, settings, rng)
-    twins = [first]
-    while len(twins) < count:
+    episodes = [first]
+    while len(episodes) < count:
         steps = [
-            _another_step([twin.steps[t] for twin in twins], document, settings, rng) for t, document in enumerate(used)
+            _another_step([own.steps[t] for own in episodes], document, settings, rng)
+            for t, document in enumerate(used)
         ]
         if settings.unlearning:
             steps.append(turned_step(steps[0], used[0]))
-        twins.append(Sequence(tuple(steps), settings.unlearning))
-    return twins
+        episodes.append(Episode(tuple(steps), settings.unlearning))
+    return episodes
 
 
-def evaluation_sequences(documents: Seq[Document], settings: SequenceSettings, count: int, seed: int) -> list[Sequence]:
+def evaluation_sequences(
+    documents: Sequence[Document], settings: SequenceSettings, count: int, seed: int
+) -> list[Episode]:
     """`count` sequences that share no document while documents last; then all of them are there again.
 
     Raises DataError if the documents don't give one sequence.
@@ -203,7 +205,7 @@ def _permutation(count: int, rng: random.Random) -> Iterator[int]:
 
 def _build(
     candidates: Iterable[Document], settings: SequenceSettings, rng: random.Random
-) -> tuple[Sequence, list[Document]]:
+) -> tuple[Episode, list[Document]]:
     """The sequence of the first candidates that fit, and those documents."""
     length = settings.sequence_length
     if not isinstance(length, int):
@@ -232,10 +234,10 @@ def _build(
         )
     if settings.unlearning:
         steps.append(turned_step(steps[0], used[0]))
-    return Sequence(tuple(steps), settings.unlearning), used
+    return Episode(tuple(steps), settings.unlearning), used
 
 
-def _another_step(steps: Seq[Step], document: Document, settings: SequenceSettings, rng: random.Random) -> Step:
+def _another_step(steps: Sequence[Step], document: Document, settings: SequenceSettings, rng: random.Random) -> Step:
     """A step of `document` under none of the targets of `steps`, as far as there are others of their kind."""
     formatting = steps[0].target_type in FORMATTING_TYPES
     kinds = [kind for kind in settings.target_types if (kind in FORMATTING_TYPES) == formatting]
@@ -244,7 +246,7 @@ def _another_step(steps: Seq[Step], document: Document, settings: SequenceSettin
 
 
 def _step(
-    document: Document, kinds: Seq[str], settings: SequenceSettings, rng: random.Random, known: Iterable[str] = ()
+    document: Document, kinds: Sequence[str], settings: SequenceSettings, rng: random.Random, known: Iterable[str] = ()
 ) -> Step | None:
     """A step with a random target of one of `kinds`, not in `known`; None if there is none or nothing to ask."""
     targets = targets_in(document, kinds, settings.groups)

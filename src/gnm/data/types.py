@@ -141,8 +141,11 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
-    """Documents written one after another. With `unlearning` the last step is the first one, turned round."""
+class Episode:
+    """A sequence of the protocol: documents that are written one after another.
+
+    With `unlearning` the last step is the first one, turned round.
+    """
 
     steps: tuple[Step, ...]
     unlearning: bool

@@ -2,11 +2,11 @@
 
 - Chat turns are taken from the tokenizer's own chat template.
 
-- A prompt is `head + encode(text) + tail`: the parts are tokenised apart, so the ids of a text never depend on
+- A prompt is `preamble + encode(text) + tail`: the parts are tokenised apart, so the ids of a text never depend on
   what stands around it. Memory, in-context and retrieval prompts are built from the same pieces.
 - Text of users and documents is never parsed for special tokens: `<|im_end|>` in a document stays ten characters.
 - A tokenizer without a template gets a plain form: beginning-of-sequence, the text, a line break, the answer.
-- Not covered: templates that write today's date (their head changes from day to day), system turns of one's own.
+- Not covered: templates that write today's date (their preamble changes from day to day), system turns of one's own.
 """
 
 import re
@@ -25,12 +25,12 @@ _USER, _ASSISTANT = "SENTINELOFUSER", "SENTINELOFASSISTANT"
 class ChatFormat:
     """One user turn and its answer, as token ids around the user's text.
 
-    head: everything before the text, with beginning-of-sequence and the template's default system turn, if any.
+    preamble: everything before the text, with beginning-of-sequence and the template's default system turn, if any.
     tail: everything between the text and the first token of the answer.
     end_of_turn: ids that end an answer; the first is the one the template writes, to be appended in training.
     """
 
-    head: list[int]
+    preamble: list[int]
     tail: list[int]
     end_of_turn: list[int]
     tokenizer: PreTrainedTokenizerBase
@@ -43,13 +43,13 @@ class ChatFormat:
             bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
             return cls(bos, _ids(tokenizer, "\n", special=False), eos, tokenizer)
         user = {"role": "user", "content": _USER}
-        head, tail = _split(_render(tokenizer, [user], add_generation_prompt=True), _USER)
+        preamble, tail = _split(_render(tokenizer, [user], add_generation_prompt=True), _USER)
         answered = _render(tokenizer, [user, {"role": "assistant", "content": _ASSISTANT}])
         closing = _ids(tokenizer, _split(answered, _ASSISTANT)[1].strip(), special=True)[:1]
         specials = tokenizer.added_tokens_decoder
         ends = [token for token in closing if token in specials and specials[token].special]
         end_of_turn = list(dict.fromkeys(ends + eos))  # each once, the template's first
-        return cls(_ids(tokenizer, head, special=True), _ids(tokenizer, tail, special=True), end_of_turn, tokenizer)
+        return cls(_ids(tokenizer, preamble, special=True), _ids(tokenizer, tail, special=True), end_of_turn, tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: nothing added, and what looks like a special token is spelt out."""
@@ -77,13 +77,13 @@ class ChatFormat:
         return list(found["input_ids"]), [end for _, end in found["offset_mapping"]]
 
     @property
-    def head_without_bos(self) -> list[int]:
-        """`head` without the beginning-of-sequence token, for models that have something else in its place."""
-        return self.head[1:] if self.head[:1] == [self.tokenizer.bos_token_id] else self.head
+    def preamble_without_bos(self) -> list[int]:
+        """`preamble` without the beginning-of-sequence token, for models that have something else in its place."""
+        return self.preamble[1:] if self.preamble[:1] == [self.tokenizer.bos_token_id] else self.preamble
 
     def prompt(self, text: list[int]) -> list[int]:
         """Ids of a user turn holding `text` (ids), up to where the answer starts."""
-        return self.head + text + self.tail
+        return self.preamble + text + self.tail
 
 
 class PlainText(ChatFormat):
@@ -96,11 +96,11 @@ class PlainText(ChatFormat):
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> "PlainText":
         """The form for `tokenizer`; any will do."""
         plain, whole = _ids(tokenizer, "a", special=False), list(tokenizer("a")["input_ids"])
-        head = whole[: whole.index(plain[0])]  # what the tokenizer itself puts before a text
+        preamble = whole[: whole.index(plain[0])]  # what the tokenizer itself puts before a text
         stops = [_ids(tokenizer, text, special=False) for text in (".", "\n", "\n\n")]
         eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         ends = list(dict.fromkeys([*(ids[0] for ids in stops if len(ids) == 1), *eos]))
-        return cls(head, [], ends, tokenizer)
+        return cls(preamble, [], ends, tokenizer)
 
     def encode_lead(self) -> list[int]:
         return []

@@ -1,7 +1,7 @@
 """The words around documents and questions, the same for every method.
 
-A conversation is one user turn: head (BOS, system turn, start of the user's turn) · one block for each document with
-its instruction · the question · tail (end of the turn, start of the answer). Each part is tokenised by itself, so
+A conversation is one user turn: preamble (BOS, system turn, start of the user's turn) · one block for each document
+with its instruction · the question · tail (end of the turn, start of the answer). Each part is tokenised by itself, so
 that what was written and what is asked later meet at the same token boundaries whatever the method.
 """
 

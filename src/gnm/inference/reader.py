@@ -9,29 +9,20 @@ Shape letters: B states, n questions per state, T tokens.
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from gnm.data.formats import recognise
 from gnm.inference.chat import ChatFormat
+from gnm.inference.packed import PackedPasses
 from gnm.inference.padding import pad
 from gnm.inference.questions import Answer, AnswerLoss, Question
 from gnm.models import flops
-from gnm.models.attention import at_ends, at_once
+from gnm.models.attention import at_once
 from gnm.models.decoder import Decoder
 from gnm.models.prefix import Prefix
 from gnm.models.tokens import TokenBatch
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """Prompts that were read: their own keys and values per layer, mask [B, n, T], next-token scores [B, n, V]."""
-
-    own: dict[int, tuple[Tensor, Tensor]]
-    mask: Tensor
-    scores: Tensor
 
 
 class Reader:
@@ -41,7 +32,7 @@ class Reader:
         """lead: token ids that stand in front of every question, if the prefix doesn't begin the conversation."""
         self.decoder, self.chat, self.tokenizer = decoder, chat, tokenizer
         self._shared = [*lead, *chat.encode_lead()]
-        self._recall: Callable[[Tensor], Tensor] | None = None
+        self.passes = PackedPasses(decoder, chat.end_of_turn)
 
     def recalling(self, recall: Callable[[Tensor], Tensor]) -> "Reader":
         """A reader with the same parts that scores with `recall` of the last hidden states [B, n, T, E] of questions.
@@ -49,7 +40,7 @@ class Reader:
         B states and the prefixes that it is asked with belong together, row by row.
         """
         reader = copy(self)
-        reader._recall = recall
+        reader.passes = PackedPasses(self.decoder, self.chat.end_of_turn, recall)
         return reader
 
     def encode(self, texts: Sequence[str]) -> TokenBatch:
@@ -75,12 +66,12 @@ class Reader:
             of_document[row, : len(ends)] = torch.tensor(own, dtype=torch.bool)[number]
         return TokenBatch(ids, mask, segment.to(ids.device), of_document.to(ids.device))
 
-    def head(self, batch: int) -> Prefix:
+    def preamble(self, batch: int) -> Prefix:
         """A prefix that holds the start of a conversation (BOS, system turn, start of the user's turn)."""
         empty = self.decoder.empty_prefix(batch)
-        if not self.chat.head:
+        if not self.chat.preamble:
             return empty
-        ids = torch.tensor(self.chat.head, device=self.decoder.device).expand(batch, -1)
+        ids = torch.tensor(self.chat.preamble, device=self.decoder.device).expand(batch, -1)
         return self.decoder.extend(empty, ids, torch.ones_like(ids, dtype=torch.bool))
 
     def query_flops(self, asked: Question, prefix_tokens: int) -> float:
@@ -112,7 +103,7 @@ class Reader:
         # the last answer token is predicted, never read
         rows = [[p + a[:-1] for p, a in zip(ps, as_, strict=True)] for ps, as_ in zip(prompts, answers, strict=True)]
         ids, mask = pad(rows, self.decoder.device)
-        hidden = self._recalled(self.decoder.read(self.shared(prefix), ids, mask))
+        hidden = self.passes.read(self.shared(prefix), ids, mask)
         spots, targets, contests = [], [], []  # a contest: where two objects differ, and their tokens there
         width, length = ids.shape[1:]
         for row, (ps, as_) in enumerate(zip(prompts, answers, strict=True)):
@@ -149,13 +140,13 @@ class Reader:
         return at_once(scores)
 
     def _answer_some(self, prefix, questions, max_new_tokens: int) -> list[list[Answer]]:
-        begun = self._begin(prefix, [[self._prompt(q) for q in row] for row in questions])
+        begun = self.passes.begin(prefix, [[self._prompt(q) for q in row] for row in questions])
         nll = self._target_nll(prefix, begun, questions)
         watched = torch.zeros(*begun.mask.shape[:2], 2, dtype=torch.long, device=begun.mask.device)
         for row, asked in enumerate(questions):
             for column, q in enumerate(asked):
                 watched[row, column] = torch.tensor(self._contest(q)[1:])
-        said, scores = self._greedy(prefix, begun, [len(row) for row in questions], max_new_tokens, watched)
+        said, scores = self.passes.greedy(prefix, begun, [len(row) for row in questions], max_new_tokens, watched)
         late = self._late_contests(prefix, questions, said)
         answers: list[list[Answer]] = [[] for _ in questions]
         for row, asked in enumerate(questions):
@@ -182,7 +173,7 @@ class Reader:
                     prompts[row].append(self._prompt(q) + opening + common)
         if not places:
             return {}
-        scores = self._begin(prefix, prompts).scores
+        scores = self.passes.begin(prefix, prompts).scores
         return {(row, column): scores[row, place, pair].tolist() for (row, column), (place, pair) in places.items()}
 
     def say(self, prefix: Prefix, phrases: Sequence[Sequence[str]], max_new_tokens: int) -> list[list[str]]:
@@ -204,17 +195,10 @@ class Reader:
         answers: list[list[str]] = [[] for _ in prompts]
         for start in range(0, max(map(len, prompts), default=0), number):
             some = [row[start : start + number] for row in prompts]
-            said, _ = self._greedy(prefix, self._begin(prefix, some), list(map(len, some)), max_new_tokens)
+            said, _ = self.passes.greedy(prefix, self.passes.begin(prefix, some), list(map(len, some)), max_new_tokens)
             for row, found in zip(answers, said, strict=True):
                 row += map(self._text, found)
         return answers
-
-    def _begin(self, prefix: Prefix, prompts: list[list[list[int]]]) -> "_Begun":
-        ids, mask = pad(prompts, self.decoder.device)
-        reading, positions = self.decoder.start(prefix, mask, keep=True)
-        hidden = self._recalled(self.decoder.run(ids, positions, reading))
-        scores = self.decoder.logits(at_ends(hidden, mask).flatten(0, 1)).unflatten(0, ids.shape[:2])
-        return _Begun(reading.own, mask, scores)
 
     def _target_nll(self, prefix, begun, questions) -> list[list[float]]:
         answers = [[self._answer(q) for q in row] for row in questions]
@@ -223,7 +207,7 @@ class Reader:
         ids, given = pad([[a[:-1] for a in row] for row in answers], self.decoder.device)
         if ids.shape[2] == 0:
             return total
-        hidden, _ = self._go_on(prefix, begun.own, begun.mask, ids, given)
+        hidden, _ = self.passes.go_on(prefix, begun.own, begun.mask, ids, given)
         spots = [(r, c, t) for r, row in enumerate(answers) for c, a in enumerate(row) for t in range(len(a) - 1)]
         rows, columns, times = (torch.tensor(part, device=ids.device) for part in zip(*spots, strict=True))
         expected = torch.tensor([answers[r][c][t + 1] for r, c, t in spots], device=ids.device)
@@ -233,51 +217,6 @@ class Reader:
         for (r, c, _), loss in zip(spots, losses.tolist(), strict=True):
             total[r][c] += loss
         return total
-
-    def _greedy(
-        self, prefix, begun, widths: list[int], max_new_tokens: int, watched: Tensor | None = None
-    ) -> tuple[list[list[list[int]]], list[Tensor]]:
-        """Greedy continuations of what `begun` read, as token ids; row b has widths[b] of them.
-
-        Also the scores of the tokens `watched` [B, n, W] long at each step, [B, n, W] each.
-        """
-        tokens: list[list[list[int]]] = [[[] for _ in range(width)] for width in widths]
-        ends, own, mask, chosen = set(self.chat.end_of_turn), begun.own, begun.mask, begun.scores.argmax(-1)
-        open_ = torch.arange(mask.shape[1])[None, :] < torch.tensor(widths)[:, None]
-        scores = [] if watched is None else [begun.scores.gather(2, watched)]
-        for step in range(max_new_tokens):
-            picked = chosen.tolist()
-            for row, column in open_.nonzero().tolist():
-                if picked[row][column] in ends:
-                    open_[row, column] = False
-                else:
-                    tokens[row][column].append(picked[row][column])
-            if step == max_new_tokens - 1 or not open_.any():
-                break
-            given = open_[..., None].to(mask.device)
-            hidden, own = self._go_on(prefix, own, mask, chosen[..., None], given)
-            mask = torch.cat((mask, given), dim=-1)
-            logits = self.decoder.logits(hidden[given])
-            chosen = chosen.masked_scatter(given[..., 0], logits.argmax(-1))
-            if watched is not None:
-                seen = logits.gather(1, watched[given[..., 0]])
-                scores.append(scores[-1].masked_scatter(given, seen))
-        return tokens, scores
-
-    def _go_on(self, prefix, own, mask, ids, given):
-        """Read `ids` [B, n, T] (where `given`) after what `own` holds of each question; returns hidden and new own."""
-        reading, positions = self.decoder.start(prefix, given, keep=True)
-        past = mask.long().sum(-1)[..., None]
-        before = torch.where(mask, 0.0, torch.finfo(reading.own_bias.dtype).min).to(reading.own_bias.dtype)
-        before = before[:, None, :, None, :].expand(-1, -1, -1, ids.shape[2], -1)
-        reading.own_bias = torch.cat((before, reading.own_bias), dim=-1)
-        reading.own = dict(own)
-        hidden = self._recalled(self.decoder.run(ids, positions + past, reading))
-        return hidden, reading.own
-
-    def _recalled(self, hidden: Tensor) -> Tensor:
-        """The last hidden states [B, n, T, E] of questions' tokens, with what is recalled at each."""
-        return self._recall(hidden) if self._recall else hidden
 
     def _prompt(self, asked: Question) -> list[int]:
         return self.chat.encode_question(asked.phrase)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import torch
 
+from gnm.errors import DataError
+from gnm.inference.chat import ChatFormat
 from gnm.inference.padding import pad
 from gnm.models.attention import at_once
 from gnm.models.decoder import Decoder
@@ -18,6 +20,20 @@ class Score(NamedTuple):
     log_probability: float
     tokens: int
     greedy: bool
+
+
+def answer_pairs(chat: ChatFormat, request: str, answers: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+    """A request before each of its answers, as token ids; before an empty request's answers stands an end of turn.
+
+    Raises DataError for an empty answer.
+    """
+    if isinstance(answers, str):
+        raise DataError("the answers are one text, not several; give a list of texts")
+    prompt = (chat.encode(request.strip()) + chat.tail) or chat.end_of_turn[:1]
+    encoded = [chat.encode_answer(answer) for answer in answers]
+    if not all(encoded):
+        raise DataError("an answer is empty; there is nothing to score")
+    return [(prompt, answer) for answer in encoded]
 
 
 @torch.no_grad()

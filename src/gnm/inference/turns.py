@@ -10,7 +10,7 @@ _MARKS = ("SENTINELOFFIRST", "SENTINELOFANSWER", "SENTINELOFNEXT")
 def turns_prompt(chat: ChatFormat, turns: Sequence[str]) -> list[int]:
     """Ids of `turns`, of user and assistant in turn, from the first user's text up to where the next answer starts.
 
-    The prefix holds what stands before the first text (`chat.head`). With one turn it is the prompt of a request.
+    The prefix holds what stands before the first text (`chat.preamble`). With one turn it is the prompt of a request.
     """
     between = _between(chat) if len(turns) > 1 else []
     prompt = chat.encode(turns[0]) + chat.tail

@@ -129,13 +129,13 @@ def _memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
             raise ConfigError(f"{backbone.name} is a memory model and writes in its own way; leave out `write`")
         lm = backbone.memory.lm(reader.decoder, settings.memory.model_dump(exclude_unset=True), through)
         # `bos_embedding` stands where a conversation begins; what follows it there comes with each question
-        reader = Reader(reader.decoder, reader.chat, reader.tokenizer, lead=reader.chat.head_without_bos)
+        reader = Reader(reader.decoder, reader.chat, reader.tokenizer, lead=reader.chat.preamble_without_bos)
         return MemoryLearner(lm, reader, order)
     if settings.write.tap == "outputs":
         raise ConfigError(f"write.tap: outputs needs a memory model as backbone; {backbone.name} is a plain decoder")
     model, learner = (LongTermLM, LongTermLearner) if settings.memory.store else (MemoryLM, MemoryLearner)
     selector = SELECTOR if settings.write.gates and has_adapter(backbone.model, SELECTOR) else None
-    lm = model(reader.decoder, reader.chat.head, settings.memory, settings.write, through, selector=selector)
+    lm = model(reader.decoder, reader.chat.preamble, settings.memory, settings.write, through, selector=selector)
     return learner(lm, reader, order, settings.gate_training)
 
 

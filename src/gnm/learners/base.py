@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gnm.data.types import Step
+from gnm.data.labels import WriteLabels
 from gnm.inference.questions import Answer, AnswerLoss, Question
 from gnm.memory.written import Segment
 from gnm.models.decoder import Decoder
@@ -77,15 +77,18 @@ class Learner(nn.Module, ABC):
         """What the last write, of this pair in row `row`, decided. By default nothing: everything is stored."""
         return []
 
-    def write_loss(self, state: State, steps: Sequence[Sequence[Step]]) -> Tensor | None:
+    def write_loss(self, state: State, labels: Sequence[WriteLabels]) -> Tensor | None:
         """The loss, with gradient, of what the last write decided: a sum over the batch; None: no loss.
 
-        steps: of each of the B sequences those up to the one that was written last.
+        labels: what the last write of each of the B sequences should have done.
         """
         return None
 
-    def selection_loss(self, steps: Sequence[Step]) -> Tensor:
-        """The part of `write_loss` that says what is stored of each step's document, whatever was written before it."""
+    def selection_loss(self, labels: Sequence[WriteLabels]) -> Tensor:
+        """The part of `write_loss` that says what is stored of each document, whatever was written before it.
+
+        Nothing needs to be written for it: the documents are those of `labels`.
+        """
         raise TypeError(f"{type(self).__name__} does not decide what it stores")
 
     @abstractmethod
@@ -97,7 +100,7 @@ class Learner(nn.Module, ABC):
         """The loss of each sequence's questions, with gradient."""
 
     @abstractmethod
-    def cut(self, state: State) -> State:
+    def detach(self, state: State) -> State:
         """The same state without its graph of gradients."""
 
     @abstractmethod

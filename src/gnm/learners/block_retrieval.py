@@ -83,15 +83,15 @@ class BlockRetrievalLearner(PerQuestionLearner):
             inputs = inputs.gather(1, index[..., None].expand(-1, -1, inputs.shape[2]))
         return Blocks(kept, block, marks, inputs)
 
-    def cut(self, state: Blocks) -> Blocks:
+    def detach(self, state: Blocks) -> Blocks:
         return replace(state, kept=state.kept.detach())
 
     def budget(self, kept: Tensor) -> Tensor:
         return kept.clamp(max=self.settings.tokens)
 
     def prefix_for(self, state: Blocks, rows: Tensor, questions: Sequence[Question]) -> Prefix:
-        head = self.reader.shared(self.reader.head(1)).rows(torch.zeros_like(rows))
-        passed = self.words(head, questions)
+        preamble = self.reader.shared(self.reader.preamble(1)).rows(torch.zeros_like(rows))
+        passed = self.words(preamble, questions)
         valid, documents, block = state.kept.valid[rows], state.kept.documents[rows], state.block[rows]
         count, always = self.budget(documents.sum(-1)), valid & ~documents
         indices, chosen = [], valid
@@ -107,10 +107,10 @@ class BlockRetrievalLearner(PerQuestionLearner):
     def cost(self, state: Blocks, row: int, asked: Question) -> Cost:
         """Kept: all tokens. A question pays for finding its blocks, where it cannot read all, and for reading these."""
         documents, lengths = (int(each[row]) for each in (state.kept.documents.sum(-1), state.kept.lengths))
-        head, read_of = lengths - documents, min(documents, self.settings.tokens)
-        query = self.reader.query_flops(asked, head + read_of)
+        preamble, read_of = lengths - documents, min(documents, self.settings.tokens)
+        query = self.reader.query_flops(asked, preamble + read_of)
         if read_of < documents:
-            before = head + len(self.reader.chat.encode_lead())
+            before = preamble + len(self.reader.chat.encode_lead())
             query += flops.prefill_flops(self.decoder.config, len(self.own_words(asked)), before)
             query += 2 * self._compared(state, row)
         extra = 0 if state.inputs is None else self._compared(state, row) * state.inputs.element_size()

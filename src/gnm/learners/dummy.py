@@ -36,7 +36,7 @@ class DummyLearner(Learner):
         tokens = sum(map(len, questions))
         return AnswerLoss((self.weight**2) * tokens, tokens, right)
 
-    def cut(self, state):
+    def detach(self, state):
         return state
 
     def cost(self, state, row: int, asked: Question) -> Cost:

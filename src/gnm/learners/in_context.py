@@ -20,7 +20,7 @@ class InContextLearner(Learner):
         self.reader, self.order, self.decoder = reader, order, reader.decoder
 
     def reset(self, seeds: Sequence[int]) -> Prefix:
-        return self.reader.head(len(seeds))
+        return self.reader.preamble(len(seeds))
 
     def write(self, state: Prefix, documents: Sequence[str], instructions: Sequence[str]) -> Prefix:
         texts = [block(d, i, self.order) for d, i in zip(documents, instructions, strict=True)]
@@ -33,7 +33,7 @@ class InContextLearner(Learner):
     def loss(self, state, questions):
         return self.reader.loss(state, questions)
 
-    def cut(self, state: Prefix) -> Prefix:
+    def detach(self, state: Prefix) -> Prefix:
         return state.detach()
 
     def cost(self, state: Prefix, row: int, asked: Question) -> Cost:
@@ -58,7 +58,7 @@ class NoMemoryLearner(InContextLearner):
     def answer(self, state, questions, max_new_tokens):
         """As the contract says. Nothing comes between, so a question asked again gets the answer it got then."""
         fresh = {(q, max_new_tokens): q for row in questions for q in row if (q, max_new_tokens) not in self._known}
-        answers = self.reader.answer(self.reader.head(1), [list(fresh.values())], max_new_tokens)[0]
+        answers = self.reader.answer(self.reader.preamble(1), [list(fresh.values())], max_new_tokens)[0]
         self._known.update(zip(fresh, answers, strict=True))
         return [[self._known[q, max_new_tokens] for q in row] for row in questions]
 

@@ -17,7 +17,7 @@ from gnm.inference.questions import Answer, AnswerLoss, Question
 from gnm.inference.reader import Reader
 from gnm.learners.base import Cost, Learner
 from gnm.learners.in_context import prefix_token_bytes
-from gnm.models.key_values import KeyValues, Passed, head_of, read
+from gnm.models.key_values import KeyValues, Passed, preamble_of, read
 from gnm.models.prefix import Prefix
 
 Reads = Literal["nothing", "all"]
@@ -35,7 +35,7 @@ class KeyValueLearner(Learner):
         self.reader, self.decoder, self.order, self.reads = reader, reader.decoder, order, reads
 
     def reset(self, seeds: Sequence[int]) -> Any:
-        return head_of(self.decoder, self.reader.chat.head, len(seeds))
+        return preamble_of(self.decoder, self.reader.chat.preamble, len(seeds))
 
     def entries(self, state: Any) -> KeyValues:
         """All that is kept."""
@@ -46,7 +46,7 @@ class KeyValueLearner(Learner):
         return block(document, instruction, self.order), ""
 
     def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
-        room = self.decoder.window - len(self.reader.chat.head)
+        room = self.decoder.window - len(self.reader.chat.preamble)
         for pair in zip(documents, instructions, strict=True):
             tokens = sum(len(self.reader.chat.encode(text)) for text in self.texts(*pair))
             if tokens > room:
@@ -69,7 +69,7 @@ class KeyValueLearner(Learner):
     def loss(self, state, questions):
         return self.reader.loss(self.entries(state).prefix(self.decoder), questions)
 
-    def cut(self, state: KeyValues) -> KeyValues:
+    def detach(self, state: KeyValues) -> KeyValues:
         return state.detach()
 
     def cost(self, state: Any, row: int, asked: Question) -> Cost:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gnm.data.segments import is_wanted, split_segments
-from gnm.data.types import Step
+from gnm.data.labels import WriteLabels
+from gnm.data.segments import split_segments
 from gnm.errors import DataError
 from gnm.inference.prompts import Order, block, block_parts, opening
 from gnm.inference.questions import Question
@@ -92,52 +92,50 @@ class MemoryLearner(Learner):
             for number, (part, of_document) in enumerate(gated_parts(document, instruction, self.order))
         ]
 
-    def write_loss(self, state: Memory, steps: Sequence[Sequence[Step]]) -> Tensor | None:
+    def write_loss(self, state: Memory, labels: Sequence[WriteLabels]) -> Tensor | None:
         if not self.learned_gates:
             return None
-        loss = self._gate_loss(state.decisions, [so_far[-1] for so_far in steps])
+        loss = self._gate_loss(state.decisions, labels)
         if not self.lm.revises:
             return loss
-        loss = loss + self.gate_training.keep * self._keep_loss(state, steps)
-        return loss + self.gate_training.revoke * self._revoke_loss([so_far[-1] for so_far in steps])
+        loss = loss + self.gate_training.keep * self._keep_loss(state, labels)
+        return loss + self.gate_training.revoke * self._revoke_loss(labels)
 
-    def selection_loss(self, steps: Sequence[Step]) -> Tensor:
-        text = self._blocks([step.document for step in steps], [step.instruction for step in steps])
-        return self._gate_loss(self.lm.decisions(text), steps)
+    def selection_loss(self, labels: Sequence[WriteLabels]) -> Tensor:
+        text = self._blocks([each.document for each in labels], [each.instruction for each in labels])
+        return self._gate_loss(self.lm.decisions(text), labels)
 
-    def _gate_loss(self, decisions: Decisions, steps: Sequence[Step]) -> Tensor:
+    def _gate_loss(self, decisions: Decisions, labels: Sequence[WriteLabels]) -> Tensor:
         wanted, told = (torch.zeros(decisions.logits.shape, dtype=torch.bool) for _ in range(2))
-        for row, step in enumerate(steps):
-            if step.wanted is None:
+        for row, own in enumerate(labels):
+            if own.wanted is None:
                 raise DataError(
-                    f"the lines that state the facts of {step.document[:60]!r} cannot be told, so gates cannot learn "
+                    f"the lines that state the facts of {own.document[:60]!r} cannot be told, so gates cannot learn "
                     "what the instruction is about; leave such documents out"
                 )
-            parts = gated_parts(step.document, step.instruction, self.order)
-            for number, (text, of_document) in enumerate(parts):
-                told[row, number] = not of_document
-                wanted[row, number] = is_wanted(text, step.wanted) if of_document else step.is_rule
+            segments = in_block(own.wanted, own.is_rule, self.order)
+            wanted[row, : len(segments)] = torch.tensor(segments)
+            told[row, : len(segments)] = ~torch.tensor(in_block([True] * len(own.wanted), False, self.order))
         device = decisions.logits.device
         return gate_loss(decisions, wanted.to(device), told.to(device), self.gate_training)
 
-    def _keep_loss(self, state: Memory, steps: Sequence[Sequence[Step]]) -> Tensor:
+    def _keep_loss(self, state: Memory, labels: Sequence[WriteLabels]) -> Tensor:
         kept = state.kept
         revoked = torch.zeros(kept.logits.shape, dtype=torch.bool)
-        for row, so_far in enumerate(steps):
-            for number, step in enumerate(so_far[:-1]):
-                parts = gated_parts(step.document, step.instruction, self.order)
-                for place, (text, of_document) in enumerate(parts):
-                    if of_document and is_wanted(text, so_far[-1].revokes):
+        for row, own in enumerate(labels):
+            for number, segments in enumerate(own.revoked):
+                for place, gone in enumerate(in_block(segments, False, self.order)):
+                    if gone:
                         revoked[row] |= ((kept.source[row] == number) & (kept.segment[row] == place)).cpu()
         return keep_loss(kept, revoked.to(kept.logits.device))
 
-    def _revoke_loss(self, steps: Sequence[Step]) -> Tensor:
-        """The cross-entropy of each step's instruction, which takes nothing back, and of its `revocations`. To take
-        nothing back counts three times as much in all: what is dropped by mistake is lost."""
-        rows = [[(step.instruction, False), *step.revocations] for step in steps]
-        logits = self.lm.revoking(self._told([text for row in rows for text, _ in row]))
-        wanted = torch.tensor([takes for row in rows for _, takes in row], device=logits.device)
-        return len(rows) * nn.functional.binary_cross_entropy_with_logits(logits, wanted.float())
+    def _revoke_loss(self, labels: Sequence[WriteLabels]) -> Tensor:
+        """The cross-entropy of whether each instruction of `labels` takes something back. The instructions that take
+        nothing back are three times as many: what is dropped by mistake is lost."""
+        instructions = [each for own in labels for each in own.instructions]
+        logits = self.lm.revoking(self._told([text for text, _ in instructions]))
+        wanted = torch.tensor([takes for _, takes in instructions], device=logits.device)
+        return len(labels) * nn.functional.binary_cross_entropy_with_logits(logits, wanted.float())
 
     def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
         for document, instruction in zip(documents, instructions, strict=True):
@@ -162,7 +160,7 @@ class MemoryLearner(Learner):
     def loss(self, state, questions):
         return self.reader.loss(self.lm.prefix(state), questions)
 
-    def cut(self, state: Memory) -> Memory:
+    def detach(self, state: Memory) -> Memory:
         return self.lm.attach(state.state.detach())
 
     def cost(self, state: Memory, row: int, asked: Question) -> Cost:
@@ -181,3 +179,10 @@ def gated_parts(document: str, instruction: str, order: Order) -> list[tuple[str
         for part, of_document in block_parts(document, instruction, order)
         for segment in (split_segments(part) if of_document else [part])
     ]
+
+
+def in_block(of_document: Sequence[bool], of_instruction: bool, order: Order) -> list[bool]:
+    """Labels of the `gated_parts` of a block, from those of its document's segments and the one of its instruction."""
+    if not of_document:
+        return [of_instruction]
+    return [of_instruction, *of_document] + [of_instruction] * (order == "document_first")

@@ -87,14 +87,14 @@ class RetrievalLearner(Learner):
                 right[row][place] = verdict
         return loss._replace(right=right)
 
-    def cut(self, state: Library) -> Library:
+    def detach(self, state: Library) -> Library:
         return state
 
     def cost(self, state: Library, row: int, asked: Question) -> Cost:
         """Kept: tokens of all texts. A question pays for reading its retrieved pairs."""
         kept = sum(len(self.reader.chat.encode(text)) for text in state.texts[row])
         context = self.retrieve(state, row, asked.phrase)
-        read = len(self.reader.chat.head) + sum(len(self.reader.chat.encode(text)) for text in context)
+        read = len(self.reader.chat.preamble) + sum(len(self.reader.chat.encode(text)) for text in context)
         flops = self.reader.query_flops(asked, read) + self.reader.prefill_flops(read)
         return Cost(kept, kept * prefix_token_bytes(self.decoder.empty_prefix(1)), flops)
 
@@ -121,7 +121,7 @@ class RetrievalLearner(Learner):
 
     def _prefix(self, contexts: Sequence[tuple[str, ...]]) -> Prefix:
         """One prefix per context; what several begin with is read once, each text tokenised by itself as everywhere."""
-        begun, prefix = [()], self.reader.head(1)
+        begun, prefix = [()], self.reader.preamble(1)
         for depth in range(max(map(len, contexts), default=0)):
             longer = list(dict.fromkeys(context[: depth + 1] for context in contexts))
             before = torch.tensor([begun.index(texts[:depth]) for texts in longer])

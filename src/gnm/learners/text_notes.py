@@ -26,4 +26,4 @@ class TextNotesLearner(InContextLearner):
     def notes(self, documents: Sequence[str], instructions: Sequence[str]) -> list[str]:
         """The notes that the backbone takes on each document, read on its own."""
         requests = [block(d, i, self.order) + NOTE_REQUEST for d, i in zip(documents, instructions, strict=True)]
-        return self.writer.complete(self.writer.head(len(requests)), requests, self.max_note_tokens)
+        return self.writer.complete(self.writer.preamble(len(requests)), requests, self.max_note_tokens)

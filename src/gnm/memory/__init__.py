@@ -2,6 +2,6 @@
 
 from gnm.memory.files import load_memory, save_memory
 from gnm.memory.pool import PoolSettings, append, merge
-from gnm.memory.state import HEAD, MemoryState
+from gnm.memory.state import PREAMBLE, MemoryState
 
-__all__ = ["HEAD", "MemoryState", "PoolSettings", "append", "load_memory", "merge", "save_memory"]
+__all__ = ["PREAMBLE", "MemoryState", "PoolSettings", "append", "load_memory", "merge", "save_memory"]

@@ -22,7 +22,7 @@ from safetensors.torch import save
 
 from gnm.errors import MemoryFileError
 from gnm.files import atomic_path, remove_leftovers
-from gnm.memory.state import HEAD, MIXED, MemoryState
+from gnm.memory.state import MIXED, PREAMBLE, MemoryState
 from gnm.memory.store import LongTermStore
 
 FORMAT = "gnm-memory-2"
@@ -75,7 +75,7 @@ def load_memory(
 ) -> tuple[MemoryState, dict]:
     """Read a memory and its notes; MemoryFileError if it is damaged or was written by another model than `model`.
 
-    like: a memory of the model that is to read it. Batch, layers, width, head and gates must be the same, and the
+    like: a memory of the model that is to read it. Batch, layers, width, preamble and gates must be the same, and the
     slots get its dtype.
     """
     try:
@@ -277,5 +277,5 @@ def _kind(state: MemoryState) -> dict[str, object]:
         "width": state.slots.shape[3],
         "gates": state.strength is not None,
         "numbers of a stored slot": state.store[0].blank.shape[1] if state.store else None,
-        "slots of the head": (state.valid & (state.source == HEAD)).sum(-1).tolist(),
+        "slots of the preamble": (state.valid & (state.source == PREAMBLE)).sum(-1).tolist(),
     }

@@ -7,10 +7,12 @@ memory file, so they hold no text of what is not stored.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from gnm.errors import MemoryFileError
 from gnm.memory.state import MemoryState
 from gnm.memory.written import Segment
 
@@ -67,16 +69,22 @@ def _beginning(text: str) -> str:
     return " ".join(text.split())[:80]
 
 
-def check_notes(notes: Mapping[str, Any], state: MemoryState) -> None:
-    """Raise ValueError if `notes` are none of the documents of `state`."""
+def check_notes(path: str | Path, notes: Mapping[str, Any], state: MemoryState) -> None:
+    """Raise MemoryFileError if the notes of the file `path` are none of the documents of its `state`."""
+    if wrong := _wrong_in(notes, state):
+        raise MemoryFileError(f"the notes in {path} are damaged ({wrong}); restore it from a copy")
+
+
+def _wrong_in(notes: Mapping[str, Any], state: MemoryState) -> str | None:
     for number, note in notes.items():
         if not (number.isdecimal() and str(int(number)) == number and int(number) < state.written):
-            raise ValueError(f"a note is of document {number[:20]!r}, and {state.written} documents were written")
+            return f"a note is of document {number[:20]!r}, and {state.written} documents were written"
         if not _is_note(note):
-            raise ValueError(f"the note of document {number} lacks its instruction or beginning, or holds other values")
+            return f"the note of document {number} lacks its instruction or beginning, or holds other values"
     for document, segment in _held(state):
         if document >= 0 and segment >= len(notes.get(str(document), {}).get("segments", range(segment + 1))):
-            raise ValueError(f"document {document} has no segment {segment}")
+            return f"document {document} has no segment {segment}"
+    return None
 
 
 def _is_note(note: Any) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gnm.config import StrictModel
 from gnm.errors import MemoryFileError
-from gnm.memory.state import HEAD, MemoryState, pack
+from gnm.memory.state import PREAMBLE, MemoryState, pack
 from gnm.memory.store import StoreSettings
 
 _MIX = 1_000_003
@@ -66,7 +66,7 @@ def append(
         surplus = (state.used() + new - settings.capacity).clamp(min=0)
         if bool(surplus.any()):
             state, kept = state.select(~_evicted(state, surplus, settings))
-    source = torch.where(valid, state.written, HEAD)
+    source = torch.where(valid, state.written, PREAMBLE)
     joined = replace(
         state,
         slots=torch.cat((state.slots, slots), dim=2),
@@ -91,7 +91,7 @@ def merge(state: MemoryState, other: MemoryState, settings: PoolSettings) -> Mem
         raise MemoryFileError(
             "these memories are of two kinds (another model, batch, or gates); merge memories of one model"
         )
-    own = other.select(other.source != HEAD)[0]
+    own = other.select(other.source != PREAMBLE)[0]
     numbered = torch.where(own.source >= 0, own.source + state.written, own.source)
     parts = {**own.tensors(), "source": numbered}
     parts.pop("seeds")
@@ -140,7 +140,7 @@ def check_fits(tokens: int, settings: PoolSettings) -> None:
 
 def _evicted(state: MemoryState, surplus: Tensor, settings: PoolSettings) -> Tensor:
     """Which slots go, `surplus` [B] of those that belong to documents: [B, S] bool, or [B, L, S] layer by layer."""
-    candidates = state.valid & (state.source != HEAD)
+    candidates = state.valid & (state.source != PREAMBLE)
     if settings.eviction == "oldest":
         order = torch.arange(candidates.shape[1], device=candidates.device).expand_as(candidates).float()
     elif settings.eviction == "weakest":
@@ -167,7 +167,7 @@ def evicted_segments(state: MemoryState, surplus: Tensor, settings: PoolSettings
         else:
             order = segments
         ranked = order.argsort(stable=True)
-        ranked = ranked[segments[ranked] >= 0]  # the head stays
+        ranked = ranked[segments[ranked] >= 0]  # the preamble stays
         before = sizes[ranked].cumsum(0) - sizes[ranked]
         goes.append(torch.isin(own, segments[ranked[before < surplus[row]]]))
     return torch.stack(goes)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gnm.memory.store import LongTermStore
 
-HEAD = -1
+PREAMBLE = -1
 """Source of the slots that hold the start of every conversation (BOS, system turn); never evicted or forgotten."""
 MIXED = -2
 """Source of slots that no single document wrote: those of a trained starting pool, and what is left of earlier
@@ -34,7 +34,7 @@ class MemoryState:
 
     slots: [B, L, S, E] hidden states in the backbone's dtype, oldest first.
     valid: [B, S] bool; invalid slots are padding and are never read.
-    source: [B, S] long; the number of the document that wrote the slot (0, 1, ...), or HEAD, or MIXED.
+    source: [B, S] long; the number of the document that wrote the slot (0, 1, ...), or PREAMBLE, or MIXED.
     seeds: [B] long; each memory's own seed for random eviction, so results don't depend on its batch.
     written: documents written so far; the next one gets this number.
     strength: [B, S] float32 in (0, 1], what the write gate gave the slot; None in a memory without gates.
@@ -56,22 +56,22 @@ class MemoryState:
         return self.slots.shape[0]
 
     def used(self) -> Tensor:
-        """Slots that count against the pool's capacity, [B] long: valid and not of the head."""
-        return (self.valid & (self.source != HEAD)).sum(-1)
+        """Slots that count against the pool's capacity, [B] long: valid and not of the preamble."""
+        return (self.valid & (self.source != PREAMBLE)).sum(-1)
 
     def positions(self, shared: bool = False) -> Tensor:
         """At which position each slot is read, [B, S] long: valid ones in their order.
 
-        shared: every document begins where the head ends, so that nothing tells in which order they were written.
+        shared: every document begins where the preamble ends, so that nothing tells in which order they were written.
         """
         place = (self.valid.long().cumsum(-1) - 1).clamp(min=0)
         if not shared:
             return place
-        kind = torch.where(self.valid, self.source, HEAD) - MIXED
+        kind = torch.where(self.valid, self.source, PREAMBLE) - MIXED
         first = torch.full((self.batch, self.written - MIXED), self.slots.shape[2], device=place.device)
         first = first.scatter_reduce(1, kind, place.where(self.valid, self.slots.shape[2]), "amin")
-        head = (self.valid & (self.source == HEAD)).sum(-1, keepdim=True)
-        return torch.where(kind == HEAD - MIXED, place, head + place - first.gather(1, kind))
+        preamble = (self.valid & (self.source == PREAMBLE)).sum(-1, keepdim=True)
+        return torch.where(kind == PREAMBLE - MIXED, place, preamble + place - first.gather(1, kind))
 
     def documents(self, row: int = 0) -> dict[int, int]:
         """Slots of each document that is still in memory: {document: slots}, oldest first."""
@@ -103,12 +103,12 @@ class MemoryState:
         if per_layer:
             valid, source = valid[:, 0], self.source.gather(1, index[:, 0])
             dropped = valid.sum(-1) < self.valid.sum(-1)
-            source = torch.where(dropped[:, None] & (source != HEAD), MIXED, source)
+            source = torch.where(dropped[:, None] & (source != PREAMBLE), MIXED, source)
         else:
             source = self.source.gather(1, index)
             index = index[:, None].expand(-1, self.slots.shape[1], -1)
         slots = self.slots.gather(2, index[..., None].expand(-1, -1, -1, self.slots.shape[3]))
-        kept = replace(self, slots=slots, valid=valid, source=torch.where(valid, source, HEAD))
+        kept = replace(self, slots=slots, valid=valid, source=torch.where(valid, source, PREAMBLE))
         gated = {name: getattr(self, name) for name in ("strength", "segment") if getattr(self, name) is not None}
         return replace(kept, **{name: tensor.gather(1, index[:, 0]) for name, tensor in gated.items()}), index
 

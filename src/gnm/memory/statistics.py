@@ -48,8 +48,8 @@ def statistics(state: MemoryState, row: int = 0) -> list[DocumentStatistics]:
 
 def as_text(rows: Sequence[DocumentStatistics], state: MemoryState) -> str:
     """A table for people: a line a document, and what all of them come to."""
-    head = f"{'document':>8s}{'age':>6s}{'pool':>8s}{'stored':>8s}{'strength':>10s}{'evicted':>9s}{'retrieved':>11s}"
-    lines = [head]
+    heading = f"{'document':>8s}{'age':>6s}{'pool':>8s}{'stored':>8s}{'strength':>10s}{'evicted':>9s}{'retrieved':>11s}"
+    lines = [heading]
     for each in rows:
         strength = "-" if each.strength is None else f"{each.strength:.2f}"
         lines.append(

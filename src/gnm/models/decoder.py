@@ -34,7 +34,7 @@ class Decoder(nn.Module):
         self.model = model
         self.config = model.config
         self.checkpointing = False
-        self._head: Tensor | None = None
+        self._lm_head: Tensor | None = None
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -173,9 +173,9 @@ class Decoder(nn.Module):
         """
         weight = self.model.get_output_embeddings().weight
         if weight.dtype != torch.float32:
-            if self._head is None or self._head.device != weight.device:
-                self._head = weight.detach().float()
-            weight = self._head
+            if self._lm_head is None or self._lm_head.device != weight.device:
+                self._lm_head = weight.detach().float()
+            weight = self._lm_head
         return nn.functional.linear(hidden.float(), weight)
 
     @property

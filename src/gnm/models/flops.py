@@ -1,12 +1,12 @@
 """Floating-point operations of a Llama-shaped decoder, counted from its config.
 
-- A multiply-add is 2 operations. Counted: the seven linear layers, the two attention products, the output head.
+- A multiply-add is 2 operations. Counted: the seven linear layers, the two attention products, the LM head.
   Not counted: norms, rotary embedding, softmax, activation, the embedding look-up, sampling (well under 1 %), and
   adapters, which are taken as merged into the weights.
 - Attention counts the query-key pairs that the mask allows. Kernels that compute the masked half as well
   (and `torch.utils.flop_counter`, which assumes so) come to T(T-1)/2 pairs more for T tokens in one pass.
 - Letters: D hidden, I intermediate, L layers, H query heads, G key/value heads, E head size, V vocabulary,
-  T tokens of a pass, P positions already in the key/value cache, K positions that the head reads.
+  T tokens of a pass, P positions already in the key/value cache, K positions that the LM head reads.
 """
 
 from collections.abc import Mapping
@@ -73,16 +73,18 @@ def attention_flops(config: Any, tokens: int, prefix_tokens: int = 0) -> int:
     return 4 * s.layers * s.heads * s.head_dim * pairs
 
 
-def head_flops(config: Any, positions: int) -> int:
-    """The output head on K positions: 2·K·D·V."""
+def lm_head_flops(config: Any, positions: int) -> int:
+    """The LM head on K positions: 2·K·D·V."""
     s = DecoderShape.of(config)
     return 2 * positions * s.hidden * s.vocabulary
 
 
 def forward_flops(config: Any, tokens: int, prefix_tokens: int = 0, logit_positions: int | None = None) -> int:
-    """One pass over T tokens: linear + attention + head, the head on all T positions unless `logit_positions` says."""
+    """One pass over T tokens: linear layers, attention, and the LM head on all T positions or on `logit_positions`."""
     positions = tokens if logit_positions is None else logit_positions
-    return linear_flops(config, tokens) + attention_flops(config, tokens, prefix_tokens) + head_flops(config, positions)
+    return (
+        linear_flops(config, tokens) + attention_flops(config, tokens, prefix_tokens) + lm_head_flops(config, positions)
+    )
 
 
 def prefill_flops(config: Any, tokens: int, prefix_tokens: int = 0) -> int:
@@ -103,7 +105,7 @@ def projection_flops(config: Any, slots: int) -> int:
 def query_flops(
     config: Any, prompt_tokens: int, prefix_tokens: int = 0, answer_tokens: int = 1, cached: bool = True
 ) -> int:
-    """Answering one query greedily: prompt pass, then A - 1 steps of one token, the head on one position each.
+    """Answering one query greedily: prompt pass, then A - 1 steps of one token, the LM head on one position each.
 
     `prefix_tokens` are positions that every token reads: memory slots, or a context. With `cached` their keys and
     values are at hand; without, the prefix is read as tokens first (`prefill_flops`), which is in-context answering

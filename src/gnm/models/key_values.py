@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gnm.memory.state import HEAD, pack
+from gnm.memory.state import PREAMBLE, pack
 from gnm.models.attention import rotate
 from gnm.models.decoder import Decoder
 from gnm.models.prefix import Prefix
@@ -28,7 +28,7 @@ class KeyValues:
     """The entries of B memories; a value, never changed in place.
 
     keys, values: [B, K, S, D] per layer, keys not rotated. valid: [B, S] bool, false: padding.
-    source: [B, S] long, the document that an entry is of, HEAD for the start of the conversation.
+    source: [B, S] long, the document that an entry is of, PREAMBLE for the start of the conversation.
     written: documents so far.
     """
 
@@ -41,7 +41,7 @@ class KeyValues:
     @property
     def documents(self) -> Tensor:
         """Which entries are of documents, [B, S] bool."""
-        return self.valid & (self.source != HEAD)
+        return self.valid & (self.source != PREAMBLE)
 
     @property
     def lengths(self) -> Tensor:
@@ -50,7 +50,7 @@ class KeyValues:
 
     def append(self, keys: Layers, values: Layers, valid: Tensor) -> "KeyValues":
         """These entries followed by those of one more document, [B, K, T, D] per layer; valid [B, T] bool."""
-        source = torch.where(valid, self.written, HEAD)
+        source = torch.where(valid, self.written, PREAMBLE)
         return KeyValues(
             tuple(torch.cat(pair, dim=2) for pair in zip(self.keys, keys, strict=True)),
             tuple(torch.cat(pair, dim=2) for pair in zip(self.values, values, strict=True)),
@@ -64,7 +64,7 @@ class KeyValues:
         index, valid = pack(keep & self.valid)
         rows = torch.arange(len(index), device=index.device)
         keys, values = self.at(rows, (index[:, None],) * len(self.keys))
-        source = torch.where(valid, self.source.gather(1, index), HEAD)
+        source = torch.where(valid, self.source.gather(1, index), PREAMBLE)
         return KeyValues(keys, values, valid, source, self.written), index
 
     def at(self, rows: Tensor, index: Layers) -> tuple[Layers, Layers]:
@@ -124,11 +124,11 @@ def project_queries(layer: torch.nn.Module, inputs: Tensor) -> Tensor:
     return query.transpose(1, 2)
 
 
-def head_of(decoder: Decoder, ids: list[int], batch: int) -> KeyValues:
+def preamble_of(decoder: Decoder, ids: list[int], batch: int) -> KeyValues:
     """New memories, which hold the start of a conversation alone; ids: its tokens, maybe none."""
     empty = decoder.empty_prefix(batch)
     valid = torch.ones(batch, len(ids), dtype=torch.bool, device=decoder.device)
-    source = torch.full_like(valid, HEAD, dtype=torch.long)
+    source = torch.full_like(valid, PREAMBLE, dtype=torch.long)
     if not ids:
         return KeyValues(empty.keys, empty.values, valid, source)
     passed = read(decoder, empty, torch.tensor(ids, device=decoder.device).expand(batch, -1), valid)

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from gnm.errors import MemoryFileError
 from gnm.memory.pool import PoolSettings, check_fits
-from gnm.memory.state import HEAD, MemoryState
+from gnm.memory.state import PREAMBLE, MemoryState
 from gnm.models.decoder import Decoder
 from gnm.models.write_settings import WriteSettings
 
@@ -15,11 +15,11 @@ QUESTION_ROOM = 128
 class Limited(nn.Module):
     """The limits of a memory model, from its decoder's window, its pool and how it writes.
 
-    head: token ids that every conversation starts with.
+    preamble: token ids that every conversation starts with.
     """
 
     decoder: Decoder
-    head: list[int]
+    preamble: list[int]
     pool: PoolSettings
     write_settings: WriteSettings
 
@@ -42,7 +42,7 @@ class Limited(nn.Module):
     @property
     def room(self) -> int:
         """Tokens that one text may have."""
-        free = self.decoder.window - len(self.head) - (self._room if self._keeps_all else 0)
+        free = self.decoder.window - len(self.preamble) - (self._room if self._keeps_all else 0)
         return free if self.pool.capacity is None or not self._keeps_all else min(free, self.pool.capacity)
 
     @property
@@ -65,7 +65,7 @@ class Limited(nn.Module):
         if self.pool.positions == "in_order":
             new = state.used() + new
             new = new if self.pool.capacity is None else new.clamp(max=self.pool.capacity)
-        return int(((state.valid & (state.source == HEAD)).sum(-1) + new).max())
+        return int(((state.valid & (state.source == PREAMBLE)).sum(-1) + new).max())
 
     def _reach(self, state: MemoryState) -> int:
         """The positions that the slots of `state` take."""

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gnm.errors import ConfigError
 from gnm.memory.pool import evicted_segments, random_order
-from gnm.memory.state import HEAD, MemoryState
+from gnm.memory.state import PREAMBLE, MemoryState
 from gnm.memory.store import LongTermStore, StoreSettings, unit
 from gnm.models import flops
 from gnm.models.attention import at_ends
@@ -96,12 +96,12 @@ class LongTermLM(MemoryLM):
     def find_flops(self, store: LongTermStore, tokens: int) -> float:
         """FLOPs of finding what a question of `tokens` tokens reads of a store."""
         layers = len(self.decoder.layers)
-        keys = flops.prefill_flops(self.decoder.config, tokens, len(self.head)) * self._settings.layer / layers
+        keys = flops.prefill_flops(self.decoder.config, tokens, len(self.preamble)) * self._settings.layer / layers
         return keys + 2 * store.keys.numel()
 
     def _question_keys(self, questions: TokenBatch) -> Tensor:
-        """Search keys of n questions, each read after the head alone: [n, E] float32."""
-        seen, mask = early_inputs(self.decoder, self.head, questions, self._settings.layer), questions.mask
+        """Search keys of n questions, each read after the preamble alone: [n, E] float32."""
+        seen, mask = early_inputs(self.decoder, self.preamble, questions, self._settings.layer), questions.mask
         if self._settings.by == "last":
             return self._key(at_ends(seen[None], mask[None])[0])
         return self._key((seen.float() * mask[..., None]).sum(1) / mask.sum(-1, keepdim=True).clamp(min=1))
@@ -112,7 +112,7 @@ class LongTermLM(MemoryLM):
         if not self._settings.whiten:
             return unit(hidden)
         if self._whitening is None:
-            seen = early_inputs(self.decoder, self.head, self.sample, self._settings.layer)
+            seen = early_inputs(self.decoder, self.preamble, self.sample, self._settings.layer)
             self._whitening = Whitening.fit(seen[self.sample.mask])
         return self._whitening(hidden)
 
@@ -238,22 +238,22 @@ class _Slots:
         return {name: torch.cat((getattr(state, name), own), dim=1) for name, own in self.columns.items()}
 
 
-def early_inputs(decoder: Decoder, head: Sequence[int], texts: TokenBatch, layer: int) -> Tensor:
-    """What enters `layer` at n texts, each read after the tokens `head` alone: [n, T, E].
+def early_inputs(decoder: Decoder, preamble: Sequence[int], texts: TokenBatch, layer: int) -> Tensor:
+    """What enters `layer` at n texts, each read after the tokens `preamble` alone: [n, T, E].
 
     The layers above are not run.
     """
     tap = LayerTap(layer, ends_before=layer)
-    begun = torch.tensor([list(head)], dtype=torch.long, device=decoder.device)
+    begun = torch.tensor([list(preamble)], dtype=torch.long, device=decoder.device)
     prefix = decoder.extend(decoder.empty_prefix(1), begun, torch.ones_like(begun, dtype=torch.bool))
     decoder.read(prefix, texts.ids[None], texts.mask[None], tap)
     return tap.seen[0]
 
 
 def _by_age(source: Tensor, segment: Tensor, valid: Tensor) -> Tensor:
-    """The order [B, S] long of slots by document and segment; the head is first, invalid slots are last."""
+    """The order [B, S] long of slots by document and segment; the preamble is first, invalid slots are last."""
     number = source * (int(segment.max()) + 2) + segment
-    number = number.masked_fill(source == HEAD, torch.iinfo(torch.long).min)
+    number = number.masked_fill(source == PREAMBLE, torch.iinfo(torch.long).min)
     return number.masked_fill(~valid, torch.iinfo(torch.long).max).argsort(dim=-1, stable=True)
 
 

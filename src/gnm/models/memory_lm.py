@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gnm.memory.pool import PoolSettings, append, repeated
-from gnm.memory.state import HEAD, MIXED, MemoryState, pack
+from gnm.memory.state import MIXED, PREAMBLE, MemoryState, pack
 from gnm.models.decoder import Decoder
 from gnm.models.gates.gating import Gating
 from gnm.models.gates.keep import Kept
@@ -39,7 +39,7 @@ MARKS = ("bos_embedding", "new_memory_positional_emb")
 class MemoryLM(Limited):
     """Any decoder of the Llama shape with a latent memory.
 
-    head: token ids that every conversation starts with; they are written into each new memory (tap: inputs).
+    preamble: token ids that every conversation starts with; they are written into each new memory (tap: inputs).
     writer: name of the LoRA adapter that writes, None: the one that reads. selector: of the one with which write gates
     look at a text in a pass of their own, None: they look at the write's. start: slots [L, S, E] of a new memory.
     With tap: outputs it has the parameters of MemoryLLM: `bos_embedding` [L, 1, E], the slot in front of any pool
@@ -49,7 +49,7 @@ class MemoryLM(Limited):
     def __init__(
         self,
         decoder: Decoder,
-        head: list[int],
+        preamble: list[int],
         pool: PoolSettings,
         write: WriteSettings,
         gradient_through_writing: bool = True,
@@ -58,7 +58,7 @@ class MemoryLM(Limited):
         selector: str | None = None,
     ):
         super().__init__()
-        self.decoder, self.head, self.pool, self.write_settings = decoder, head, pool, write
+        self.decoder, self.preamble, self.pool, self.write_settings = decoder, preamble, pool, write
         self.gradient_through_writing, self.writer, self.start = gradient_through_writing, writer, start
         self.selector = selector
         if write.tap == "outputs":
@@ -78,10 +78,10 @@ class MemoryLM(Limited):
         return self.gating is not None and self.gating.keep_gate is not None
 
     def initial(self, seeds: Tensor) -> Memory:
-        """New memories, one for each of `seeds` [B] long: they hold the conversation's head, or the starting pool."""
+        """New memories, one for each of `seeds` [B] long: they hold the preamble, or the starting pool."""
         decoder, batch = self.decoder, seeds.shape[0]
-        ids = torch.tensor([[self.head]], dtype=torch.long, device=decoder.device)
-        source = HEAD
+        ids = torch.tensor([[self.preamble]], dtype=torch.long, device=decoder.device)
+        source = PREAMBLE
         if self.start is not None:
             slots, source = self.start[None].to(decoder.device, decoder.dtype), MIXED
         elif ids.numel():
@@ -155,7 +155,7 @@ class MemoryLM(Limited):
         tap = LayerTap(self.gating.layer, ends_before=self.gating.layer)
         with self._selecting():
             memory = self.initial(torch.zeros(len(text), dtype=torch.long))
-            self.decoder.read(self._head_of(memory), text.ids[:, None], text.mask[:, None], tap)
+            self.decoder.read(self._preamble_of(memory), text.ids[:, None], text.mask[:, None], tap)
             return self.gating.decide(memory.state, tap.seen[:, 0], text.segment, self._most)
 
     def revoke(self, memory: Memory, instructions: TokenBatch) -> Memory:
@@ -172,7 +172,7 @@ class MemoryLM(Limited):
         """Whether instructions take anything back: logits [B]."""
         memory = self.initial(torch.zeros(len(instructions), dtype=torch.long))
         with self._writing():
-            return self.gating.revoking(self.decoder, self._head_of(memory), instructions)
+            return self.gating.revoking(self.decoder, self._preamble_of(memory), instructions)
 
     def prefix(self, memory: Memory) -> Prefix:
         """What queries of `memory` read: its slots' keys, rotated to their present positions, and values."""
@@ -209,12 +209,12 @@ class MemoryLM(Limited):
     def _taken_back_of(self, memory: Memory, slots: MemoryState, instructions: TokenBatch) -> Tensor:
         """How far `instructions` to `memory` take each of `slots` back, [B, S] float32 in [0, 1]: where they take
         anything back, as far as the write gate says that they are about it."""
-        takes = self.gating.revoking(self.decoder, self._head_of(memory), instructions) >= 0
+        takes = self.gating.revoking(self.decoder, self._preamble_of(memory), instructions) >= 0
         if not bool(takes.any()):
             return torch.zeros_like(slots.strength)
         with self._selecting():
-            head = self._head_of(self.initial(slots.seeds) if self.selector else memory)
-            return takes[:, None] * self.gating.about(self.decoder, head, slots, instructions).sigmoid()
+            preamble = self._preamble_of(self.initial(slots.seeds) if self.selector else memory)
+            return takes[:, None] * self.gating.about(self.decoder, preamble, slots, instructions).sigmoid()
 
     def _outputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """MemoryLLM's slots of ids [B, T]: [B, L, tokens, E], and which count [B, tokens] bool.
@@ -238,16 +238,16 @@ class MemoryLM(Limited):
         reads, state = self.write_settings.reads, memory.state
         if reads == "all" and reused is None and self.writer is None:
             return self.prefix(memory)
-        visible = state.source == HEAD
+        visible = state.source == PREAMBLE
         if reads != "nothing":
             from_end = _from_end(state)
             last = state.valid if reads == "all" else from_end <= reads
             visible = visible | (last if reused is None else last & (from_end > reused[:, None]))
         return self._prefix_of(memory, visible)
 
-    def _head_of(self, memory: Memory) -> Prefix:
-        """What the writer reads of a memory's head alone."""
-        return self._prefix_of(memory, memory.state.source == HEAD)
+    def _preamble_of(self, memory: Memory) -> Prefix:
+        """What the writer reads of a memory's preamble alone."""
+        return self._prefix_of(memory, memory.state.source == PREAMBLE)
 
     def _prefix_of(self, memory: Memory, visible: Tensor) -> Prefix:
         """What the writer reads of the slots where `visible` [B, S]."""

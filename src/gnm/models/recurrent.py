@@ -42,7 +42,7 @@ class RecurrentMemory(nn.Module):
         """The vectors of new memories, [B, M, E] float32."""
         return self.start.expand(batch, -1, -1)
 
-    def write(self, memory: Tensor, head: Prefix, ids: Tensor, mask: Tensor) -> Tensor:
+    def write(self, memory: Tensor, preamble: Prefix, ids: Tensor, mask: Tensor) -> Tensor:
         """The memory [B, M, E] after texts ids [B, T] long, mask [B, T] bool (false: padding on the right)."""
         embedded = self.decoder.model.get_input_embeddings()(ids)
         size, lengths = memory.shape[1], mask.sum(-1, keepdim=True)
@@ -52,19 +52,19 @@ class RecurrentMemory(nn.Module):
         last = place - lengths - size  # the place in the second copy
         source = torch.where(last >= 0, last, place).clamp(min=0, max=row.shape[1] - 1)
         inputs = row.gather(1, source[..., None].expand(-1, -1, row.shape[2]))
-        hidden = self._run(head, inputs, place < lengths + 2 * size)[0]
+        hidden = self._run(preamble, inputs, place < lengths + 2 * size)[0]
         ends = size + lengths + torch.arange(size, device=ids.device)
         return hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[2])).float()
 
-    def read(self, memory: Tensor, head: Prefix) -> Prefix:
-        """`head` followed by the keys and values of a memory [B, M, E]."""
+    def read(self, memory: Tensor, preamble: Prefix) -> Prefix:
+        """`preamble` followed by the keys and values of a memory [B, M, E]."""
         mask = torch.ones(memory.shape[:2], dtype=torch.bool, device=memory.device)
-        return self._run(head, memory.to(self.decoder.dtype), mask)[1]
+        return self._run(preamble, memory.to(self.decoder.dtype), mask)[1]
 
-    def _run(self, head: Prefix, inputs: Tensor, mask: Tensor) -> tuple[Tensor, Prefix]:
-        """Last hidden states of inputs [B, T, E] behind `head`, and `head` followed by their keys and values."""
-        reading, positions = self.decoder.start(head, mask[:, None], keep=True)
+    def _run(self, preamble: Prefix, inputs: Tensor, mask: Tensor) -> tuple[Tensor, Prefix]:
+        """Last hidden states of inputs [B, T, E] behind `preamble`, and this followed by their keys and values."""
+        reading, positions = self.decoder.start(preamble, mask[:, None], keep=True)
         ids = torch.zeros(positions.shape, dtype=torch.long, device=inputs.device)  # `inputs` stand in their place
         hidden = self.decoder.run(ids, positions, reading, LayerTap(layer=0, inputs=inputs[:, None]))
         keys, values = zip(*((key[:, :, 0], value[:, :, 0]) for key, value in reading.own.values()), strict=True)
-        return hidden[:, 0], head.extend(keys, values, mask)
+        return hidden[:, 0], preamble.extend(keys, values, mask)

@@ -7,7 +7,6 @@
 - Written: a JSON list of documents, of the same target one after another.
 """
 
-import argparse
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,15 +14,16 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError, model_validator
 
-from gnm.config import StrictModel, add_params_arguments, load_params
+from gnm.config import StrictModel
 from gnm.data.counterfact import read_facts
 from gnm.data.documents import BULLET, HEADER
 from gnm.data.instructions import instruction_for
 from gnm.data.sources import read_json
 from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import Fact
-from gnm.errors import DataError, exit_on_error
+from gnm.errors import DataError
 from gnm.files import write_json
+from gnm.program import run_program
 
 Positive = Annotated[int, Field(gt=0, le=10**5)]
 Groups = Annotated[list[str], Field(min_length=1)]
@@ -156,16 +156,17 @@ def _statement(fact: Fact, paraphrased: bool) -> Statement:
     )  # fmt: skip
 
 
+def write_documents(params: DistractedParams) -> str:
+    """Draw the documents and write them to `params.output`; returns a sentence that says how many."""
+    documents = distracted_documents(read_facts(params.facts), params)
+    write_json(params.output, [each.model_dump(mode="json") for each in documents], indent=1)
+    return f"{len(documents)} documents of {params.count} target facts: {params.output}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, draw, write."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.probing.distracted", description=__doc__.splitlines()[0])
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        params = load_params(options.params, DistractedParams, options.overrides, options.block)
-        documents = distracted_documents(read_facts(params.facts), params)
-        write_json(params.output, [each.model_dump(mode="json") for each in documents], indent=1)
-        print(f"{len(documents)} documents of {params.count} target facts: {params.output}")
+    program = "gnm.probing.distracted"
+    run_program(program, __doc__, DistractedParams, lambda params, _: print(write_documents(params)), arguments)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from gnm.probing.probes import Examples
 
 
 @dataclass(frozen=True)
-class Written:
+class DocumentSlots:
     """What a document left in memory. slots: [L, S, E]; facts: whether there is a slot of each fact's own line (also
     where the line cannot be told)."""
 
@@ -24,7 +24,7 @@ class Written:
 
 
 def read_examples(
-    learner: MemoryLearner, cases: Sequence[Case], written: Sequence[Written], objects: Objects,
+    learner: MemoryLearner, cases: Sequence[Case], written: Sequence[DocumentSlots], objects: Objects,
     layers: Sequence[int], at_once: int,
 ) -> list[Examples]:  # fmt: skip
     """The facts of `cases` in the memories that their documents wrote, for each of `layers`.
@@ -43,7 +43,7 @@ def read_examples(
 @torch.no_grad()
 def write_alone(
     learner: MemoryLearner, cases: Sequence[Case], layers: Sequence[int], at_once: int, label: str = ""
-) -> list[Written]:
+) -> list[DocumentSlots]:
     """What each document, written alone, left in memory at `layers`; slots are on the CPU, in their dtype.
 
     at_once: documents in a batch; changes speed only. label: of the progress bar.
@@ -62,7 +62,7 @@ def write_alone(
                 stored is None or fact.line is None or any(is_wanted(text, [fact.line]) for text in stored)
                 for fact in case.facts
             )
-            found.append(Written(state.slots[row, layers][:, own[row]].cpu(), tuple(facts)))
+            found.append(DocumentSlots(state.slots[row, layers][:, own[row]].cpu(), tuple(facts)))
         bar.update(len(some))
     bar.close()
     return found
@@ -72,11 +72,11 @@ def write_alone(
 def last_states(learner: MemoryLearner, texts: Sequence[str], layers: Sequence[int], at_once: int) -> Tensor:
     """The input of `layers` at the last token of each text, read at the start of a conversation: [N, L, E], CPU."""
     reader, decoder = learner.reader, learner.lm.decoder
-    head, found, each = reader.head(1), [], list(dict.fromkeys(texts))
+    preamble, found, each = reader.preamble(1), [], list(dict.fromkeys(texts))
     for start in range(0, len(each), at_once):
         text = reader.encode(each[start : start + at_once])
         tap, rows = InputTap(), torch.arange(len(text), device=text.ids.device)
-        decoder.read(head.rows(torch.zeros_like(rows)), text.ids[:, None], text.mask[:, None], tap)
+        decoder.read(preamble.rows(torch.zeros_like(rows)), text.ids[:, None], text.mask[:, None], tap)
         found.append(tap.slots[rows, :, text.mask.sum(-1) - 1][:, layers].cpu())
     number = {text: place for place, text in enumerate(each)}
     return torch.cat(found)[[number[text] for text in texts]]

@@ -8,7 +8,6 @@
 - Saved: a row for every question, in `output`/layer_swap/answers.parquet, with run_config.json beside it.
 """
 
-import argparse
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,14 +18,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gnm.config import add_params_arguments, load_params
-from gnm.errors import ConfigError, exit_on_error
+from gnm.errors import ConfigError
 from gnm.inference.questions import Question
 from gnm.learners.memory import MemoryLearner
 from gnm.memory import MemoryState
 from gnm.probing.distracted import DistractedDocument, by_target, read_distracted
 from gnm.probing.memory_analysis import AnalysisParams, check_documents, load_learner, save
-from gnm.provenance import command_line
+from gnm.program import run_program
 
 NONE, WRITING, READING, BOTH = "none", "writing", "reading", "both"
 """What a swap is for; `none` is the method as it is."""
@@ -125,12 +123,7 @@ def _put(parts: Adapters, values: Adapters) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, swap."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.probing.layer_swap", description=__doc__.splitlines()[0])
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        params = load_params(options.params, AnalysisParams, options.overrides, options.block)
-        swap_layers(params, command_line("gnm.probing.layer_swap", options))
+    run_program("gnm.probing.layer_swap", __doc__, AnalysisParams, swap_layers, arguments)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Each document (`distracted.py`) is written alone into a new memory, once under e
 beside it. `gnm.analysis.memory` makes tables and figures of them. The layer swap is a program of its own.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +15,8 @@ import torch
 from pydantic import Field, model_validator
 from tqdm import tqdm
 
-from gnm.config import StrictModel, add_params_arguments, load_params
+from gnm.config import StrictModel
 from gnm.devices import pick_device
-from gnm.errors import exit_on_error
 from gnm.files import atomic_folder, write_json
 from gnm.learners import build_learner, keeps_slots
 from gnm.learners.memory import MemoryLearner
@@ -27,7 +25,8 @@ from gnm.probing.distracted import DistractedDocument, by_target, read_distracte
 from gnm.probing.inputs import last_states
 from gnm.probing.layer_measures import directions_between, measures_of
 from gnm.probing.line_slots import write_lines
-from gnm.provenance import command_line, provenance
+from gnm.program import run_method
+from gnm.provenance import provenance
 from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import load_model
 
@@ -129,13 +128,7 @@ def _measured(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, measure one method."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.probing.memory_analysis", description=__doc__.splitlines()[0])
-    parser.add_argument("--method", required=True, help="one of the keys of `methods`")
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        params = load_params(options.params, AnalysisParams, options.overrides, options.block)
-        analyse(params, options.method, command_line("gnm.probing.memory_analysis", options))
+    run_method("gnm.probing.memory_analysis", __doc__, AnalysisParams, analyse, arguments)
 
 
 if __name__ == "__main__":

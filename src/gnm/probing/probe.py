@@ -11,7 +11,6 @@
 - Not covered: what this probe cannot read may still be there, in a form that a stronger one reads.
 """
 
-import argparse
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,12 +20,12 @@ from typing import Annotated
 import torch
 from pydantic import Field, model_validator
 
-from gnm.config import StrictModel, add_params_arguments, load_params
+from gnm.config import StrictModel
 from gnm.data.sampling import Sampling
 from gnm.data.sequences import SequenceSettings
 from gnm.data.targets import FORMATTING_TYPES
 from gnm.devices import pick_device
-from gnm.errors import ConfigError, exit_on_error
+from gnm.errors import ConfigError
 from gnm.extras import program_imports
 from gnm.learners import build_learner, keeps_slots
 from gnm.learners.memory import MemoryLearner
@@ -47,6 +46,7 @@ with program_imports(__name__):
     from gnm.analysis.tables import save_tables, text_table
     from gnm.evaluate import read_documents_of
     from gnm.metrics import MERIT_COLUMNS, bootstrap_mean
+    from gnm.program import run_program
 
 KINDS = ("learn", "ignore", "refuse")
 # any document with a fact can be drawn; a probe asks about all of its facts
@@ -224,11 +224,7 @@ def _learner_of(params: ProbeParams, method: str, device: torch.device) -> Memor
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, probe."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.probing.probe", description=__doc__.splitlines()[0])
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        print(probe_memories(load_params(options.params, ProbeParams, options.overrides, options.block)))
+    run_program("gnm.probing.probe", __doc__, ProbeParams, lambda params, _: print(probe_memories(params)), arguments)
 
 
 if __name__ == "__main__":

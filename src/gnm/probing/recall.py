@@ -7,7 +7,6 @@
 - Written: recall at each k with 95 % intervals over documents, as table (CSV, Markdown) and figure.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,13 @@ from tqdm import tqdm
 
 from gnm.analysis.drawing import legend_below, save_with_table, sheet
 from gnm.analysis.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
-from gnm.config import StrictModel, add_params_arguments, load_params, validate
+from gnm.config import StrictModel, validate
 from gnm.data.sampling import Sampling
 from gnm.data.segments import is_wanted
 from gnm.data.sequences import SequenceSettings, evaluation_sequences
 from gnm.data.types import PARAPHRASE, Step
 from gnm.devices import pick_device
-from gnm.errors import ConfigError, exit_on_error
+from gnm.errors import ConfigError
 from gnm.evaluate import read_documents_of
 from gnm.files import write_text
 from gnm.inference.reader import Reader
@@ -44,6 +43,7 @@ from gnm.models.gates.write import segment_ends
 from gnm.models.long_term import early_inputs
 from gnm.models.whitening import Whitening
 from gnm.params import BackboneSettings, Distributed, Positive, TargetSettings
+from gnm.program import run_program
 from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import load_model
 
@@ -166,10 +166,10 @@ def _scores(params: RecallParams, learner: MemoryLearner, stream: Stream):
     words = [text for own in stream.texts for text in own]
     yield "BM25", torch.tensor([bm25_scores(words, question) for question in stream.questions])
     for layer in tqdm(params.layers, desc="layers", mininterval=5):
-        asked = _keys(learner.reader, learner.lm.head, [[question] for question in stream.questions], layer, params)
-        found = _keys(learner.reader, learner.lm.head, stream.texts, layer, params)
+        asked = _keys(learner.reader, learner.lm.preamble, [[question] for question in stream.questions], layer, params)
+        found = _keys(learner.reader, learner.lm.preamble, stream.texts, layer, params)
         sample = learner.reader.encode(sample_texts())
-        seen = early_inputs(learner.lm.decoder, learner.lm.head, sample, layer)
+        seen = early_inputs(learner.lm.decoder, learner.lm.preamble, sample, layer)
         whitening = Whitening.fit(seen[sample.mask].cpu())
         for by, own in found.items():
             yield f"{by} of layer {layer}", unit(asked[by]) @ unit(own).T
@@ -178,14 +178,14 @@ def _scores(params: RecallParams, learner: MemoryLearner, stream: Stream):
 
 @torch.no_grad()
 def _keys(
-    reader: Reader, head: Sequence[int], texts: Sequence[Sequence[str]], layer: int, params: RecallParams
+    reader: Reader, preamble: Sequence[int], texts: Sequence[Sequence[str]], layer: int, params: RecallParams
 ) -> dict[str, Tensor]:
     """What search keys of all segments of `texts` are made of, in their order, by kind: [segments, E] float32."""
     keys: dict[str, list[Tensor]] = {"Mean": [], **({"Last": []} if params.last else {})}
     for start in range(0, len(texts), params.at_once):
         some = texts[start : start + params.at_once]
         tokens = reader.encode_segments(some)
-        seen, count = early_inputs(reader.decoder, head, tokens, layer), max(map(len, some))
+        seen, count = early_inputs(reader.decoder, preamble, tokens, layer), max(map(len, some))
         of = {"Mean": segment_means(seen, tokens.segment, count)[0]}
         if params.last:
             ends = segment_ends(tokens.segment, count)[..., None].expand(-1, -1, seen.shape[2])
@@ -240,11 +240,7 @@ def _figure(frame: pd.DataFrame, title: str) -> Figure:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, search."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.probing.recall", description=__doc__.splitlines()[0])
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        print(recall(load_params(options.params, RecallParams, options.overrides, options.block)))
+    run_program("gnm.probing.recall", __doc__, RecallParams, lambda params, _: print(recall(params)), arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """One document under several instructions, shaded by its gates: `python -m gnm.probing.what_was_learned`."""
 
-import argparse
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +7,8 @@ from pathlib import Path
 from pydantic import Field
 
 from gnm.api import load
-from gnm.config import StrictModel, add_params_arguments, load_params
-from gnm.errors import CheckpointError, exit_on_error
+from gnm.config import StrictModel
+from gnm.errors import CheckpointError
 from gnm.extras import program_imports
 from gnm.memory.written import Segment
 
@@ -17,6 +16,7 @@ with program_imports(__name__):
     from matplotlib.figure import Figure
 
     from gnm.analysis.style import BLUE, save_figure, style
+    from gnm.program import run_program
 
 _LINE = 0.24  # inches
 _TITLE = 60  # characters
@@ -64,15 +64,15 @@ def shaded(found: dict[str, tuple[Segment, ...]]) -> Figure:
     return figure
 
 
+def draw(params: WhatWasLearnedParams) -> list[Path]:
+    """Save the figure; returns its files."""
+    return save_figure(shaded(decisions(params)), params.output)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the settings, draw."""
-    parser = argparse.ArgumentParser(prog="python -m gnm.probing.what_was_learned", description=__doc__)
-    add_params_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
-    with exit_on_error():
-        params = load_params(options.params, WhatWasLearnedParams, options.overrides, options.block)
-        for path in save_figure(shaded(decisions(params)), params.output):
-            print(path)
+    program = "gnm.probing.what_was_learned"
+    run_program(program, __doc__, WhatWasLearnedParams, lambda params, _: print(*draw(params), sep="\n"), arguments)
 
 
 if __name__ == "__main__":

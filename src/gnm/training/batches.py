@@ -13,23 +13,34 @@ from torch.utils.data import Dataset
 from gnm.data.asking import asked
 from gnm.data.counterfact import read_facts
 from gnm.data.documents import read_documents
-from gnm.data.instructions import revocation_exercise
+from gnm.data.instructions import revocation_examples
+from gnm.data.labels import WriteLabels, label_writes
 from gnm.data.people.episodes import Facts, draw_people, index_facts
-from gnm.data.sequences import draw_twins, evaluation_sequences
-from gnm.data.types import Document, Query
-from gnm.data.types import Sequence as DocumentSequence
+from gnm.data.sequences import draw_contrastive, evaluation_sequences
+from gnm.data.types import Document, Episode, Query, Step
 from gnm.errors import DataError
 from gnm.learners import Question
 from gnm.params import TrainParams
 
 
 @dataclass(frozen=True)
-class Exercise:
-    """One sequence as it is trained on: its documents, and the queries asked after each."""
+class TrainingEpisode:
+    """One episode as it is trained on: its documents, the queries asked after each, and what each write should do."""
 
-    sequence: DocumentSequence
+    episode: Episode
     queries: tuple[tuple[Query, ...], ...]
     seed: int
+    labels: tuple[WriteLabels, ...]
+
+    @classmethod
+    def of(cls, episode: Episode, queries: tuple[tuple[Query, ...], ...], seed: int) -> "TrainingEpisode":
+        """With the labels of the writes of `episode`."""
+        return cls(episode, queries, seed, label_writes(episode.steps))
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Its documents."""
+        return self.episode.steps
 
     def questions(self, t: int) -> list[Question]:
         """What a learner is asked after document `t`."""
@@ -54,7 +65,7 @@ class Material:
 
 @dataclass(frozen=True)
 class TrainingSteps(Dataset):
-    """The exercises of each step of a training, by the step's number."""
+    """The batches of each step of a training, by the steps' numbers."""
 
     params: TrainParams
     material: Material
@@ -62,68 +73,72 @@ class TrainingSteps(Dataset):
     def __len__(self) -> int:
         return self.params.loop.steps
 
-    def __getitem__(self, step: int) -> list[Exercise]:
-        return training_exercises(self.params, self.material, step)
+    def __getitem__(self, step: int) -> list[TrainingEpisode]:
+        return training_batch(self.params, self.material, step)
 
 
-def training_exercises(params: TrainParams, material: Material, step: int) -> list[Exercise]:
+def training_batch(params: TrainParams, material: Material, step: int) -> list[TrainingEpisode]:
     """The sequences of one step, all of the length that the step drew; a pure function of its arguments."""
     loop, documents = params.loop, material.documents
-    easy = loop.is_easy(step)
-    length = 1 if easy else loop.sequence_length
+    curriculum = loop.in_curriculum(step)
+    length = 1 if curriculum else loop.sequence_length
     if not isinstance(length, int):
         length = random.Random(f"{params.seed}/length/{step}").randint(*length)
-    if easy:
-        documents = [document for document in documents if len(document.fact_ids) <= loop.easy.facts]
+    if curriculum:
+        documents = [document for document in documents if len(document.fact_ids) <= loop.curriculum.facts]
         if not documents:
-            raise DataError(f"no document of data.train has at most loop.easy.facts = {loop.easy.facts} facts")
-    settings = params.sequences("train", length, easy)
-    exercises = []
-    stride = max(loop.documents_per_step, loop.easy.documents_per_step if loop.easy else 0)
+            raise DataError(
+                f"no document of data.train has at most loop.curriculum.facts = {loop.curriculum.facts} facts"
+            )
+    settings = params.sequences("train", length, curriculum)
+    batch = []
+    stride = max(loop.documents_per_step, loop.curriculum.documents_per_step if loop.curriculum else 0)
     most, count = loop.max_queries_per_document, loop.instructions_per_document
-    for place in range(0, loop.sequences_of_step(length, easy), count):
+    for place in range(0, loop.sequences_of_step(length, curriculum), count):
         index = step * stride + place
         if params.people and random.Random(f"{params.seed}/people/{index}").random() < params.people.share:
             drawn = draw_people(material.facts, params.people, "train", params.seed, index, length, count)
-            exercises += [
-                Exercise(sequence, tuple(row[:most] for row in queries), seed)
+            batch += [
+                TrainingEpisode.of(sequence, tuple(row[:most] for row in queries), seed)
                 for seed, (sequence, queries) in enumerate(drawn, index)
             ]
             continue
-        twins = draw_twins(documents, settings, params.seed, index, count)
-        for seed, sequence in enumerate(twins, index):
+        episodes = draw_contrastive(documents, settings, params.seed, index, count)
+        for seed, sequence in enumerate(episodes, index):
             rng = random.Random(f"{params.seed}/questions/{index}")
             queries = tuple(
                 tuple(query for _, query in asked(sequence, t, settings, rng)[:most])
                 for t in range(len(sequence.steps))
             )
-            exercises.append(Exercise(with_revocations(sequence), queries, seed))
-    return exercises
+            batch.append(TrainingEpisode.of(with_revocations(sequence), queries, seed))
+    return batch
 
 
-def validation_exercises(params: TrainParams, material: Material) -> list[Exercise]:
+def validation_episodes(params: TrainParams, material: Material) -> list[TrainingEpisode]:
     """Fixed sequences with the held-out phrasing; as long as the longest in training. With `people`, so many again in
     people's words, of families of phrasing that are held out."""
     longest, number = params.loop.longest, params.loop.validation_sequences
     settings = params.sequences("test", longest)
     sequences = evaluation_sequences(material.documents, settings, number, params.seed)
     fixed = [
-        Exercise(s, tuple(tuple(query for _, query in asked(s, t, settings)) for t in range(len(s.steps))), seed=index)
+        TrainingEpisode.of(
+            s, tuple(tuple(query for _, query in asked(s, t, settings)) for t in range(len(s.steps))), index
+        )
         for index, s in enumerate(sequences)
     ]
     if params.people:
         for index in range(number):
             [(sequence, queries)] = draw_people(material.facts, params.people, "test", params.seed, index, longest)
-            fixed.append(Exercise(sequence, queries, number + index))
+            fixed.append(TrainingEpisode.of(sequence, queries, number + index))
     return fixed
 
 
-def with_revocations(sequence: DocumentSequence) -> DocumentSequence:
+def with_revocations(sequence: Episode) -> Episode:
     """`sequence` with instructions beside its own that do and do not take back what each taught."""
     steps = (
         replace(
             step,
-            revocations=tuple(revocation_exercise(step.target, random.Random(f"{step.instruction}/{step.document}"))),
+            revocations=tuple(revocation_examples(step.target, random.Random(f"{step.instruction}/{step.document}"))),
         )
         for step in sequence.steps
     )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gnm.data.types import NEIGHBOUR, PARAPHRASE, Query
 from gnm.learners import Learner
 from gnm.models.lora import renew_effective_weights
-from gnm.training.batches import Exercise
+from gnm.training.batches import TrainingEpisode
 
 _KINDS = ("accuracy", "selectivity", "specificity")
 SUMS = ("loss", "tokens", "writes", "documents", *_KINDS, *(f"{kind} asked" for kind in _KINDS))
@@ -17,34 +17,34 @@ SUMS = ("loss", "tokens", "writes", "documents", *_KINDS, *(f"{kind} asked" for 
 class TrainingLoss(nn.Module):
     """Writes and asks: the forward pass that DDP and FSDP wrap."""
 
-    def __init__(self, learner: Learner, through: str):
+    def __init__(self, learner: Learner, gradients_through: str):
         super().__init__()
-        self.learner, self.through = learner, through
+        self.learner, self.gradients_through = learner, gradients_through
 
-    def forward(self, batch: Sequence[Exercise], asks: bool = True) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Sequence[TrainingEpisode], asks: bool = True) -> tuple[Tensor, Tensor]:
         """With gradient, the sums of the answers' cross-entropy (nats) and of the writes' own loss, [2]; and the sums
         of SUMS; sequences are equally long. asks: false for what writes would store alone, without any question."""
         renew_effective_weights(self.learner)
         if not asks:
-            steps = [step for exercise in batch for step in exercise.sequence.steps]
-            writes = self.learner.selection_loss(steps).cpu()
-            sums = dict.fromkeys(SUMS, 0.0) | {"writes": float(writes.detach()), "documents": len(steps)}
+            labels = [each for episode in batch for each in episode.labels]
+            writes = self.learner.selection_loss(labels).cpu()
+            sums = dict.fromkeys(SUMS, 0.0) | {"writes": float(writes.detach()), "documents": len(labels)}
             return torch.stack((torch.zeros(()), writes)), _in_order(sums)
-        state = self.learner.reset([exercise.seed for exercise in batch])
+        state = self.learner.reset([episode.seed for episode in batch])
         answers, writes, sums = torch.zeros(()), torch.zeros(()), dict.fromkeys(SUMS, 0.0)
-        for t in range(len(batch[0].sequence.steps)):
-            if self.through == "last":
-                state = self.learner.cut(state)
-            steps = [exercise.sequence.steps[t] for exercise in batch]
+        for t in range(len(batch[0].steps)):
+            if self.gradients_through == "last":
+                state = self.learner.detach(state)
+            steps = [episode.steps[t] for episode in batch]
             state = self.learner.write(state, [s.document for s in steps], [s.instruction for s in steps])
             sums["documents"] += len(steps)
-            if (of_write := self.learner.write_loss(state, [e.sequence.steps[: t + 1] for e in batch])) is not None:
+            if (of_write := self.learner.write_loss(state, [episode.labels[t] for episode in batch])) is not None:
                 writes = writes + of_write.cpu()
-            loss = self.learner.loss(state, [exercise.questions(t) for exercise in batch])
+            loss = self.learner.loss(state, [episode.questions(t) for episode in batch])
             answers = answers + loss.total.cpu()
             sums["tokens"] += loss.tokens
-            for exercise, row in zip(batch, loss.right, strict=True):
-                for query, right in zip(exercise.queries[t], row, strict=True):
+            for episode, row in zip(batch, loss.right, strict=True):
+                for query, right in zip(episode.queries[t], row, strict=True):
                     if kind := _measured(query):
                         sums[f"{kind} asked"] += 1
                         sums[kind] += right

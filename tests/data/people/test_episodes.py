@@ -56,7 +56,7 @@ def test_sequences_are_a_pure_function_of_seed_and_index():
     assert draw_people(KNOWN, SETTINGS, "train", 1, 5, 3) != draw_people(KNOWN, SETTINGS, "train", 2, 5, 3)
 
 
-def test_twins_have_the_same_documents_but_for_their_formats():
+def test_contrastive_episodes_have_the_same_documents_but_for_their_formats():
     first, second = (s for s, _ in draw_people(KNOWN, PeopleSettings(wrapped=0), "train", 1, 3, 3, 2))
     assert [step.document for step in first.steps] == [step.document for step in second.steps]
     assert [step.instruction for step in first.steps] != [step.instruction for step in second.steps]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from gnm.data.labels import label_writes
 from gnm.data.segments import split_segments
 from gnm.data.types import Step
 from gnm.learners import LearnerSettings, build_learner
@@ -29,7 +30,7 @@ def reviser(backbone, pool=None, threshold=0.0, sharpness=60.0, border=0.95):
     settings = WriteSettings(gates=GateSettings(threshold=threshold, revise=True))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        lm = MemoryLM(reader.decoder, reader.chat.head, pool or PoolSettings(), settings)
+        lm = MemoryLM(reader.decoder, reader.chat.preamble, pool or PoolSettings(), settings)
     with torch.no_grad():
         lm.gating.keep_gate.sharpness.fill_(sharpness)
         lm.gating.keep_gate.bias.fill_(sharpness * border)
@@ -178,10 +179,11 @@ def test_a_learner_says_which_stored_segments_a_turned_document_revokes(tiny):
     state = learner.reset([0])
     for t, each in enumerate(steps):
         state = learner.write(state, [each.document], [each.instruction])
-        loss = learner.write_loss(state, [steps[: t + 1]])
+        loss = learner.write_loss(state, label_writes(steps)[t : t + 1])
     parts = gated_parts(steps[0].document, steps[0].instruction, "instruction_first")
     place = next(number for number, (text, _) in enumerate(parts) if "Oslo is big" in text)
     revoked = (state.kept.source == 0) & (state.kept.segment == place)
     assert revoked.sum() == len("Oslo is big\n")  # a token is a byte
-    others = learner.selection_loss(steps[-1:]) + learner._revoke_loss(steps[-1:])
+    labels = label_writes(steps)[-1:]
+    others = learner.selection_loss(labels) + learner._revoke_loss(labels)
     torch.testing.assert_close(loss, others + keep_loss(state.kept, revoked))

@@ -5,9 +5,10 @@ import torch
 
 from gnm.api import load
 from gnm.data.instructions import instruction_for, load_phrasings, revoking_instruction
+from gnm.data.labels import label_writes
 from gnm.data.segments import split_segments
 from gnm.data.taxonomy import load_taxonomy
-from gnm.data.types import Sequence, Step
+from gnm.data.types import Episode, Step
 from gnm.inference.prompts import block, opening
 from gnm.learners import LearnerSettings, build_learner
 from gnm.learners.memory import gated_parts
@@ -44,7 +45,7 @@ def logits_of(learner, state, told=TOLD):
     """The logits of the slots of `state` after one instruction for each row."""
     lm = learner.lm
     told = learner._told([told] * state.state.batch)
-    return lm.gating.about(lm.decoder, lm._head_of(state), state.state, told)
+    return lm.gating.about(lm.decoder, lm._preamble_of(state), state.state, told)
 
 
 @torch.no_grad()
@@ -168,14 +169,14 @@ def test_training_tells_what_takes_back_from_other_instructions(learner):
         Step(FIRST, "Learn the cities.", "non_us_cities_or_states", "fact_subcategories", None, ()),
         Step(SECOND, "Learn all of it.", "all", "fact_subcategories", None, ()),
     ]
-    steps = with_revocations(Sequence(tuple(steps), False)).steps
+    labels = label_writes(with_revocations(Episode(tuple(steps), False)).steps)
     seen = []
     ask = learner.lm.revoking
     learner.lm.revoking = lambda told: seen.append(ask(told)) or seen[-1]
     told = learner._told
     texts = []
     learner._told = lambda instructions: texts.extend(instructions) or told(instructions)
-    loss = learner._revoke_loss(steps)
+    loss = learner._revoke_loss(labels)
     assert [texts[0], texts[4]] == [step.instruction for step in steps]
     group = load_taxonomy().label("non_us_cities_or_states")
     assert texts[1] in {text.format(group=group) for text in known["revocation"].train}
@@ -186,7 +187,7 @@ def test_training_tells_what_takes_back_from_other_instructions(learner):
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert learner.lm.gating.revoke_gate.weight.grad.abs().sum() > 0
-    torch.testing.assert_close(learner._revoke_loss(steps), loss)
+    torch.testing.assert_close(learner._revoke_loss(labels), loss)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from gnm.data.segments import split_segments
 from gnm.memory import merge
 from gnm.memory.pool import PoolSettings
-from gnm.memory.state import HEAD
+from gnm.memory.state import PREAMBLE
 from gnm.models.gates.write import Decisions, GateSettings, GateTraining, decide, gate_loss, segment_ends
 from gnm.models.lora import (
     DEFAULT,
@@ -38,7 +38,7 @@ def gated(backbone, pool=None, **gates):
     """A memory with gates that tell segments apart (random weights), and its reader."""
     reader = reader_of(backbone)
     settings = WriteSettings(reads="nothing", gates=GateSettings(**{"threshold": 0.05, **gates}))
-    lm = MemoryLM(reader.decoder, reader.chat.head, pool or PoolSettings(), settings)
+    lm = MemoryLM(reader.decoder, reader.chat.preamble, pool or PoolSettings(), settings)
     if lm.gating and lm.gating.gate:
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
@@ -126,7 +126,7 @@ def test_decisions_taken_alone_are_those_of_a_write_whatever_was_written_before(
 def test_what_is_weak_is_not_in_the_memory(tiny):
     lm, reader = gated(tiny, threshold=0.0, share=0.5)
     memory = written(lm, reader, blocks(3))
-    everything = MemoryLM(lm.decoder, lm.head, PoolSettings(), WriteSettings(reads="nothing"))
+    everything = MemoryLM(lm.decoder, lm.preamble, PoolSettings(), WriteSettings(reads="nothing"))
     whole = everything.write(everything.initial(torch.tensor([0])), reader.encode(blocks(3)[2:])).state
     kept = memory.decisions.stored[0]
     assert kept.sum() == kept.numel() // 2
@@ -139,7 +139,7 @@ def test_what_is_weak_is_not_in_the_memory(tiny):
 def test_what_is_reread_is_written_as_if_the_rest_had_never_been_there(tiny, reads):
     lm, reader = gated(tiny, reread=True, threshold=0.0, share=0.5)
     lm.write_settings = lm.write_settings.model_copy(update={"reads": reads})
-    everything = MemoryLM(lm.decoder, lm.head, PoolSettings(), WriteSettings(reads=reads))
+    everything = MemoryLM(lm.decoder, lm.preamble, PoolSettings(), WriteSettings(reads=reads))
     text = tokens_of(reader, [LINES])
     memory = write(lm, reader, lm.initial(torch.tensor([0])), [LINES])
     kept, framing = memory.decisions.stored[0], text.segment[0] < 2
@@ -180,7 +180,7 @@ def test_rereading_nothing_stores_nothing(tiny):
 def test_open_gates_of_strength_one_are_no_gates(tiny):
     """`random` with room for all stores every slot and reads it in full."""
     lm, reader = gated(tiny, by="random", threshold=0.0)
-    everything = MemoryLM(lm.decoder, lm.head, PoolSettings(), WriteSettings(reads="nothing"))
+    everything = MemoryLM(lm.decoder, lm.preamble, PoolSettings(), WriteSettings(reads="nothing"))
     texts = blocks(3)
     plain = everything.initial(torch.tensor([0]))
     for text in texts:
@@ -271,7 +271,7 @@ def test_answers_teach_the_gates_of_what_is_stored(tiny, reread):
 def test_forgetting_leaves_what_there_would_be_without_the_document_to_the_bit(tiny, gates):
     lm, reader = gated(tiny, **(gates or {}))
     if gates is None:
-        lm = MemoryLM(lm.decoder, lm.head, PoolSettings(), WriteSettings(reads="nothing"))
+        lm = MemoryLM(lm.decoder, lm.preamble, PoolSettings(), WriteSettings(reads="nothing"))
     first, second = ([part] for part in blocks(2))
 
     def of(*texts):
@@ -308,7 +308,7 @@ def test_a_merged_pool_that_is_too_full_evicts(tiny):
     a, b = (written(lm, reader, [text]).state for text in blocks(2))
     merged = merge(a, b, lm.pool)
     assert merged.used().tolist() == [40]
-    assert merged.source[0][merged.valid[0]].tolist()[-1] == 1 and (merged.source == HEAD).any()
+    assert merged.source[0][merged.valid[0]].tolist()[-1] == 1 and (merged.source == PREAMBLE).any()
 
 
 @torch.no_grad()

@@ -27,8 +27,7 @@ from gnm.data.segments import segments_at
 from gnm.data.sequences import Formats
 from gnm.data.targets import Target
 from gnm.data.taxonomy import load_taxonomy
-from gnm.data.types import Fact, Query, Step
-from gnm.data.types import Sequence as DocumentSequence
+from gnm.data.types import Episode, Fact, Query, Step
 from gnm.errors import DataError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -107,7 +106,7 @@ def index_facts(facts: Sequence[Fact]) -> Facts:
 
 def draw_people(
     facts: Facts, settings: PeopleSettings, split: Split, seed: int, index: int, length: int, count: int = 1
-) -> list[tuple[DocumentSequence, tuple[tuple[Query, ...], ...]]]:
+) -> list[tuple[Episode, tuple[tuple[Query, ...], ...]]]:
     """Sequence number `index` of the stream `seed`, `count` times with the same documents under different targets;
     each with what is asked after every document. Every second one has some targets that reverse the first's."""
     rng = random.Random(f"{seed}/people/{split}/{index}")
@@ -176,7 +175,7 @@ def _sequence(
     settings: PeopleSettings,
     split: Split,
     rng: random.Random,
-) -> tuple[DocumentSequence, tuple[tuple[Query, ...], ...]]:
+) -> tuple[Episode, tuple[tuple[Query, ...], ...]]:
     steps: list[Step] = []
     held: dict[int, Held] = {}
     asked = []
@@ -191,9 +190,9 @@ def _sequence(
         revised = {f for f in again if held[f].document == t and held[f].learned}
         step = replace(step, revokes=_segments_of(steps, plain, revised))
         steps.append(step)
-        wrapping = format_in_force(DocumentSequence(tuple(steps), False), t)
+        wrapping = format_in_force(Episode(tuple(steps), False), t)
         asked.append(tuple(replace(query, format=wrapping) for query in ask(held.values(), t, rng)))
-    return DocumentSequence(tuple(steps), False), tuple(asked)
+    return Episode(tuple(steps), False), tuple(asked)
 
 
 def _step(

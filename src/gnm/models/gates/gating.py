@@ -55,13 +55,13 @@ class Gating(nn.Module):
         """What becomes of the slots of `state` beside a new text, whose instruction takes back `revoked` [B, S]."""
         return Kept(keep(self.keep_gate, self.layer, state, slots, decisions), revoked, state.source, state.segment)
 
-    def revoking(self, decoder: Decoder, head: Prefix, instructions: TokenBatch) -> Tensor:
-        """Whether instructions take anything back when they are read after `head`: logits [B]."""
-        return self.revoke_gate(instructed(decoder, head, instructions, self.layer)[1])
+    def revoking(self, decoder: Decoder, preamble: Prefix, instructions: TokenBatch) -> Tensor:
+        """Whether instructions take anything back when they are read after `preamble`: logits [B]."""
+        return self.revoke_gate(instructed(decoder, preamble, instructions, self.layer)[1])
 
-    def about(self, decoder: Decoder, head: Prefix, state: MemoryState, instructions: TokenBatch) -> Tensor:
-        """The write gate of each slot's segment when it is read after `head` and an instruction: logits [B, S]."""
-        prefix, _ = instructed(decoder, head, instructions, self.layer)
+    def about(self, decoder: Decoder, preamble: Prefix, state: MemoryState, instructions: TokenBatch) -> Tensor:
+        """The write gate of each slot's segment when it is read after `preamble` and an instruction: logits [B, S]."""
+        prefix, _ = instructed(decoder, preamble, instructions, self.layer)
         return about(decoder, self.gate, self.layer, prefix, state)
 
 

@@ -1,0 +1,48 @@
+"""What the write of a document should do, as training and its losses see it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gnm.data.segments import is_wanted, split_segments
+from gnm.data.types import Step
+
+
+@dataclass(frozen=True, slots=True)
+class WriteLabels:
+    """What the write of `document` under `instruction` should do.
+
+    wanted: of each segment of the document (`split_segments`), whether it is to be stored; None if that is not known.
+    is_rule: whether the instruction is itself to be stored, as a rule for later answers.
+    revoked: for each earlier document, oldest first, whether each of its segments no longer holds after this one.
+    instructions: training examples of instructions, each with whether it takes back what was stored.
+
+        labels = label_writes(episode.steps)
+        loss = learner.selection_loss(labels)
+    """
+
+    document: str
+    instruction: str
+    wanted: tuple[bool, ...] | None
+    is_rule: bool
+    revoked: tuple[tuple[bool, ...], ...]
+    instructions: tuple[tuple[str, bool], ...]
+
+
+def label_writes(steps: Sequence[Step]) -> tuple[WriteLabels, ...]:
+    """The labels of each document of a sequence, whose own instruction takes nothing back."""
+    segments = [split_segments(step.document.strip()) for step in steps]
+    return tuple(
+        WriteLabels(
+            document=step.document,
+            instruction=step.instruction,
+            wanted=None if step.wanted is None else _among(segments[t], step.wanted),
+            is_rule=step.is_rule,
+            revoked=tuple(_among(earlier, step.revokes) for earlier in segments[:t]),
+            instructions=((step.instruction, False), *step.revocations),
+        )
+        for t, step in enumerate(steps)
+    )
+
+
+def _among(segments: Sequence[str], wanted: frozenset[str]) -> tuple[bool, ...]:
+    return tuple(is_wanted(segment, wanted) for segment in segments)
