@@ -15,8 +15,11 @@ import hypothesis
 import pytest
 import torch
 
+from gnm.learners import LearnerSettings, build_learner
+from gnm.models.lora import LoraSettings, add_lora
 from gnm.places import default_models_dir
 from gnm.weights.backbones import Backbone, load_backbone
+from gnm.weights.pretrained import save_pretrained
 
 PROJECT = Path(__file__).resolve().parents[1]
 TINY = ("tiny", "tiny-qwen2", "tiny-qwen3", "tiny-mistral")
@@ -63,6 +66,19 @@ def as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def tiny() -> Backbone:
     """A random Llama with a byte tokenizer, float32."""
     return load_backbone("tiny", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def open_gates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a saved tiny memory model whose gates let everything through."""
+    settings = {"method": "gnm", "write": {"gates": {"threshold": 0.0}}}
+    backbone = load_backbone("tiny", dtype="float32")
+    add_lora(backbone.model, LoraSettings(r=2, alpha=4), 0)
+    lm = build_learner(LearnerSettings(**settings), backbone, training=True).lm
+    about = {"backbone": {"name": "tiny", "digest": backbone.config_digest}, "lora": {"r": 2, "alpha": 4}}
+    folder = tmp_path_factory.mktemp("model") / "gated"
+    save_pretrained(folder, backbone, lm, {**about, "learner": settings})
+    return folder
 
 
 @pytest.fixture(params=TINY)

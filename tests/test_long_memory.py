@@ -8,44 +8,27 @@ import torch
 from gnm import api, cli
 from gnm.api import load
 from gnm.errors import ConfigError, MemoryFileError
-from gnm.learners import LearnerSettings, build_learner
 from gnm.learners.long_documents import write_parts
-from gnm.models.lora import LoraSettings, add_lora
 from gnm.shell import described
 from gnm.weights.adapters import read_about
-from gnm.weights.backbones import load_backbone
-from gnm.weights.pretrained import save_pretrained
 
 INSTRUCTION = "Learn it."
 TEXTS = ("Oslo is a big town\nThe horse is red\n", "Seven green birds fly\nIce: two\n", "Zed lives in Peru\n")
 
 
-@pytest.fixture(scope="module")
-def gated(tmp_path_factory):
-    """A memory whose gates let everything through."""
-    settings = {"method": "gnm", "write": {"gates": {"threshold": 0.0}}}
-    backbone = load_backbone("tiny", dtype="float32")
-    add_lora(backbone.model, LoraSettings(r=2, alpha=4), 0)
-    lm = build_learner(LearnerSettings(**settings), backbone, training=True).lm
-    about = {"backbone": {"name": "tiny", "digest": backbone.config_digest}, "lora": {"r": 2, "alpha": 4}}
-    folder = tmp_path_factory.mktemp("model") / "gated"
-    save_pretrained(folder, backbone, lm, {**about, "learner": settings})
-    return folder
+def small(open_gates, **settings):
+    return load(open_gates, dtype="float32", device="cpu", **{"capacity": 80, "eviction": "oldest", **settings})
 
 
-def small(gated, **settings):
-    return load(gated, dtype="float32", device="cpu", **{"capacity": 80, "eviction": "oldest", **settings})
-
-
-def filled(gated, **settings):
-    memory = small(gated, **{"store": {"k": 2, "layer": 1}, **settings})
+def filled(open_gates, **settings):
+    memory = small(open_gates, **{"store": {"k": 2, "layer": 1}, **settings})
     for text in TEXTS:
         memory.write(text, INSTRUCTION)
     return memory
 
 
-def test_what_the_pool_evicts_is_known_counted_and_forgotten(gated):
-    lossy, memory = filled(gated, store=None), filled(gated)
+def test_what_the_pool_evicts_is_known_counted_and_forgotten(open_gates):
+    lossy, memory = filled(open_gates, store=None), filled(open_gates)
     store = memory.state.store[0]
     assert lossy.documents[0].slots == 0 and lossy.documents[0].beginning == ""
     assert memory.documents[0].beginning == " ".join(TEXTS[0].split()) and memory.documents[0].slots > 0
@@ -63,8 +46,8 @@ def test_what_the_pool_evicts_is_known_counted_and_forgotten(gated):
 
 @torch.no_grad()
 @pytest.mark.parametrize("store", [{"takes": "written", "layer": 1}, {"layer": 1}])
-def test_a_document_in_parts_is_one_document_of_the_store(gated, store):
-    learner = small(gated, store=store)._learner
+def test_a_document_in_parts_is_one_document_of_the_store(open_gates, store):
+    learner = small(open_gates, store=store)._learner
     memory, segments, slots = write_parts(learner, learner.reset([0]), TEXTS[:2], INSTRUCTION)
     state = learner.write(memory, TEXTS[2:], [INSTRUCTION]).state
     held = state.store[0]
@@ -73,22 +56,22 @@ def test_a_document_in_parts_is_one_document_of_the_store(gated, store):
     assert state.documents()[0] == slots == sum(part.tokens for part in segments)
 
 
-def test_merging_takes_stores_in(gated, tmp_path):
-    filled(gated).save_memory(tmp_path / "a")
-    memory = filled(gated)
+def test_merging_takes_stores_in(open_gates, tmp_path):
+    filled(open_gates).save_memory(tmp_path / "a")
+    memory = filled(open_gates)
     memory.merge(tmp_path / "a")
     assert {0, 1, 3, 4} <= set(memory.state.store[0].source.tolist())
     assert [each.beginning for each in memory.documents[:3]] == [each.beginning for each in memory.documents[3:]]
-    without = small(gated)
+    without = small(open_gates)
     without.write(TEXTS[0], INSTRUCTION)
     without.save_memory(tmp_path / "b")
     memory.merge(tmp_path / "b")
     assert len(memory.documents) == 7 and all(each.slots for each in memory.documents)
 
 
-def test_the_shell_keeps_and_shows_a_store(gated, tmp_path, monkeypatch, capsys):
+def test_the_shell_keeps_and_shows_a_store(open_gates, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(api, "load", functools.partial(load, dtype="float32", device="cpu", eviction="oldest"))
-    given = [str(tmp_path / "m"), "--adapter", str(gated), "--capacity", "80", "--store", "2"]
+    given = [str(tmp_path / "m"), "--adapter", str(open_gates), "--capacity", "80", "--store", "2"]
     cli.main(["write", *given, *TEXTS, "--instruction", INSTRUCTION])
     cli.main(["ask", *given, "Oslo is a"])
     capsys.readouterr()
@@ -103,8 +86,8 @@ def test_the_shell_keeps_and_shows_a_store(gated, tmp_path, monkeypatch, capsys)
             cli.main(["ask", *given[:-1], wrong, "Oslo is a"])
 
 
-def test_a_model_is_saved_with_its_store(gated, tmp_path):
-    memory = filled(gated)
+def test_a_model_is_saved_with_its_store(open_gates, tmp_path):
+    memory = filled(open_gates)
     memory.save_pretrained(tmp_path / "model")
     assert read_about(tmp_path / "model")["learner"]["memory"]["store"] == {"k": 2, "layer": 1}
     again = load(tmp_path / "model", dtype="float32", device="cpu")
@@ -112,12 +95,12 @@ def test_a_model_is_saved_with_its_store(gated, tmp_path):
     assert again.ask("Oslo is a") == memory.ask("Oslo is a")
 
 
-def test_stores_that_make_no_sense_are_refused(gated):
+def test_stores_that_make_no_sense_are_refused(open_gates):
     with pytest.raises(ConfigError, match=r"store\.k"):
-        small(gated, store={"k": 0})
+        small(open_gates, store={"k": 0})
     with pytest.raises(ConfigError, match="without memory.capacity evicts nothing"):
-        small(gated, store={}, capacity=None)
+        small(open_gates, store={}, capacity=None)
     with pytest.raises(ConfigError, match="set write.gates"):
         load(None, backbone="tiny", dtype="float32", device="cpu", capacity=80, store={})
     with pytest.raises(MemoryFileError, match="there is no memory file"):
-        filled(gated).merge("nowhere")
+        filled(open_gates).merge("nowhere")

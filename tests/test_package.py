@@ -93,13 +93,20 @@ def test_the_metadata_say_what_it_is_and_name_no_host_of_a_machine(wheel):
     assert {"torch", "transformers", "peft"} <= core and not core & set(MISSING)
 
 
+def pins(path):
+    """The versions that a requirements file pins, by package."""
+    lines = (line.split("#")[0].strip() for line in path.read_text().splitlines())
+    parts = (line.partition("==") for line in lines if line and not line.startswith("-r "))
+    return {canonicalize_name(name): version for name, _, version in parts}
+
+
 def test_ranges_hold_what_is_pinned(project):
     declared = tomllib.loads((project / "pyproject.toml").read_text())["project"]
     everything = [*declared["dependencies"], *sum(declared["optional-dependencies"].values(), [])]
     ranges = {canonicalize_name(r.name): r.specifier for r in map(Requirement, everything) if r.name != "gnm"}
-    pins = [line.split("#")[0].strip() for line in (project / "requirements.txt").read_text().splitlines()]
-    pinned = {canonicalize_name(name): version for name, _, version in (pin.partition("==") for pin in pins if pin)}
-    assert ranges.keys() == pinned.keys()
+    runtime, development = pins(project / "requirements.txt"), pins(project / "requirements-dev.txt")
+    assert runtime.keys() <= ranges.keys() and ranges.keys() - runtime.keys() == {"lm-eval"} <= development.keys()
+    pinned = {**development, **runtime}
     assert all(specifier.contains(pinned[name]) and "==" not in str(specifier) for name, specifier in ranges.items())
     for package, extra in EXTRAS.items():
         assert canonicalize_name(package) in {

@@ -11,10 +11,15 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import torch
+from services import keys, running
 
 from gnm.api import load
+from gnm.conversation import Conversation
+from gnm.learners import LearnerSettings, build_learner
 from gnm.serve.memory import ServedMemory
 from gnm.serve.store import Store
+from gnm.weights.backbones import load_backbone
 
 BERN = {"document": "Bern is in Asia.", "instruction": "Learn it all."}
 OSLO = {"document": "Oslo is in Peru.", "instruction": "Learn the places."}
@@ -46,7 +51,9 @@ def test_writing_asking_forgetting_and_undoing(anna, service, name):
     memory = load(None, backbone="tiny", dtype="float32", device="cpu")
     memory.load_memory(service.folder / "anna" / f"{name}.mem")
     assert answers == memory.ask_all(questions, 5)
-    assert anna.delete(f"{path}/documents/0").json()["documents"][0]["instruction"] == "Learn the places."
+    forgotten = anna.delete(f"{path}/documents/0").json()
+    assert forgotten["documents"][0]["instruction"] == "Learn the places." and forgotten["stored"] is None
+    assert forgotten["dropped"] == second["memory"]["slots"] - forgotten["slots"] > 0
     assert instructions(anna, name) == ["Learn the places."]
     assert anna.post(f"{path}/undo").json()["can_undo"]
     assert instructions(anna, name) == ["Learn it all.", "Learn the places."]
@@ -91,6 +98,27 @@ def test_taking_back_in_words_needs_gates_and_says_so(anna, name):
     answer = anna.post(f"/v1/memories/{name}/revoke", json={"instruction": "Forget Bern."})
     assert answer.status_code == 409 and "keep gates" in answer.json()["error"]["message"]
     assert instructions(anna, name) == ["Learn it all."]
+
+
+def test_taking_back_in_words_tells_how_many_slots_that_were(anna, tmp_path):
+    settings = LearnerSettings(method="gnm", write={"gates": {"threshold": 0.0, "revise": True}})
+    backbone = load_backbone("tiny", dtype="float32")
+    learner = build_learner(settings, backbone, training=True)
+    with torch.no_grad():
+        gating = learner.lm.gating
+        gating.gate.weight.normal_(std=4.0, generator=torch.Generator().manual_seed(0))
+        gating.gate.bias.zero_()
+        gating.keep_gate.bias.fill_(120.0)  # all is kept until words take it back, which all words do
+        gating.revoke_gate.bias.fill_(9.0)
+    with (
+        running(tmp_path, keys(), Conversation(learner.eval(), backbone, {}, "revising")) as started,
+        started.client() as client,
+    ):
+        written(client, "m", {**BERN, "document": "Oslo is big\nA horse is red\nBirds are blue\nMilk is white"})
+        before = client.get("/v1/memories/m").json()
+        after = client.post("/v1/memories/m/revoke", json={"instruction": "Forget the horses."}).json()
+        assert after["dropped"] == before["slots"] - after["slots"] > 0
+        assert client.post("/v1/memories/m/undo").json()["documents"] == before["documents"]
 
 
 @pytest.mark.parametrize(

@@ -110,10 +110,15 @@ def test_the_tour(browser, gated):
         }
         assert len(strengths) > 1 and all("%" in text for text in shading.locator(".share").all_inner_texts())
 
+        turns = []
+        anna.page.on("request", lambda sent: turns.append(("asked", sent.url)))
+        anna.page.on("requestfinished", lambda done: turns.append(("answered", done.url)))
         anna.page.fill("#question", "Where is Bern?")
         anna.page.press("#question", "Enter")
         anna.told("Answered")
         [body] = [answer.inner_text() for answer in anna.at(".answer").all()]
+        kinds = [(what, url.split("/")[-2]) for what, url in turns if url.endswith("/ask")]
+        assert kinds[:3] == [("asked", "first"), ("answered", "first"), ("asked", "no-memory")]
         assert "Where is Bern?" in body and "With memory" in body and "Without" in body
 
         anna.write(TEXT, "Only the places.", button="#preview")

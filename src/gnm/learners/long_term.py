@@ -52,6 +52,10 @@ class LongTermLearner(MemoryLearner):
         found = self.find(state, [requests])[0]
         return self.lm.recalled(state, [(0, tuple(sorted({place for each in found for place in each})))])
 
+    def contexts(self, state: Memory, phrases: Sequence[str]) -> list[tuple[Prefix, list[int]]]:
+        groups = self._grouped(state, [phrases])
+        return [(self.lm.recalled(state, [context]), places) for context, places in groups.items()]
+
     def counted(self, state: Memory, phrases: Sequence[Sequence[str]]) -> Memory:
         found = self.find(state, phrases)
         both = zip(state.state.store, found, strict=True)

@@ -153,6 +153,11 @@ class MemoryLearner(Learner):
         """What free requests to the memory `state`, of one row, read together."""
         return self.lm.prefix(state)
 
+    def contexts(self, state: Memory, phrases: Sequence[str]) -> list[tuple[Prefix, list[int]]]:
+        """What each of `phrases` to the memory `state`, of one row, reads: prefixes of one row, each with the places of
+        the phrases that read it."""
+        return [(self.lm.prefix(state), list(range(len(phrases))))]
+
     def counted(self, state: Memory, phrases: Sequence[Sequence[str]]) -> Memory:
         """The memory after it was asked `phrases`: a long-term store counts what they find."""
         return state

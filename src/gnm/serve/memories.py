@@ -46,7 +46,7 @@ async def write(request: Request) -> Response:
 
     def written(memory: ServedMemory) -> dict:
         memory.write(body.document, body.instruction, body.keep_notes, body.long)
-        return {**described_document(memory.documents[-1]), "memory": {"slots": memory.slots}}
+        return {**described_document(memory.documents[-1]), "memory": {"slots": memory.slots, "stored": memory.stored}}
 
     if not body.store:
         preview = service.run(user, lambda: written(_copy(service, user, name)))
@@ -60,21 +60,23 @@ async def forget(request: Request) -> Response:
     """Drop what a document wrote."""
     number = int(request.path_params["number"])
 
-    def forgotten(memory: ServedMemory) -> None:
-        if number not in {document.number for document in memory.documents}:
+    def forgotten(memory: ServedMemory) -> dict:
+        slots = {document.number: document.slots for document in memory.documents}
+        if number not in slots:
             raise Refused(404, f"there is no document {number} in this memory")
         memory.forget(number)
+        return {"dropped": slots[number]}
 
     return await _changed(request, forgotten)
 
 
 async def revoke(request: Request) -> Response:
-    """Drop what words take back."""
+    """Drop what words take back; the answer has how many slots that were."""
     limits = service_of(request).limits
     user_of(request)
     body = await read_as(request, Revocation, limits)
     check_length("the instruction", body.instruction, limits.question_characters)
-    return await _changed(request, lambda memory: memory.revoke(body.instruction))
+    return await _changed(request, lambda memory: {"dropped": memory.revoke(body.instruction)})
 
 
 async def undo(request: Request) -> Response:
@@ -151,13 +153,14 @@ async def take_in(request: Request) -> Response:
     return JSONResponse(answer, 201)
 
 
-async def _changed(request: Request, function: Callable[[ServedMemory], object]) -> Response:
+async def _changed(request: Request, function: Callable[[ServedMemory], dict | None]) -> Response:
+    """The memory after `function` has changed it, and what that says of the change."""
     service, user, name = _asked(request)
 
     def changed(memory: ServedMemory) -> dict:
-        function(memory)
+        told = function(memory) or {}
         memory.settle()
-        return described(name, memory)
+        return {**described(name, memory), **told}
 
     return JSONResponse(await service.change(user, name, changed))
 

@@ -86,8 +86,18 @@ class ServedMemory(Conversation):
 
     @property
     def slots(self) -> int:
-        """Slots that are in use."""
+        """Slots of the pool that are in use."""
         return int(self.state.used())
+
+    @property
+    def stored(self) -> int | None:
+        """Slots in the long-term store beside the pool; None without such a store."""
+        return None if self.state.store is None else sum(int(store.lengths.sum()) for store in self.state.store)
+
+    @property
+    def size(self) -> int:
+        """Slots that the memory takes: those of the pool and of the store."""
+        return self.slots + (self.stored or 0)
 
     @property
     def capacity(self) -> int | None:
@@ -99,21 +109,23 @@ class ServedMemory(Conversation):
         return len(self._before) > 0
 
     def stream(self, turns: Sequence[str], seed: int = 0, stop: Sequence[str] = (), **settings: Any) -> Stream:
-        """The answer to the last of `turns`, of user and assistant in turn.
+        """The answer to the last of `turns`, of user and assistant in turn; it finds what is read of a long-term store.
 
         settings: of `gnm.inference.generation.SETTINGS`. Raises ConfigError for one that makes no sense.
         """
-        return self._stream(turns_prompt(self._learner.reader.chat, turns), seed, stop, settings)
+        return self._stream(turns[-1], turns_prompt(self._learner.reader.chat, turns), seed, stop, settings)
 
     def stream_answer(self, phrase: str, max_new_tokens: int) -> Stream:
         """What `ask` answers to a question or phrase, piece by piece."""
         chat = self._learner.reader.chat
         prompt = chat.encode_lead() + chat.encode_question(phrase)
-        return self._stream(prompt, 0, (), {"max_new_tokens": max_new_tokens})
+        return self._stream(phrase, prompt, 0, (), {"max_new_tokens": max_new_tokens})
 
-    def _stream(self, prompt: list[int], seed: int, stop: Sequence[str], settings: dict[str, Any]) -> Stream:
+    def _stream(
+        self, request: str, prompt: list[int], seed: int, stop: Sequence[str], settings: dict[str, Any]
+    ) -> Stream:
         config, reader = generation_config(**settings), self._learner.reader
-        prefix = self._learner.lm.prefix(self._memory)
+        prefix = self._learner.prefix(self._memory, [request])
         tokens = generate_tokens(reader.decoder, prefix, prompt, reader.chat.end_of_turn, config, seed)
         return Stream(len(prompt), tokens, reader.tokenizer, config.max_new_tokens, stop)
 
@@ -122,5 +134,15 @@ class ServedMemory(Conversation):
 def ask_each(asked: Sequence[tuple[ServedMemory, Sequence[str]]], max_new_tokens: int) -> list[list[str]]:
     """The answers to each memory's phrases, all in one batch; the memories are of one model."""
     learner = asked[0][0]._learner
-    prefix = stacked([learner.lm.prefix(memory._memory) for memory, _ in asked])
-    return learner.reader.say(prefix, [list(phrases) for _, phrases in asked], max_new_tokens)
+    contexts = [
+        (prefix, [(number, place) for place in places])
+        for number, (memory, phrases) in enumerate(asked)
+        for prefix, places in learner.contexts(memory._memory, phrases)
+    ]
+    texts = [[asked[number][1][place] for number, place in places] for _, places in contexts]
+    said = learner.reader.say(stacked([prefix for prefix, _ in contexts]), texts, max_new_tokens)
+    answers = [[""] * len(phrases) for _, phrases in asked]
+    for (_, places), own in zip(contexts, said, strict=True):
+        for (number, place), answer in zip(places, own, strict=True):
+            answers[number][place] = answer
+    return answers

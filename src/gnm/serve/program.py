@@ -48,6 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--adapter", help="adapter folder; default: the shipped one")
     parser.add_argument("--backbone", help="backbone, untrained unless --adapter is given too")
     parser.add_argument("--capacity", type=int, help="slots of a memory; default: as many as the model can read")
+    parser.add_argument(
+        "--store", type=int, metavar="SEGMENTS",
+        help="keep what a full pool evicts in a long-term store; a question reads so many segments of it",
+    )  # fmt: skip
     return parser
 
 
@@ -63,12 +67,15 @@ def _serve(options: argparse.Namespace, settings: ServeSettings, keys: Keys) -> 
     from gnm.serve.server import server
     from gnm.serve.service import Service
 
+    if options.store is not None and options.capacity is None and options.adapter is None:
+        raise ConfigError("--store keeps what a full pool drops; give the pool's size too: --capacity SLOTS")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("gnm.serve").setLevel(logging.INFO)
     options.memories.mkdir(parents=True, exist_ok=True, mode=0o700)
     listening = _listening(options.host, options.port)  # before the model is loaded: who calls already waits
     adapter = options.adapter or (None if options.backbone else DEFAULT_ADAPTER)
-    model = load(adapter, backbone=options.backbone, capacity=options.capacity)
+    store = None if options.store is None else {"k": options.store}
+    model = load(adapter, backbone=options.backbone, capacity=options.capacity, store=store)
     host, port = listening.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     print(f"http://{address}:{port}/ (memories in {options.memories}; end with Ctrl+C)", flush=True)

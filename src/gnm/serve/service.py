@@ -106,6 +106,7 @@ def described(name: str, memory: ServedMemory) -> dict[str, Any]:
         "name": name,
         "slots": memory.slots,
         "capacity": memory.capacity,
+        "stored": memory.stored,
         "can_undo": memory.can_undo,
         "documents": [described_document(document) for document in memory.documents],
     }

@@ -70,10 +70,7 @@ class Store:
             raise Refused(404, f"there is no memory {name!r}; a document that is written makes one")
         loaded = self._loaded.get(path)
         if loaded is None or loaded.stamp != stamp:
-            memory = self._model.another()
-            memory.load_memory(path)
-            memory.clear_history()
-            self._keep(path, memory, stamp)
+            self._keep(path, self._read(path, f"the file of memory {name!r}"), stamp)
         self._loaded.move_to_end(path)
         return self._loaded[path].memory
 
@@ -108,19 +105,24 @@ class Store:
     def take_in(self, user: str, name: str, file: Path) -> ServedMemory:
         """Begin a memory with the content of `file`. Raises Refused if it is there, MemoryFileError if it is damaged,
         another model's, or too large to be read."""
-        path, memory = self.path(user, name), self._model.another()
-        try:
-            memory.load_memory(file)
-            memory.check_readable()
-        except MemoryFileError as error:
-            raise MemoryFileError(str(error).replace(str(file), "the file")) from error
-        memory.clear_history()
+        path, memory = self.path(user, name), self._read(file, "the file")
+        memory.check_readable()
         with self._alone(path):
             if path.exists():
                 raise Refused(409, f"there is a memory {name!r}; delete it first, or import under another name")
             self._check_room(user)
             memory.save_memory(path)
             self._keep(path, memory, _stamp(path))
+        return memory
+
+    def _read(self, file: Path, said: str) -> ServedMemory:
+        """The memory in `file`, which errors call `said`: where files lie is nobody's to know."""
+        memory = self._model.another()
+        try:
+            memory.load_memory(file)
+        except MemoryFileError as error:
+            raise MemoryFileError(str(error).replace(str(file), said)) from error
+        memory.clear_history()
         return memory
 
     def _begun(self, user: str, path: Path, name: str, make: bool) -> ServedMemory:
@@ -152,10 +154,10 @@ class Store:
         """Hold a memory loaded; those that were not used for longest go when there are too many slots."""
         self._loaded[path] = _Loaded(memory, stamp)
         self._loaded.move_to_end(path)
-        slots = sum(each.memory.slots for each in self._loaded.values())
+        slots = sum(each.memory.size for each in self._loaded.values())
         while slots > self._settings.cached_slots and len(self._loaded) > 1:
             _, oldest = self._loaded.popitem(last=False)
-            slots -= oldest.memory.slots
+            slots -= oldest.memory.size
         self._metrics.cached.set(slots)
 
     def _drop(self, path: Path) -> None:

@@ -34,7 +34,8 @@ async function during(what, form, work) {
 }
 
 function show(memory) {
-  at("used").textContent = `· ${memory.slots} slots${memory.capacity ? ` of ${memory.capacity}` : ""}`;
+  const stored = memory.stored ? `, ${memory.stored} in the store` : "";
+  at("used").textContent = `· ${memory.slots} slots${memory.capacity ? ` of ${memory.capacity}` : ""}${stored}`;
   at("pool").replaceChildren(...pool(memory, (number) =>
     during("Forgetting", at("pool"), async () => {
       show(await service.forget(name(), number));
@@ -49,7 +50,7 @@ async function refresh() {
   at("sign-in").hidden = true;
   at("memories").replaceChildren(...known.memories.map((each) => element("option", { value: each })));
   if (known.memories.includes(name())) show(await service.inspect(name()));
-  else show({ slots: 0, capacity: null, can_undo: false, documents: [] });
+  else show({ slots: 0, capacity: null, stored: null, can_undo: false, documents: [] });
 }
 
 // The newest shading; beside the one before, if that is of the same document.
@@ -69,6 +70,7 @@ async function write(store) {
   return store ? `Document ${written.number} is written: ${written.slots} slots.` : "Nothing was changed.";
 }
 
+// The answer without memory is asked for when the one with memory is whole: side by side each would be half as fast.
 async function ask() {
   const question = at("question").value.trim();
   const memory = at("pool").querySelector(".what") ? name() : EMPTY;
@@ -78,8 +80,9 @@ async function ask() {
   }
   at("answers").prepend(element("article", { className: "answer" },
     element("p", { text: question }), element("div", { className: "both" }, ...answers)));
-  await Promise.all([memory, EMPTY].map((from, place) =>
-    service.ask(from, question, (piece) => { answers[place].lastChild.data += piece; })));
+  for (const [place, from] of [memory, EMPTY].entries()) {
+    await service.ask(from, question, (piece) => { answers[place].lastChild.data += piece; });
+  }
   return "Answered.";
 }
 
@@ -119,8 +122,9 @@ submits("sign-in", "Signing in", async () => {
 submits("write", "Reading and writing", () => write(true));
 submits("ask", "Asking", ask);
 submits("revoke", "Taking back", async () => {
-  show(await service.revoke(name(), at("words").value));
-  return "Taken back; Undo brings it back.";
+  const memory = await service.revoke(name(), at("words").value);
+  show(memory);
+  return `${memory.dropped} slots are taken back; Undo brings them back.`;
 });
 at("preview").addEventListener("click", () => {
   if (at("write").reportValidity()) during("Reading", at("write"), () => write(false));

@@ -49,7 +49,8 @@ export function pool(memory, forget) {
   return memory.documents.map((written) => {
     const button = element("button", { text: "Forget", type: "button", onclick: () => forget(written.number) });
     button.setAttribute("aria-label", `Forget document ${written.number}`);
-    const share = element("meter", { min: 0, max: Math.max(memory.slots, 1), value: written.slots });
+    const all = memory.slots + (memory.stored ?? 0);
+    const share = element("meter", { min: 0, max: Math.max(all, 1), value: written.slots });
     share.setAttribute("aria-label", `Share of document ${written.number}`);
     return element("li", {},
       element("div", { className: "top" },
