@@ -27,7 +27,7 @@ COST = {  # what a cost file holds, and what is counted, in which unit it is sho
 _WIDE = 4  # largest over smallest cost from which a scale is logarithmic
 _AXIS = {"age": "Documents written since", "t": "Documents seen"}
 _IN_TURN = 4  # methods whose markers take turns on lines of cost, which often lie on each other
-_LETTERS = 24  # of a title over one of three panels
+_LETTERS = {1: 36, 2: 36, 3: 24}  # of a panel's title, by panels across
 
 
 def measure_lines(
@@ -92,7 +92,7 @@ def cost_lines(frame: pd.DataFrame, title: str) -> Figure:
             else:
                 axes.set_ylim(0, 1.15 * scale * rows["value"].max())
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-            axes.set_title(textwrap.fill(name, _LETTERS))
+            axes.set_title(textwrap.fill(name, _LETTERS[_across(len(measures))]))
             _finish(axes, 1, int(frame["t"].max()) + 1, "t")
         legend_below(body, panels, figure.get_figwidth())
     return figure
@@ -100,7 +100,7 @@ def cost_lines(frame: pd.DataFrame, title: str) -> Figure:
 
 def _panels(title: str, count: int, methods: int, note: str) -> tuple[Figure, SubFigure, list[Axes]]:
     """At most three panels in a row; all of a column's width, or a page's for several."""
-    across = 2 if count == 4 else min(count, 3)
+    across = _across(count)
     down = -(-count // across)
     figure, body = sheet(PAGE if across > 1 else COLUMN, 0.5 + 2.2 * down + 0.2 * -(-methods // across), title, note)
     with style():
@@ -108,6 +108,10 @@ def _panels(title: str, count: int, methods: int, note: str) -> tuple[Figure, Su
     for axes in panels[count:]:
         axes.remove()
     return figure, body, panels[:count]
+
+
+def _across(count: int) -> int:
+    return 2 if count == 4 else min(count, 3)
 
 
 def _finish(axes: Axes, first: int, last: int, along: str) -> None:
