@@ -20,7 +20,7 @@
 # that it answers as the document states; less is better.
 
 # %%
-from gnm.analysis.gates import compression, segment_merit
+from gnm.analysis.gates import against_kept, compression, segment_merit
 from gnm.analysis.grouped import grouped_bars, of_measures
 from gnm.analysis.measures import PARTS
 from gnm.analysis.page import Page
@@ -41,8 +41,8 @@ folder.missing(METHODS, COMMAND)
 
 # %%
 def kept():
-    merit = folder.merit()
-    return compression(merit, folder.cost(), "Score against what is kept"), merit[merit["metric"] == "score"]
+    merit, cost = folder.merit(), folder.cost()
+    return compression(merit, cost, "Score against what is kept"), against_kept(merit, cost)
 
 
 page.draw("gates_kept", kept)

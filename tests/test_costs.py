@@ -9,6 +9,7 @@ from gnm.costs import (
     CACHED,
     GATED,
     GNM,
+    NOTHING,
     POOL,
     RETRIEVAL,
     UNCACHED,
@@ -51,6 +52,8 @@ def test_each_method_pays_for_the_passes_that_it_makes(costs):
         assert cell(costs, method, "write_flops", 3) == 0
         reading = forward_flops(shape, tokens, 0, 0)
         assert cell(costs, method, "query_flops", 3) == query_flops(shape, 40, tokens) + reading
+    assert cell(costs, NOTHING, "query_flops", 3) == query_flops(shape, 40, 20)
+    assert cell(costs, NOTHING, "write_flops", 3) == 0
     assert POOL not in set(costs["method"])
 
 
@@ -117,6 +120,18 @@ def test_sizes_are_those_of_the_stream_that_was_evaluated(evaluations):
     assert "documents of 100 tokens" in told(sizes) and "20 % of the tokens" in told(sizes)
     with pytest.raises(DataError, match="cost of generalist"):
         sizes_of({"in_context": evaluations["in_context"]}, SMALL, 2)
+
+
+def test_costs_of_other_keys_or_without_numbers_are_explained(evaluations):
+    for cost in ({"beauty": [1.0]}, {"kept": [1.0, None, 3.0], "query_flops": [1.0] * 3}):
+        write_json(evaluations["in_context"].folder / "cost.json", cost)
+        with pytest.raises(DataError, match="cost of in_context; evaluate"):
+            sizes_of(evaluations, SMALL, 2)
+        row = measured(evaluations).loc["In-context (untrained)"]
+        assert row.drop("Device").isna().all()
+    write_json(evaluations["in_context"].folder / "cost.json", {"kept": [5.0] * 3, "query_flops": [1.0] * 3})
+    with pytest.raises(DataError, match="a context that grows"):
+        sizes_of(evaluations, SMALL, 2)
 
 
 def test_measured_seconds_stand_beside_with_their_device(evaluations):

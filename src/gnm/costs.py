@@ -9,7 +9,7 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -23,6 +23,7 @@ from gnm.weights.memoryllm import MemoryShape
 
 CACHED, UNCACHED = "in_context (keys and values kept)", "in_context (read anew)"
 RETRIEVAL, GNM, GATED, POOL = "retrieval", "gnm", "generalist", "memoryllm (published pool)"
+NOTHING = "no_memory"
 MEMORIES, OTHERS = (GNM, GATED, POOL), (CACHED, RETRIEVAL)
 _MOST_TOKENS = 4096  # of a question
 
@@ -42,19 +43,21 @@ class Sizes:
 def sizes_of(evaluations: Mapping[str, SavedEvaluation], backbone: str, top_k: int) -> Sizes:
     """The mean sizes of a stream that `backbone` was evaluated on with the in-context method and the gated memory.
 
-    Raises DataError where one of the two has not saved its cost.
+    Raises DataError where one of the two has not saved what it keeps and what a question costs.
     """
-    costs = {name: evaluations[name].cost if name in evaluations else None for name in ("in_context", GATED)}
-    if absent := [name for name, cost in costs.items() if cost is None]:
+    costs = {name: evaluations[name].cost or {} if name in evaluations else {} for name in ("in_context", GATED)}
+    if absent := [name for name, cost in costs.items() if not _saved(cost, "kept") or not _saved(cost, "query_flops")]:
         raise DataError(f"sizes come from the saved cost of {' and '.join(absent)}; evaluate these first")
-    kept, flops = costs["in_context"]["kept"], costs["in_context"]["query_flops"][-1]
+    kept, flops = (_saved(costs["in_context"], key) for key in ("kept", "query_flops"))
     if len(kept) < 2:
         raise DataError("sizes of documents come from a stream of two or more")
     document = (kept[-1] - kept[0]) / (len(kept) - 1)
+    if document <= 0:
+        raise DataError("sizes of documents come from a context that grows with them, and in_context's does not")
     preamble = kept[0] - document
-    stored = (costs[GATED]["kept"][-1] - preamble) / (len(kept) * document)
+    stored = (_saved(costs[GATED], "kept")[-1] - preamble) / (len(kept) * document)
     shape, prompts = DecoderShape.of(known_shape(backbone)[0]), range(1, _MOST_TOKENS)
-    question = min(prompts, key=lambda tokens: abs(query_flops(shape, tokens, round(kept[-1])) - flops))
+    question = min(prompts, key=lambda tokens: abs(query_flops(shape, tokens, round(kept[-1])) - flops[-1]))
     return Sizes(preamble, document, question, stored, top_k)
 
 
@@ -125,16 +128,27 @@ def measured(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
         cost = evaluations[method].cost
         if cost is not None:
             device = evaluations[method].run_config.get("made", {}).get("device", "")
-            write = sum(cost["write_seconds"]) / len(cost["write_seconds"])
-            rows[method] = {"Write, ms": 1e3 * write, "Ask, ms": 1e3 * cost["query_seconds"][-1], "Device": device}
+            write = _saved(cost, "write_seconds")
+            ask = cost.get("query_seconds", [None])[-1]
+            rows[method] = {
+                "Write, ms": 1e3 * sum(write) / len(write) if write else math.nan,
+                "Ask, ms": math.nan if ask is None else 1e3 * ask,
+                "Device": device,
+            }
     if not rows:
         raise DataError("no evaluation has saved its cost")
     frame = pd.DataFrame.from_dict(rows, orient="index")
     if GATED in rows:
         writes, asks = (frame.loc[GATED, key] - frame[key] for key in ("Write, ms", "Ask, ms"))
-        least = (writes.clip(lower=0) / -asks).where(asks < 0, math.inf)
+        least = (writes.clip(lower=0) / -asks).where(~(asks >= 0), math.inf)
         frame.insert(2, f"Questions from which {method_style(GATED).name} took less", least.drop(GATED))
     return frame.rename(index=lambda method: method_style(method).name).rename_axis("Method")
+
+
+def _saved(cost: Mapping[str, Sequence[float | None]], key: str) -> list[float]:
+    """A line of a saved cost; empty where it is not there, or not for every document."""
+    line = cost.get(key, [])
+    return [] if None in line else [float(value) for value in line if value is not None]
 
 
 def _costs(shape: DecoderShape, memory: MemoryShape | None, sizes: Sizes, t: int) -> dict[str, tuple[float, float]]:
@@ -151,6 +165,7 @@ def _costs(shape: DecoderShape, memory: MemoryShape | None, sizes: Sizes, t: int
         CACHED: (prefill_flops(shape, document, before), query_flops(shape, question, after)),
         UNCACHED: (0, query_flops(shape, question, after, cached=False)),
         RETRIEVAL: (0, query_flops(shape, question, found, cached=False)),
+        NOTHING: (0, query_flops(shape, question, round(sizes.head))),
     }  # fmt: skip
     if memory is not None:
         slots = memory.tokens * memory.blocks

@@ -61,7 +61,7 @@ def save_all(root):
     )
 
 
-def run(name, root, output):
+def run(name, root, output, **parameters):
     """What the cells of a notebook show, run in this process with these parameters."""
     space, shown = {}, []
     for cell in jupytext.read(PROJECT / "notebooks" / f"{name}.py").cells:
@@ -73,7 +73,7 @@ def run(name, root, output):
         if last is not None:
             shown.append(eval(compile(ast.Expression(last.value), name, "eval"), space))
         if "parameters" in cell.metadata.get("tags", ()):
-            space |= {"ROOT": root, "OUTPUT": output}
+            space |= {"ROOT": root, "OUTPUT": output, "OWN": root, **parameters}
     return shown
 
 

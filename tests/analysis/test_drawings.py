@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 from evaluations import made_up_records, save_evaluation
+from matplotlib.text import Text
 
-from gnm.analysis.drawing import footnote, save_with_table
+from gnm.analysis.drawing import COLUMN, PAGE, footnote, save_with_table
 from gnm.analysis.figures import overview
 from gnm.analysis.grouped import at_ages, grouped_bars, of_folders
 from gnm.analysis.heatmaps import heatmaps
@@ -82,6 +83,59 @@ def test_folders_stand_beside_each_other(root):
     assert len(axes.patches) == 4
     with pytest.raises(DataError, match="no folder has beauty"):
         of_folders(merits, ["beauty"])
+
+
+def test_figures_are_of_a_papers_sizes_and_letters_can_be_read(evaluations):
+    by_age = measure_frame(evaluations, ["score", "accuracy", "selectivity"], "age")
+    cells = measure_frame(evaluations, ["accuracy", "specificity", "selectivity"], "cell")
+    long = pd.concat([cells, cells.assign(q=cells["q"] + 16, t=cells["t"] + 16)])
+    figures = [
+        measure_lines(by_age, "A title", ["score", "accuracy", "selectivity"]),
+        grouped_bars(at_ages(by_age, range(4)), "A title", ["score"]),
+        cost_lines(cost_by_documents(evaluations), "A title"),
+        heatmaps(cells, "A title", ["accuracy", "specificity", "selectivity"]),
+        heatmaps(long, "A title", ["accuracy", "specificity", "selectivity"]),
+    ]
+    assert all(figure.get_figwidth() <= PAGE + 0.01 for figure in figures)
+    for figure in figures:
+        assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 5.5
+    assert measure_lines(by_age, "A title", ["score"]).get_figwidth() == COLUMN
+
+
+def test_small_cells_have_numbers_at_every_third_document(evaluations):
+    cells = measure_frame({"gnm": evaluations["gnm"]}, ["accuracy"], "cell")
+    long = pd.concat([cells, cells.assign(q=cells["q"] + 40, t=cells["t"] + 40)])
+    panel, scale = heatmaps(long, "A title", ["accuracy"]).axes
+    kept = long[(long["q"] % 3 == 0) & (long["t"] % 3 == 0)]
+    assert sorted(text.get_text() for text in panel.texts) == sorted(f"{100 * value:.0f}" for value in kept["value"])
+    assert scale.get_xlabel() == "Colours, %"
+    assert {text.get_ha() for text in panel.texts if text.get_position()[0] < text.get_position()[1]} == {"left"}
+
+
+def test_bars_of_a_methods_variants_can_be_told_apart(evaluations):
+    gnm = measure_frame({"gnm": evaluations["gnm"]}, ["accuracy"], "age")
+    bare = gnm.assign(method="retrieval")
+    frame = pd.concat([gnm, gnm.assign(method="gnm (half)"), bare, bare.assign(method="retrieval (half)")])
+    bars = panels(grouped_bars(at_ages(frame, [0]), "A title", ["accuracy"]))[0].patches
+    looks = {(bar.get_facecolor(), bar.get_hatch()) for bar in bars}
+    assert len(bars) == len(looks) == 4
+    assert bars[0].get_edgecolor() == bars[1].get_edgecolor()
+
+
+def test_numbers_over_many_bars_are_turned(evaluations):
+    gnm = measure_frame({"gnm": evaluations["gnm"]}, ["accuracy"], "age")
+    frame = pd.concat([gnm.assign(method=method) for method in list(METHODS)[:10]])
+    turned = [panels(grouped_bars(at_ages(part, range(4)), "A title", ["accuracy"]))[0].texts for part in (frame, gnm)]
+    assert {text.get_rotation() for text in turned[0]} == {90} and {text.get_rotation() for text in turned[1]} == {0}
+
+
+def test_lines_of_the_same_cost_are_all_seen(evaluations):
+    frame = pd.DataFrame([(method, "kept", t, 5.0) for method in ("gnm", "retrieval") for t in range(10)],
+                         columns=["method", "measure", "t", "value"])  # fmt: skip
+    first, second = panels(cost_lines(frame, "A title"))[0].lines
+    assert (first.get_markevery(), second.get_markevery()) == ((0, 2), (1, 2))
+    single = panels(cost_lines(frame[frame["t"] == 9], "A title"))[0].lines
+    assert all(line.get_markevery() == (0, 1) for line in single)
 
 
 def test_cost_is_drawn_where_it_was_saved(evaluations, root):

@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from evaluations import made_up_records, save_evaluation
 
 from gnm.analysis.measures import COMBINED, MEASURES, measure_frame, wilson
 from gnm.analysis.report import read_experiment
+from gnm.analysis.saved import SavedEvaluation
 from gnm.errors import DataError
 
 
@@ -90,6 +92,39 @@ def test_bad_requests_are_explained(three, tmp_path):
     save_evaluation(tmp_path / "f" / "gnm", made_up_records(mixed=False), keep_records=False)
     with pytest.raises(DataError, match="no evaluation has format_accuracy by cell"):
         measure_frame(read_experiment(tmp_path / "f")[0], ["format_accuracy"], "cell")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("summary", lambda rows: rows[:2], r"is of shape \(2, 4\); it is not an evaluation of facts"),
+        ("summary", lambda rows: [row[:2] for row in rows[:2]], "differ in the shape of selectivity"),
+        ("counts", lambda rows: [row[:2] for row in rows[:2]], "differ in the shape of selectivity"),
+        ("both", lambda rows: [row[:2] for row in rows[:2]], "selectivity is of 2 documents, accuracy of 4"),
+    ],
+)
+def test_matrices_that_do_not_fit_are_explained(tmp_path, file, change, message):
+    folder = tmp_path / "f" / "gnm"
+    save_evaluation(folder, made_up_records(mixed=False), keep_records=False)
+    for name in ("summary", "counts"):
+        if file in (name, "both"):
+            found = json.loads((folder / f"{name}.json").read_text())
+            found["fact_selectivity_matrix"] = [change(found["fact_selectivity_matrix"][-1])]
+            (folder / f"{name}.json").write_text(json.dumps(found))
+    evaluation = SavedEvaluation("f", "gnm", "", folder)
+    with pytest.raises(DataError, match=message):
+        measure_frame({"gnm": evaluation}, ["accuracy", "selectivity"], "cell")
+    if file != "both":
+        with pytest.raises(DataError, match="fact_selectivity_matrix"):
+            evaluation.merit()
+
+
+def test_records_without_rows_are_explained(tmp_path):
+    save_evaluation(tmp_path / "f" / "gnm", made_up_records())
+    path = tmp_path / "f" / "gnm" / "records.parquet"
+    pd.read_parquet(path)[:0].to_parquet(path)
+    with pytest.raises(DataError, match="records.parquet has no rows"):
+        measure_frame({"gnm": SavedEvaluation("f", "gnm", "", path.parent)}, ["score"], "age")
 
 
 def test_published_aggregates_are_met(shared):

@@ -140,6 +140,16 @@ def test_what_is_missing_or_damaged_is_explained(folder, tmp_path):
     (tmp_path / "gnm" / "layers.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="is damaged"):
         read_layers(tmp_path)
+    for columns, message in (({"a": [1]}, "has no column target, layer"), ({"target": [], "layer": [], "measure": [],
+                                                                           "value": []}, "has no rows")):  # fmt: skip
+        pd.DataFrame(columns).to_parquet(tmp_path / "gnm" / "layers.parquet")
+        with pytest.raises(DataError, match=message):
+            read_layers(tmp_path)
+    one = pd.DataFrame({"target": [0], "layer": [0], "measure": ["compressibility"], "value": [0.5]})
+    one.to_parquet(tmp_path / "gnm" / "layers.parquet")
+    assert len(draw_part(tmp_path, "compressibility", "A title")[1]) == 1
+    with pytest.raises(DataError, match="no method has change_above_others"):
+        where_it_acts(tmp_path)
     settings = {"evaluations": str(tmp_path / "x"), "output": "memory", **REPORT}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
     with pytest.raises(SystemExit, match="no layer swap"):

@@ -3,32 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from notebooks import NAMES, PROJECT, run, said, save_all
+from notebooks import NAMES, PROJECT, run, said
 
-from gnm.analysis import page
 from gnm.analysis.tables import heading
 from gnm.metrics.records import read_records
 
 FACTS = ("accuracy", "specificity", "selectivity")
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    root = tmp_path_factory.mktemp("saved_evals")
-    save_all(root)
-    return root
-
-
-@pytest.fixture
-def unrendered(monkeypatch):
-    """Figures are drawn and their tables written; pictures are not, which takes most of the time."""
-
-    def table(figure, frame, path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame.dropna(axis="columns", how="all").to_csv(path.with_suffix(".csv"), index=False)
-        return [path.with_suffix(".png")]
-
-    monkeypatch.setattr(page, "save_with_table", table)
 
 
 def asked(records, measure):

@@ -5,16 +5,10 @@ import pandas as pd
 import pytest
 from evaluations import made_up_records, save_evaluation
 from nbclient import NotebookClient
-from notebooks import NAMES, PROJECT, run, said, save_all
+from notebooks import FOLDERS, NAMES, PROJECT, run, said
 
 from gnm.analysis.page import Page
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    root = tmp_path_factory.mktemp("saved_evals")
-    save_all(root)
-    return root
+from gnm.files import write_json
 
 
 def test_the_notebooks_are_these():
@@ -44,6 +38,35 @@ def test_notebooks_say_what_is_missing_where_nothing_is(name, tmp_path):
     assert "dvc repro` makes them" in said(shown) and not (tmp_path / "plots").exists()
 
 
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """Roots by what is wrong with them: a folder without records, a summary of other keys, a single method."""
+    roots = {name: tmp_path_factory.mktemp(name) for name in ("a summary alone", "other keys", "other costs")}
+    for wrong, root in roots.items():
+        for folder in FOLDERS:
+            save_evaluation(root / folder / "generalist", made_up_records(), keep_records=False, keep_counts=False)
+            if wrong == "other keys":
+                write_json(root / folder / "generalist" / "summary.json", {"beauty_matrix": [[[1.0]]]})
+            if wrong != "a summary alone":
+                write_json(root / folder / "generalist" / "cost.json", {"beauty": [1.0, None]})
+        path = root / "memory_analysis" / "gnm" / "layers.parquet"
+        path.parent.mkdir(parents=True)
+        measure = "beauty" if wrong == "other keys" else "write_invariance"
+        pd.DataFrame({"target": [0], "layer": [0], "measure": [measure], "value": [0.5]}).to_parquet(path)
+    return roots
+
+
+@pytest.mark.parametrize("wrong", ["a summary alone", "other keys", "other costs"])
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_input_is_a_sentence_or_a_smaller_figure(name, wrong, broken, unrendered, tmp_path):
+    shown = run(name, broken[wrong], tmp_path)
+    drawn = {path.stem for path in tmp_path.glob("*.csv")}
+    if wrong == "other keys":
+        assert not drawn and "Not drawn: " in said(shown)
+    elif name not in ("comp_gen", "flops"):  # experiment 3 has no folder here; costs are of other keys
+        assert drawn
+
+
 def test_notebooks_read_the_published_evaluations(shared, tmp_path):
     published = shared / "reference/saved_evals"
     two = tmp_path / "two"  # heatmaps of all methods take a minute
@@ -52,13 +75,16 @@ def test_notebooks_read_the_published_evaluations(shared, tmp_path):
         (two / folder / "gnm").symlink_to(published / folder / "gnm")
     texts = {}
     for name in set(NAMES) - {"gates", "memory_analysis"}:
-        texts[name] = said(run(name, two if name.endswith("heatmaps") else published, tmp_path / "plots"))
+        root = two if name.endswith("heatmaps") else published
+        texts[name] = said(run(name, root, tmp_path / "plots", OWN=PROJECT / "saved_evals"))
         assert "Nothing to say" not in texts[name] or name.endswith("heatmaps") or name == "flops"
     assert "Score in percent, best first: GNM 86.7;" in texts["warmup_summary"]
     assert "GNM 78.0" in texts["mixed_docs"] and "GNM 73.8" in texts["comp_gen"]
     assert "Retrieval FT 52.2" in texts["format_generalization"]
     assert "In-context FT (document first) 5.05 times" in texts["flops"]
     assert len(list((tmp_path / "plots").glob("*.png"))) >= 14
+    counted = pd.read_csv(tmp_path / "plots" / "flops_counted_large.csv")  # beside the published curves
+    assert {"gnm", "retrieval", "no_memory", "memoryllm (published pool)"} < set(counted["method"])
 
 
 def test_a_real_kernel_shows_the_pictures(own, tmp_path):

@@ -1,4 +1,8 @@
-"""What drawings of measures share: lines of methods, the footnote on intervals, the table beside a figure."""
+"""What drawings of measures share: sizes, lines of methods, the footnote on intervals, the table beside a figure.
+
+A figure of one panel is as wide as a column of a paper, one of several as a page of two columns: letters keep their
+size in print.
+"""
 
 import textwrap
 from collections.abc import Sequence
@@ -13,17 +17,21 @@ from gnm.analysis.style import in_order, method_style, save_figure, style
 from gnm.errors import DataError
 from gnm.files import write_text
 
+COLUMN, PAGE = 3.35, 6.9  # inches
 _TRAINED = ("-", ":", "-.")  # one for each variant of a method
 _UNTRAINED = ("--", (0, (1, 3)), (0, (5, 2, 1, 2, 1, 2)))
 _MARKS = 12  # markers on a long line
 _INK, _FAINT = "#222222", "#555555"
 
 
-def plot_lines(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], along: str, scale: float = 100.0) -> None:
+def plot_lines(
+    axes: Axes, rows: pd.DataFrame, methods: Sequence[str], along: str, scale: float = 100.0, markers: int = 1
+) -> None:
     """A line a method of `value` against the column `along`, with whiskers where the rows have intervals.
 
     With whiskers, methods stand a little beside each other so that these can be told apart; variants of one method
-    differ in the dashes.
+    differ in the dashes. `markers`: of a long line every so many has one, in turn with those of other methods, so that
+    lines that lie on each other are all seen.
     """
     spread = 0.045 if rows["low"].notna().any() else 0.0
     shifts = spread * (np.arange(len(methods)) - (len(methods) - 1) / 2)
@@ -32,8 +40,9 @@ def plot_lines(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], along: st
         if line.empty:
             continue
         shown = method_style(method)
-        variant = sum(method_style(other).marker == shown.marker for other in methods[: methods.index(method)])
+        variant = variant_number(methods, method)
         place = line[along].to_numpy(dtype=float) + shift
+        every = max(markers if len(place) > markers else 1, len(place) // _MARKS)
         value, low, high = (scale * line[key].to_numpy(dtype=float) for key in ("value", "low", "high"))
         axes.plot(
             place,
@@ -43,10 +52,16 @@ def plot_lines(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], along: st
             markerfacecolor=shown.face,
             linestyle=(_UNTRAINED if shown.hollow else _TRAINED)[variant % 3],
             label=shown.name,
-            markevery=max(1, len(place) // _MARKS),
+            markevery=(methods.index(method) % every if markers > 1 else 0, every),
         )
         if not np.isnan(low).all():
             axes.vlines(place, low, high, color=shown.color, linewidth=0.9, alpha=0.7)
+
+
+def variant_number(methods: Sequence[str], method: str) -> int:
+    """How many of `methods` before this one are the same method under other settings; these share colour and marker."""
+    marker = method_style(method).marker
+    return sum(method_style(other).marker == marker for other in methods[: methods.index(method)])
 
 
 def reference_line(axes: Axes, value: float, name: str, across: tuple[float, float] | None = None) -> None:
@@ -112,7 +127,7 @@ def legend_below(body: SubFigure, panels: Sequence[Axes], width: float) -> None:
     """One legend for all panels, with every method that one of them has."""
     found = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     if found:
-        columns = max(1, int(width / (0.5 + 0.07 * max(map(len, found)))))
+        columns = max(1, int(width / (0.5 + 0.063 * max(map(len, found)))))
         body.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
 
 

@@ -19,16 +19,18 @@ with program_imports(__name__):
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+    from gnm.analysis.drawing import COLUMN, footnote, legend_below, sheet, with_interval_kinds
     from gnm.analysis.report import read_experiment
     from gnm.analysis.saved import SavedEvaluation
     from gnm.analysis.style import in_order, method_style, save_figure, style
-    from gnm.analysis.tables import save_tables, text_table, with_said
+    from gnm.analysis.tables import heading, save_tables, text_table, with_said
     from gnm.metrics import MERIT_COLUMNS, bootstrap_mean
     from gnm.metrics.records import read_segments
     from gnm.program import run_program
 
-_AXES = {"Kept": "Slots (or tokens of context)", "MB": "MB"}
+_AXES = {"Kept": "Slots (or tokens) kept at the end", "MB": "MB kept at the end"}
 _LEAST = {"Kept": 1.0, "MB": 0.01}  # shown for nothing at all: the axis is logarithmic
+_SPAN = 4.0  # largest over smallest that the axis shows at least
 _OPEN = 0.5  # a gate's decision, whatever budget is set beside it
 
 
@@ -78,38 +80,51 @@ def segment_merit(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*MERIT_COLUMNS, "method"])
 
 
+def against_kept(merit: pd.DataFrame, cost: pd.DataFrame, shown: str = "score") -> pd.DataFrame:
+    """The rows of a figure of merit of the methods that saved their cost, with it: what `compression` draws.
+
+    Raises DataError if no method has the figure, or none of these has its cost.
+    """
+    cells = merit[(merit["metric"] == shown) & merit["age"].isna()]
+    if cells.empty:
+        raise DataError(f"no method has a figure {shown!r}")
+    if not set(cells["method"]) & set(cost.index):
+        raise DataError(f"no method with the figure {shown!r} has saved its cost (cost.json); evaluate again")
+    return cells.merge(cost[list(_AXES)], left_on="method", right_index=True)
+
+
 def compression(
     merit: pd.DataFrame, cost: pd.DataFrame, title: str, shown: str = "score", against: str = "Kept"
 ) -> Figure:
     """A figure of merit against what is kept after the last document: slots, or tokens of context; or their MB.
 
-    Raises DataError if no method has the figure.
+    Raises DataError as `against_kept`.
     """
-    cells = merit[merit["metric"] == shown].set_index("method")
-    if cells.empty:
-        raise DataError(f"no method has a figure {shown!r}")
+    cells = with_interval_kinds(against_kept(merit, cost, shown))
     families: dict[str, list[str]] = {}
-    for method in in_order(cells.index):
+    for method in in_order(cells["method"]):
         families.setdefault(method.partition(" (")[0], []).append(method)
+    figure, body = sheet(COLUMN, 2.4 + 0.2 * len(families), title, footnote(cells))
     with style():
-        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-        axes = figure.subplots()
+        axes = body.subplots()
         for family, methods in families.items():
             look = method_style(family)
-            ordered = sorted((m for m in methods if m in cost.index), key=lambda method: cost[against][method])
-            kept = [max(float(cost[against][method]), _LEAST[against]) for method in ordered]
-            value, low, high = (100 * cells.loc[ordered, key].to_numpy(dtype=float) for key in ("value", "low", "high"))
+            rows = cells[cells["method"].isin(methods)].sort_values(against)
+            kept = rows[against].clip(lower=_LEAST[against])
+            value, low, high = (100 * rows[key].to_numpy(dtype=float) for key in ("value", "low", "high"))
             axes.plot(kept, value, color=look.color, marker=look.marker, markerfacecolor=look.face, label=look.name)
             axes.vlines(kept, low, high, color=look.color, linewidth=0.9, alpha=0.7)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel(f"{_AXES[against]} kept after the last document")
-        axes.set_ylabel(f"{shown.replace('_', ' ').capitalize()}, %")
-        axes.set_title(title)
+        first, last = axes.get_xlim()
+        if last < _SPAN * first:
+            axes.set_xlim(first / _SPAN**0.5, last * _SPAN**0.5)
+        axes.set_xlabel(_AXES[against], fontsize=8)
+        axes.set_ylabel(f"{heading(shown)}, %")
         axes.set_ylim(0, 103)
-        axes.legend(loc="lower right")
+        legend_below(body, [axes], COLUMN)
     return figure
 
 

@@ -6,14 +6,27 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from gnm.analysis.drawing import footnote, legend_below, methods_of, reference_line, sheet, with_interval_kinds
+from gnm.analysis.drawing import (
+    COLUMN,
+    PAGE,
+    footnote,
+    legend_below,
+    methods_of,
+    reference_line,
+    sheet,
+    variant_number,
+    with_interval_kinds,
+)
 from gnm.analysis.style import method_hatch, method_style, style
 from gnm.analysis.tables import heading
 from gnm.errors import DataError
 
-_BAR = 0.21  # inches
+_BAR = 0.19  # inches from which a number fits over a bar
+_PALER = (0.0, 0.45, 0.7, 0.85, 1.0)  # the faces of a method's variants, of the way to white
+_MOST_GROUPS = 4  # whose names fit beside each other in a column
 _BEHIND = {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
 
 
@@ -58,14 +71,15 @@ def grouped_bars(frame: pd.DataFrame, title: str, measures: Sequence[str], refer
     """
     methods = [method for method in methods_of(frame, measures) if method != reference]
     groups = list(dict.fromkeys(frame["group"]))
-    width = max(0.9 + len(groups) * max(_BAR * (len(methods) + 1), 0.9), 4.2)
-    height = 0.6 + 1.9 * len(measures) + 0.8 * len(methods) / width
+    bars = len(groups) * (len(methods) + 1)
+    width = COLUMN if 0.6 + _BAR * bars <= COLUMN and len(groups) <= _MOST_GROUPS else PAGE
+    height = 0.6 + 1.7 * len(measures) + 0.8 * len(methods) / width
     figure, body = sheet(width, height, title, footnote(frame[frame["measure"].isin(measures)]))
     with style():
         panels = body.subplots(len(measures), 1, squeeze=False)[:, 0]
         for axes, measure in zip(panels, measures, strict=True):
             rows = frame[frame["measure"] == measure]
-            _bars(axes, rows, methods, groups)
+            _bars(axes, rows, methods, groups, upright=0.6 + _BAR * bars > PAGE)
             for label, (_, row) in enumerate(rows[rows["method"] == reference].iterrows()):
                 across = (groups.index(row["group"]) - 0.48, groups.index(row["group"]) + 0.48)
                 reference_line(axes, row["value"], "" if label else method_style(reference).name, across)
@@ -74,10 +88,12 @@ def grouped_bars(frame: pd.DataFrame, title: str, measures: Sequence[str], refer
     return figure
 
 
-def _bars(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], groups: Sequence[str]) -> None:
+def _bars(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], groups: Sequence[str], upright: bool) -> None:
+    """`upright`: numbers over the bars are turned, where these are narrow."""
     share = 1 / (len(methods) + 1)
     for place, method in enumerate(methods):
-        shown = method_style(method)
+        shown, variant = method_style(method), variant_number(methods, method) % len(_PALER)
+        pale = _PALER[variant]
         cells = rows[rows["method"] == method].set_index("group")
         cells = cells.loc[[group for group in groups if group in cells.index]]
         if cells.empty:
@@ -88,12 +104,12 @@ def _bars(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], groups: Sequen
             x,
             value,
             0.9 * share,
-            facecolor=shown.face,
+            facecolor=[pale + (1 - pale) * part for part in to_rgb(shown.face)],
             edgecolor=shown.color,
             linewidth=1.0,
             label=shown.name,
-            hatch=method_hatch(method),
-            hatchcolor=shown.color if shown.hollow else "white",
+            hatch=method_hatch(method) * (1 + variant * shown.hollow),
+            hatchcolor=shown.color if shown.hollow or variant else "white",
         )
         reach = np.where(np.isnan(high), value, np.maximum(high, value))
         whiskers = np.nan_to_num([np.maximum(value - low, 0), reach - value])
@@ -106,11 +122,13 @@ def _bars(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], groups: Sequen
                 xytext=(0, 1.5),
                 textcoords="offset points",
                 ha="center",
+                va="bottom",
+                rotation=90 if upright else 0,
                 fontsize=6.5,
                 color="#222222",
                 bbox=_BEHIND,
             )
-    axes.set_xticks(range(len(groups)), [textwrap.fill(group, 18) for group in groups])
+    axes.set_xticks(range(len(groups)), [textwrap.fill(group, 12) for group in groups])
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.set_ylim(0, 112)
     axes.set_yticks(range(0, 101, 25))

@@ -6,30 +6,34 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
-from gnm.analysis.drawing import methods_of
+from gnm.analysis.drawing import PAGE, methods_of
 from gnm.analysis.style import method_style, style
 from gnm.analysis.tables import heading
 from gnm.errors import DataError
 
-_CELL = {False: 0.235, True: 0.2}  # inches, by whether there are many documents
-_MANY = 12
+_CELL = 0.235  # inches at most
+_NUMBERED = 0.15  # inches of a cell from which its number can be read in print
+_STEP = 3  # of smaller cells, every third row and column has numbers
 _DARK = 55  # percent from which a number is written in white
 
 
 def heatmaps(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> Figure:
-    """Methods down, measures across; `frame` is `measure_frame(..., by="cell")`.
+    """Methods down, measures across, as wide as a page; `frame` is `measure_frame(..., by="cell")`.
 
-    Cells without samples are hatched; cells below the diagonal, before the document was written, are white.
+    Cells without samples are hatched; cells below the diagonal, before the document was written, are white. Where
+    cells are too small for all numbers, those of every third document stand, and a scale of colours.
     Raises DataError when no method has one of `measures`, or the documents are single.
     """
     methods = methods_of(frame, measures)
     n = int(frame["t"].max()) + 1
     if n < 2:
         raise DataError("the evaluations are of single documents; a heatmap needs sequences")
-    side = n * _CELL[n > _MANY]
+    side = min(n * _CELL, (PAGE - 0.5) / len(measures) - 0.3)
+    step = 1 if side >= n * _NUMBERED else _STEP
     with style():
-        size = (0.8 + (side + 0.5) * len(measures), 1.0 + (side + 0.65) * len(methods))
+        size = (0.5 + (side + 0.3) * len(measures), 0.8 + (side + 0.5) * len(methods) + 0.5 * (step > 1))
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(title, fontsize=10.5)
         panels = figure.subplots(len(methods), len(measures), squeeze=False, sharex=True, sharey=True)
@@ -37,17 +41,21 @@ def heatmaps(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> Figure
             for column, measure in enumerate(measures):
                 axes = panels[row, column]
                 cells = frame[(frame["method"] == method) & (frame["measure"] == measure)]
-                _matrix(axes, cells, n)
-                name = method_style(method).name
-                axes.set_title(f"{name}\n{heading(measure)}, %", fontsize=8, loc="left")
-        panels[0, 0].set_xticks(*_ticks(n))
-        panels[0, 0].set_yticks(*_ticks(n))
+                colours = _matrix(axes, cells, n, step)
+                axes.set_title(f"{method_style(method).name}\n{heading(measure)}, %", fontsize=7, loc="left")
+        places = list(range(0, n, step))
+        panels[0, 0].set_xticks(places, [place + 1 for place in places])
+        panels[0, 0].set_yticks(places, [place + 1 for place in places])
         figure.supxlabel("Documents seen", fontsize=9)
         figure.supylabel("Document of the question", fontsize=9)
+        if step > 1:
+            bar = figure.colorbar(colours, ax=panels, location="top", fraction=0.2 / size[1], pad=0.1 / size[1])
+            bar.ax.tick_params(labelsize=7)
+            bar.set_label("Colours, %", fontsize=7)
     return figure
 
 
-def _matrix(axes: Axes, cells: pd.DataFrame, n: int) -> None:
+def _matrix(axes: Axes, cells: pd.DataFrame, n: int, step: int) -> AxesImage:
     shown = np.full((n, n), np.nan)
     shown[cells["q"].to_numpy(dtype=int), cells["t"].to_numpy(dtype=int)] = 100 * cells["value"].to_numpy(dtype=float)
     for q in range(n):
@@ -61,23 +69,14 @@ def _matrix(axes: Axes, cells: pd.DataFrame, n: int) -> None:
                     hatch="////",
                     linewidth=0,
                 )
-            else:
+            elif q % step == t % step == 0:
                 ink = "white" if shown[q, t] > _DARK else "#222222"
-                axes.text(
-                    t,
-                    q,
-                    f"{shown[q, t]:.0f}",
-                    ha="center",
-                    va="center",
-                    color=ink,
-                    fontsize=5.0 if n > _MANY else 6.5,
-                    in_layout=False,
-                )
-    axes.imshow(shown, cmap="Blues", vmin=0, vmax=100, aspect="equal")
+                size = 6.0 if step == 1 else 5.5
+                text = f"{shown[q, t]:.0f}"
+                # a number wider than its cell would end in the white below the diagonal
+                place, side = (t, "center") if step == 1 or t > q else (t - 0.45, "left")
+                axes.text(place, q, text, ha=side, va="center", color=ink, fontsize=size, in_layout=False)
+    image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=100, aspect="equal")
     axes.grid(visible=False)
     axes.tick_params(length=0, labelsize=7)
-
-
-def _ticks(n: int) -> tuple[list[int], list[int]]:
-    step = 1 if n <= _MANY else 3
-    return list(range(0, n, step)), [place + 1 for place in range(0, n, step)]
+    return image

@@ -1,5 +1,6 @@
 """Measures against age, against documents seen, and cost against documents seen: a panel a measure, a line a method."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from gnm.analysis.drawing import footnote, legend_below, methods_of, plot_lines, reference_line, sheet
+from gnm.analysis.drawing import COLUMN, PAGE, footnote, legend_below, methods_of, plot_lines, reference_line, sheet
 from gnm.analysis.saved import SavedEvaluation
 from gnm.analysis.style import in_order, method_style, style
 from gnm.analysis.tables import heading
@@ -24,7 +25,9 @@ COST = {  # what a cost file holds, and what is counted, in which unit it is sho
     "flops_per_token": ("As published, GFLOP", 1e-9),
 }
 _WIDE = 4  # largest over smallest cost from which a scale is logarithmic
-_PANEL, _AXIS = 2.9, {"age": "Documents written since the question's own", "t": "Documents seen"}
+_AXIS = {"age": "Documents written since", "t": "Documents seen"}
+_IN_TURN = 4  # methods whose markers take turns on lines of cost, which often lie on each other
+_LETTERS = {1: 36, 2: 36, 3: 24}  # of a panel's title, by panels across
 
 
 def measure_lines(
@@ -81,7 +84,7 @@ def cost_lines(frame: pd.DataFrame, title: str) -> Figure:
         for axes, measure in zip(panels, measures, strict=True):
             rows = frame[frame["measure"] == measure].assign(low=np.nan, high=np.nan)
             name, scale = COST[measure]
-            plot_lines(axes, rows.assign(t=rows["t"] + 1), methods, "t", scale)
+            plot_lines(axes, rows.assign(t=rows["t"] + 1), methods, "t", scale, markers=min(len(methods), _IN_TURN))
             if rows["value"].max() > _WIDE * rows["value"].min():
                 axes.set_yscale("log")
                 axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -89,17 +92,17 @@ def cost_lines(frame: pd.DataFrame, title: str) -> Figure:
             else:
                 axes.set_ylim(0, 1.15 * scale * rows["value"].max())
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-            axes.set_title(name)
+            axes.set_title(textwrap.fill(name, _LETTERS[_across(len(measures))]))
             _finish(axes, 1, int(frame["t"].max()) + 1, "t")
         legend_below(body, panels, figure.get_figwidth())
     return figure
 
 
 def _panels(title: str, count: int, methods: int, note: str) -> tuple[Figure, SubFigure, list[Axes]]:
-    """At most three panels in a row, none narrower for the others."""
-    across = 2 if count == 4 else min(count, 3)
+    """At most three panels in a row; all of a column's width, or a page's for several."""
+    across = _across(count)
     down = -(-count // across)
-    figure, body = sheet(max(_PANEL * across, 4.2), 0.7 + 2.5 * down + 0.18 * -(-methods // across), title, note)
+    figure, body = sheet(PAGE if across > 1 else COLUMN, 0.5 + 2.2 * down + 0.2 * -(-methods // across), title, note)
     with style():
         panels = list(body.subplots(down, across, squeeze=False).flatten())
     for axes in panels[count:]:
@@ -107,8 +110,12 @@ def _panels(title: str, count: int, methods: int, note: str) -> tuple[Figure, Su
     return figure, body, panels[:count]
 
 
+def _across(count: int) -> int:
+    return 2 if count == 4 else min(count, 3)
+
+
 def _finish(axes: Axes, first: int, last: int, along: str) -> None:
     step = max(1, round((last - first) / 5))
-    axes.set_xticks(range(first, last + 1, step))
+    axes.set_xticks([first, *(place for place in range(0, last + 1, step) if place > first + step / 3)])
     axes.set_xlim(first - 0.5, last + 0.5)
     axes.set_xlabel(_AXIS[along], fontsize=8)

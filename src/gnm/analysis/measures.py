@@ -130,6 +130,10 @@ def _of_summary(evaluation: SavedEvaluation, places: Mapping[str, Place], by: st
         if value is None:
             continue
         count = None if counts is None else _last(counts, place.by_age if from_line else place.matrix, value.ndim)
+        if count is not None and count.shape != value.shape:
+            raise DataError(f"{evaluation.folder}: summary.json and counts.json differ in the shape of {name}")
+        if reach is not None and (len(value) < reach or len(value) > reach and not from_line):
+            raise DataError(f"{evaluation.folder}: {name} is of {len(value)} documents, accuracy of {reach}")
         value, count = value[:reach], None if count is None else count[:reach]
         size = np.ones_like(value) if count is None else count
         total, weighted = (_pooled(each, by, from_line) for each in (size, size * value))
@@ -151,9 +155,15 @@ def _pooled(matrix: np.ndarray, by: str, from_line: bool) -> np.ndarray:
 
 
 def _last(summary: Mapping[str, Sequence[Any]], key: str, dimensions: int) -> np.ndarray | None:
-    """The last epoch's entry; a bare number, as in published sequences of one document, is a line or matrix of one."""
+    """The last epoch's entry; a bare number, as in published sequences of one document, is a line or matrix of one.
+
+    Raises DataError for a matrix that is not square, or a line that is none.
+    """
     entry = summary.get(key, [None])[-1]
-    return None if entry is None else np.array(entry, dtype=float, ndmin=dimensions)
+    found = None if entry is None else np.array(entry, dtype=float, ndmin=dimensions)
+    if found is not None and (found.ndim > dimensions or len(set(found.shape)) > 1):
+        raise DataError(f"the summary's {key} is of shape {found.shape}; it is not an evaluation of facts")
+    return found
 
 
 def _combined(found: Mapping[str, Found], name: str) -> Found | None:

@@ -27,6 +27,8 @@ ABOVE = "change_above_others"
 """How much more the lines change that the instruction is about (to learn and to leave out alike) than the others."""
 COLUMNS = ["method", "measure", "layer", "value", "low", "high", "targets"]
 SWAP_COLUMNS = ["kind", "measure", "first", "last", "value", "low", "high", "targets"]
+_LAYERS = ("target", "layer", "measure", "value")
+_ANSWERS = ("target", "kind", "first", "last", "measure", "right", "margin")
 _RESAMPLES, _LEVEL = 2000, 0.95
 
 
@@ -38,7 +40,8 @@ def methods_in(folder: Path) -> list[str]:
 def read_layers(folder: Path) -> pd.DataFrame:
     """Every method's measures: columns method, target, layer, measure, value. Raises DataError if there are none."""
     recover_folders(folder)
-    parts = [_read(path).assign(method=path.parent.name) for path in sorted(Path(folder).glob("[!.]*/layers.parquet"))]
+    paths = sorted(Path(folder).glob("[!.]*/layers.parquet"))
+    parts = [_read(path, _LAYERS).assign(method=path.parent.name) for path in paths]
     if not parts:
         raise DataError(f"no memory analysis under {folder} (looked for <method>/layers.parquet)")
     frame = pd.concat(parts, ignore_index=True)
@@ -51,7 +54,7 @@ def read_swap(folder: Path) -> pd.DataFrame:
     path = Path(folder) / "layer_swap" / "answers.parquet"
     if not path.is_file():
         raise DataError(f"no layer swap under {folder} (looked for layer_swap/answers.parquet)")
-    return _read(path)
+    return _read(path, _ANSWERS)
 
 
 def by_layer(frame: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
@@ -116,6 +119,8 @@ def draw_part(folder: Path, part: str, title: str) -> tuple[Figure, pd.DataFrame
 
 def _above_others(frame: pd.DataFrame) -> pd.DataFrame:
     wide = frame.pivot(index=["method", "target", "layer"], columns="measure", values="value")
+    if not {"change_learned", "change_left_out", "change_others"} <= set(wide.columns):
+        return frame[:0]
     about = (wide["change_learned"] + wide["change_left_out"]) / 2
     return (about - wide["change_others"]).rename("value").reset_index().assign(measure=ABOVE)
 
@@ -130,8 +135,13 @@ def _cell(values: np.ndarray, targets: int) -> tuple[float, float, float, int]:
     return float(values[0]), *interval(values, targets, _LEVEL), targets
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is damaged ({error}); make it again") from error
+    if absent := [name for name in columns if name not in frame]:
+        raise DataError(f"{path} has no column {', '.join(absent)}; make it again")
+    if frame.empty:
+        raise DataError(f"{path} has no rows; make it again")
+    return frame

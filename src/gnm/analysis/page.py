@@ -220,7 +220,7 @@ def missing(name: str, has: Collection[str], methods: Sequence[str], command: st
     """Which of `methods` the folder `name`, which `has` some, lacks, and the command that makes them."""
     absent = [method_style(method).name for method in in_order(set(methods) - set(has))]
     if not absent:
-        return Sentence(f"`{name}` has every method of the paper's figure.")
+        return Sentence(f"`{name}` has every method that is asked for.")
     return Sentence(f"Missing in `{name}`: {'; '.join(absent)}. `{command}` makes them.")
 
 

@@ -64,9 +64,14 @@ class SavedEvaluation:
 
     @property
     def records(self) -> pd.DataFrame | None:
-        """Per-query records, None when the evaluation kept none. Raises DataError."""
+        """Per-query records, None when the evaluation kept none. Raises DataError, for a file without rows too."""
         path = self.folder / "records.parquet"
-        return read_records(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        found = read_records(path)
+        if found.empty:
+            raise DataError(f"{path} has no rows; evaluate again to replace it")
+        return found
 
     def merit(self) -> pd.DataFrame:
         """Figures of merit (`gnm.metrics.MERIT_COLUMNS`), with intervals where there are records, or counts alone."""

@@ -129,7 +129,10 @@ def merit_of_summary(
     found = []
     for name in FACTS:
         matrix, size = (np.atleast_2d(last(f"fact_{name}_matrix", of, 2)) for of in (summary, counts))
-        there = np.triu(np.ones_like(matrix) if np.isnan(size).all() else size)
+        counted = not np.isnan(size).all()
+        if counted and size.shape != matrix.shape:
+            raise DataError(f"the counts of fact_{name}_matrix are of shape {size.shape}, the summary's {matrix.shape}")
+        there = np.triu(size if counted else np.ones_like(matrix))
         mean = matrix[there > 0].mean() if (there > 0).any() else math.nan
         found.append((name, None, mean, there.max(axis=1).sum() if counts else math.nan))
     combined = [("score", harmonic_mean([mean for _, _, mean, _ in found]))]
