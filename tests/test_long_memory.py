@@ -10,6 +10,7 @@ from gnm.api import load
 from gnm.errors import ConfigError, MemoryFileError
 from gnm.learners import LearnerSettings, build_learner
 from gnm.learners.long_documents import write_parts
+from gnm.memory import save_memory
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.shell import described
 from gnm.weights.adapters import read_about
@@ -76,9 +77,14 @@ def test_a_document_in_parts_is_one_document_of_the_store(gated, store):
 def test_merging_takes_stores_in(gated, tmp_path):
     filled(gated).save_memory(tmp_path / "a")
     memory = filled(gated)
+    with pytest.raises(MemoryFileError, match="holds this memory itself"):
+        memory.merge(tmp_path / "a")
+    memory.ask("Oslo is a")
+    memory.undo()
+    memory.write(TEXTS[2][::-1], INSTRUCTION)
     memory.merge(tmp_path / "a")
     assert {0, 1, 3, 4} <= set(memory.state.store[0].source.tolist())
-    assert [each.beginning for each in memory.documents[:3]] == [each.beginning for each in memory.documents[3:]]
+    assert [each.beginning for each in memory.documents[:2]] == [each.beginning for each in memory.documents[3:5]]
     without = small(gated)
     without.write(TEXTS[0], INSTRUCTION)
     without.save_memory(tmp_path / "b")
@@ -96,11 +102,43 @@ def test_the_shell_keeps_and_shows_a_store(gated, tmp_path, monkeypatch, capsys)
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[:2] for line in shown[1:4]] == [["0", "2"], ["1", "1"], ["2", "0"]]
     assert int(shown[1][3]) > 0 and shown[3][3] == "0" and shown[5][:2] == ["long-term", "store:"]
-    with pytest.raises(SystemExit, match="has a long-term store.*--capacity SLOTS --store SEGMENTS"):
-        cli.main(["ask", *given[:3], "Oslo is a"])
     for wrong in ("0", "-1", "many"):
         with pytest.raises(SystemExit):
             cli.main(["ask", *given[:-1], wrong, "Oslo is a"])
+
+
+def test_a_file_tells_the_settings_of_its_store(gated, tmp_path, monkeypatch, capsys):
+    memory = filled(gated)
+    memory.save_memory(tmp_path / "m")
+    monkeypatch.setattr(api, "load", functools.partial(load, dtype="float32", device="cpu"))
+    own = [str(tmp_path / "m"), "--adapter", str(gated)]
+    cli.main(["inspect", *own])
+    held = memory.state.store[0]
+    told = (
+        f"long-term store: {len(held)} segments, {int(held.lengths.sum())} slots; a question reads 2 of them, found by "
+    )
+    told += "by the mean input of layer 1, whitened; pool: capacity 80, eviction oldest"
+    assert capsys.readouterr().out.splitlines()[1] == told
+    cli.main(["inspect", *own, "--store", "1", "--capacity", "60"])
+    assert "a question reads 1 of them, found by the mean input of layer 1" in capsys.readouterr().out
+    cli.main(["ask", *own, "Oslo is a"])
+    assert capsys.readouterr().out.strip() == memory.ask("Oslo is a")
+    cli.main(["write", *own, "Bern is old.", "--instruction", INSTRUCTION])
+    again = load(gated, dtype="float32", device="cpu", memory=tmp_path / "m")
+    assert again.pool == memory.pool and len(again.documents) == 4
+
+
+def test_a_file_that_does_not_tell_is_refused_before_the_model_is_loaded(gated, tmp_path, monkeypatch):
+    memory = filled(gated)
+    save_memory(tmp_path / "m", memory.state, memory._digest)
+    monkeypatch.setattr(api, "load_backbone", None)
+    with pytest.raises(SystemExit, match="has a long-term store.*--capacity SLOTS --store SEGMENTS"):
+        cli.main(["ask", str(tmp_path / "m"), "--adapter", str(gated), "Oslo is a"])
+    with pytest.raises(MemoryFileError, match="this model searches by the mean input of layer 2, whitened"):
+        small(gated, store={"k": 2}, memory=tmp_path / "m")
+    save_memory(tmp_path / "m", memory.state, memory._digest, {}, {"capacity": -1})
+    with pytest.raises(ConfigError, match="memory.capacity"):
+        load(gated, device="cpu", memory=tmp_path / "m")
 
 
 def test_a_model_is_saved_with_its_store(gated, tmp_path):
@@ -115,7 +153,7 @@ def test_a_model_is_saved_with_its_store(gated, tmp_path):
 def test_stores_that_make_no_sense_are_refused(gated):
     with pytest.raises(ConfigError, match=r"store\.k"):
         small(gated, store={"k": 0})
-    with pytest.raises(ConfigError, match="without memory.capacity evicts nothing"):
+    with pytest.raises(ConfigError, match="a pool without a capacity drops nothing; give its size too"):
         small(gated, store={}, capacity=None)
     with pytest.raises(ConfigError, match="set write.gates"):
         load(None, backbone="tiny", dtype="float32", device="cpu", capacity=80, store={})

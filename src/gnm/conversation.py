@@ -22,10 +22,10 @@ from gnm.inference.generation import decode_stream, generate_tokens, generation_
 from gnm.inference.scoring import Score, score
 from gnm.learners.long_documents import Long, parts_for, write_parts
 from gnm.learners.memory import MemoryLearner
-from gnm.memory import MemoryState, load_memory, merge, save_memory
-from gnm.memory.files import locked, version_of
+from gnm.memory import MemoryState, PoolSettings, load_memory, merge, save_memory
+from gnm.memory.files import SavedMemory, locked, read_memory, version_of
 from gnm.memory.history import History
-from gnm.memory.notes import Notes, check_notes, note_of, only_stored, without_text
+from gnm.memory.notes import Notes, check_notes, note_of, only_stored, without_document, without_text
 from gnm.memory.state import MIXED
 from gnm.memory.written import Written, written_documents
 from gnm.models.projected import Memory
@@ -109,6 +109,8 @@ class Conversation:
         Raises DataError for an empty request, ConfigError for a setting that is unknown or makes no sense, both at once
         and not when the first piece is taken.
         """
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ConfigError(f"seed: {seed!r} is no seed; give an int from 0 on")
         config, reader, prompt = generation_config(**settings), self._learner.reader, self._prompt(request)
         prefix = self._learner.prefix(self._memory, [request.strip()])
         tokens = generate_tokens(reader.decoder, prefix, prompt, reader.chat.end_of_turn, config, seed)
@@ -137,11 +139,12 @@ class Conversation:
         """
         if isinstance(answers, str):
             raise DataError("the answers are one text, not several; give a list of texts")
+        check_text(request, "request", None)
+        for answer in answers:
+            check_text(answer, "answer", "there is nothing to score")
         reader = self._learner.reader
         prompt = (reader.chat.encode(request.strip()) + reader.chat.tail) or reader.chat.end_of_turn[:1]
         told = [reader.chat.encode_answer(answer) for answer in answers]
-        if not all(told):
-            raise DataError("an answer is empty; there is nothing to score")
         pairs = [(prompt, answer) for answer in told]
         return score(reader.decoder, self._learner.prefix(self._memory, [request]), pairs) if pairs else []
 
@@ -157,13 +160,7 @@ class Conversation:
         """
         if isinstance(document, bool) or not isinstance(document, int):
             raise MemoryFileError(f"{document!r} is no document's number; give an int, such as `write` returns")
-        state = self.state
-        if str(document) not in self._notes or document in state.documents():
-            try:
-                state = state.forget(document)
-            except KeyError as error:
-                raise MemoryFileError(str(error.args[0])) from error
-        notes = {number: note for number, note in self._notes.items() if number != str(document)}
+        state, notes = without_document(self.state, self._notes, document)
         self._change(self._attach(state), only_stored(notes, state))
 
     @torch.no_grad()
@@ -193,15 +190,19 @@ class Conversation:
         return held - sum(self.state.documents().values())
 
     @torch.no_grad()
-    def merge(self, path: str | Path) -> None:
+    def merge(self, path: str | Path | SavedMemory) -> None:
         """Take in all documents of another saved memory of this model; they are numbered on from this one's.
 
-        Raises MemoryFileError if it is damaged or another model's, or if both together could never be read.
+        path: its file, or what `read_memory` gave of it.
+        Raises MemoryFileError if it is damaged, another model's or the same memory as this one, or if both together
+        could never be read.
         """
-        other, notes = self._read(path)
+        saved, other, notes = self._read(path)
+        if other.equals(self.state):
+            raise MemoryFileError(f"{saved.path} holds this memory itself, which would know all twice; merge another")
         first = self.state.written
         renumbered = {str(int(number) + first): note for number, note in notes.items()}
-        memory = self._attach(merge(self.state, other, self._learner.lm.pool))
+        memory = self._attach(merge(self.state, other, self.pool))
         self._learner.lm.check_state(memory.state)
         self._change(memory, only_stored({**self._notes, **renumbered}, memory.state))
 
@@ -229,6 +230,7 @@ class Conversation:
         Raises MemoryFileError if the file cannot be written, is another process's for more than `timeout` seconds,
         or was changed since this conversation loaded or saved it.
         """
+        settings = self.pool.model_dump(mode="json", exclude_unset=True)
         with locked(path, timeout):
             place = os.path.realpath(path)
             if place in self._versions and os.path.exists(place) and version_of(path) != self._versions[place]:
@@ -236,23 +238,26 @@ class Conversation:
                     f"{path} was changed since this conversation loaded or saved it; load it again and repeat what was "
                     "done, or save to another file"
                 )
-            self._versions[place] = save_memory(path, self.state, self._digest, self._saved_notes())
+            self._versions[place] = save_memory(path, self.state, self._digest, self._saved_notes(), settings)
 
-    def load_memory(self, path: str | Path) -> None:
-        """Go on from a saved memory. Raises MemoryFileError if it is damaged or another model's."""
-        version = version_of(path)
-        state, notes = self._read(path)
-        self._versions[os.path.realpath(path)] = version
+    def load_memory(self, path: str | Path | SavedMemory) -> None:
+        """Go on from a saved memory; path: its file, or what `read_memory` gave of it.
+
+        Raises MemoryFileError if it is damaged or another model's.
+        """
+        saved, state, notes = self._read(path)
+        self._versions[os.path.realpath(saved.path)] = saved.checksum
         memory = self._attach(state)
         self._change(memory, only_stored(notes, memory.state))
 
-    def _read(self, path: str | Path) -> tuple[MemoryState, Notes]:
-        state, notes = load_memory(path, self._digest, self._learner.lm.decoder.device, like=self.state)
+    def _read(self, path: str | Path | SavedMemory) -> tuple[SavedMemory, MemoryState, Notes]:
+        saved = path if isinstance(path, SavedMemory) else read_memory(path)
+        state, notes = load_memory(saved, self._digest, self._learner.lm.decoder.device, like=self.state)
         try:
             check_notes(notes, state)
         except ValueError as error:
-            raise MemoryFileError(f"the notes in {path} are damaged ({error}); restore it from a copy") from error
-        return state, notes if self._keep_notes else without_text(notes)
+            raise MemoryFileError(f"the notes in {saved.path} are damaged ({error}); restore it from a copy") from error
+        return saved, state, notes if self._keep_notes else without_text(notes)
 
     def _saved_notes(self) -> Notes:
         return only_stored(self._notes, self.state)
@@ -284,6 +289,11 @@ class Conversation:
     def state(self) -> MemoryState:
         """The memory as a value, a batch of one."""
         return self._memory.state
+
+    @property
+    def pool(self) -> PoolSettings:
+        """Settings of the memory's pool: its size, what it evicts, its long-term store."""
+        return self._learner.lm.pool
 
     @property
     def model(self) -> PreTrainedModel:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from gnm.errors import MemoryFileError
 from gnm.memory.state import MemoryState
 from gnm.memory.written import Segment
 
@@ -28,6 +29,16 @@ def note_of(document: str, instruction: str, segments: Sequence[Segment], slots:
 def without_text(notes: Mapping[str, Mapping[str, Any]]) -> Notes:
     """Notes that name the documents and say nothing of them."""
     return {number: {"instruction": "", "beginning": ""} for number in notes}
+
+
+def without_document(state: MemoryState, notes: Notes, document: int) -> tuple[MemoryState, Notes]:
+    """Memory and notes without a document. Raises MemoryFileError if there is none, or its slots can't be told."""
+    if str(document) not in notes or document in state.documents():
+        try:
+            state = state.forget(document)
+        except KeyError as error:
+            raise MemoryFileError(str(error.args[0])) from error
+    return state, {number: note for number, note in notes.items() if number != str(document)}
 
 
 def only_stored(notes: Mapping[str, Mapping[str, Any]], state: MemoryState) -> Notes:
