@@ -2,12 +2,14 @@
 
 import functools
 import shutil
+from typing import get_args
 
 import pytest
 
 from gnm import api, cli
 from gnm.api import load
 from gnm.errors import BackboneError, ConfigError, GNMError, MemoryFileError
+from gnm.memory import PoolSettings
 from gnm.memory.files import read_memory
 from spoiling import flip_a_bit
 from test_api import DOCUMENT, INSTRUCTION, tiny
@@ -137,6 +139,18 @@ def test_a_loaded_memory_is_given_along(files):
         tiny(memory=files / "qwen")
     with pytest.raises(MemoryFileError, match="there is no memory file"):
         tiny(memory=files / "absent")
+
+
+def test_the_shell_has_every_kind_of_eviction(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(api, "load", lambda *_, **settings: given.append(settings) or tiny())
+    kinds = get_args(PoolSettings.model_fields["eviction"].annotation)
+    for kind in kinds:
+        cli.main(["write", str(tmp_path / "m"), "a", "--instruction", "b", "--capacity", "90", "--eviction", kind])
+        (tmp_path / "m").unlink()
+    assert [(each["capacity"], each["eviction"]) for each in given] == [(90, kind) for kind in kinds]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["ask", "m", "a", "--eviction", "newest"])
 
 
 def test_an_unknown_dtype_or_backbone_is_named():

@@ -101,7 +101,8 @@ def load(
             f"{adapter} was trained as {settings.method}, which keeps no pool of slots; give a gnm adapter"
         )
     if saved is not None:
-        check_searchable(saved.path, saved.state, settings.memory.store and settings.memory.store.search_key)
+        store_settings = settings.memory.store
+        check_searchable(saved.path, saved.state, store_settings.search_key if store_settings else None)
     loaded = load_backbone(name, dtype=dtype, device=pick_device(device))
     if folder is not None:
         about, loaded = load_model(folder, loaded)

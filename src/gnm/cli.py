@@ -41,6 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--backbone", default=None, help="backbone, untrained unless --adapter is given too")
     common.add_argument("--capacity", type=_count, default=None, metavar="SLOTS", help="slots of the pool (no limit)")
     common.add_argument(
+        "--eviction", choices=("random", "oldest", "weakest"), default=None,
+        help="what a full pool drops (default: as the model has it, or random)",
+    )  # fmt: skip
+    common.add_argument(
         "--store", type=_count, default=None, metavar="SEGMENTS",
         help="keep what a full pool evicts in a long-term store; a question reads so many segments of it",
     )  # fmt: skip
@@ -129,7 +133,8 @@ def _conversation(
         check(saved)
     adapter = options.adapter or (None if options.backbone else DEFAULT_ADAPTER)
     store = {"k": options.store} if options.store else None
-    return load(adapter, backbone=options.backbone, capacity=options.capacity, store=store, memory=saved)
+    pool = {"capacity": options.capacity, "eviction": options.eviction, "store": store}
+    return load(adapter, backbone=options.backbone, memory=saved, **pool)
 
 
 def _write(options: argparse.Namespace) -> None:
