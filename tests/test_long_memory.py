@@ -115,7 +115,7 @@ def test_a_file_tells_the_settings_of_its_store(gated, tmp_path, monkeypatch, ca
     cli.main(["inspect", *own])
     held = memory.state.store[0]
     told = (
-        f"long-term store: {len(held)} segments, {int(held.lengths.sum())} slots; a question reads 2 of them, found by "
+        f"long-term store: {len(held)} segments, {int(held.lengths.sum())} slots; a question reads 2 of them, found "
     )
     told += "by the mean input of layer 1, whitened; pool: capacity 80, eviction oldest"
     assert capsys.readouterr().out.splitlines()[1] == told

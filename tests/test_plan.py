@@ -1,6 +1,7 @@
 """The plan of a GPU's memory against what models really hold, and the paper's scale without its hardware."""
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ def test_a_store_and_what_questions_read_of_it_are_what_a_model_holds(tiny_sizes
     texts, tokens, k = 5, 60, 2
     method = {"write": {"gates": {"threshold": 0.0}}, "method": "memoryllm"}
     method["memory"] = {"capacity": 2 * tokens, "eviction": "oldest", "store": {"k": k, "layer": 1}}
-    values = evaluate_settings("data", "out") | {"backbone": {"name": "tiny", "dtype": "float32"}}
+    values = evaluate_settings(Path("data"), Path("out")) | {"backbone": {"name": "tiny", "dtype": "float32"}}
     values |= {"methods": {"memoryllm": method}, "loop": values["loop"] | {"sequence_length": texts}}
     values["loop"] |= {"sequences_at_once": 1}
     need = plan(validate(values, EvaluateParams, "test"), "memoryllm", 1, tokens)
@@ -107,8 +108,8 @@ def test_a_store_and_what_questions_read_of_it_are_what_a_model_holds(tiny_sizes
                  EvaluateParams, "test"),
         "memoryllm", 1, tokens,
     )  # fmt: skip
-    lm = build_learner(LearnerSettings(**method), load_backbone("tiny", dtype="float32")).lm
-    lm.head, lm.pool = [], lm.pool.model_copy(update={"store": lm.pool.store.model_copy(update={"by": "random"})})
+    lm = build_learner(LearnerSettings(**method), load_backbone("tiny", dtype="float32"), training=True).lm
+    lm.head = []
     memory = lm.initial(torch.tensor([0]))
     for _ in range(texts):
         ids = torch.randint(5, 200, (1, tokens))
