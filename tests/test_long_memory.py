@@ -114,9 +114,7 @@ def test_a_file_tells_the_settings_of_its_store(gated, tmp_path, monkeypatch, ca
     own = [str(tmp_path / "m"), "--adapter", str(gated)]
     cli.main(["inspect", *own])
     held = memory.state.store[0]
-    told = (
-        f"long-term store: {len(held)} segments, {int(held.lengths.sum())} slots; a question reads 2 of them, found "
-    )
+    told = f"long-term store: {len(held)} segments, {int(held.lengths.sum())} slots; a question reads 2 of them, found "
     told += "by the mean input of layer 1, whitened; pool: capacity 80, eviction oldest"
     assert capsys.readouterr().out.splitlines()[1] == told
     cli.main(["inspect", *own, "--store", "1", "--capacity", "60"])
@@ -136,9 +134,10 @@ def test_a_file_that_does_not_tell_is_refused_before_the_model_is_loaded(gated, 
         cli.main(["ask", str(tmp_path / "m"), "--adapter", str(gated), "Oslo is a"])
     with pytest.raises(MemoryFileError, match="this model searches by the mean input of layer 2, whitened"):
         small(gated, store={"k": 2}, memory=tmp_path / "m")
-    save_memory(tmp_path / "m", memory.state, memory._digest, {}, {"capacity": -1})
-    with pytest.raises(ConfigError, match="memory.capacity"):
-        load(gated, device="cpu", memory=tmp_path / "m")
+    for wrong in ({"capacity": -1}, {"capacity": 80, "store": 5}, {"size": 80}):
+        save_memory(tmp_path / "m", memory.state, memory._digest, {}, wrong)
+        with pytest.raises(MemoryFileError, match="is damaged or no memory file .its pool: "):
+            load(gated, device="cpu", memory=tmp_path / "m")
 
 
 def test_a_model_is_saved_with_its_store(gated, tmp_path):

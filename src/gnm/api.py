@@ -83,6 +83,8 @@ def load(
     about: Mapping[str, Any] = {"lora": None, "learner": {"method": "memoryllm"}}
     if folder is not None:
         about = read_about(folder)
+        if saved is None and (folder / STATE).is_file():
+            saved = read_memory(folder / STATE)
     name = backbone or about.get("backbone", {}).get("name")
     if name is None:
         raise CheckpointError("neither an adapter nor a backbone is named; give one of them")
@@ -119,8 +121,6 @@ def load(
     )
     if saved is not None:
         conversation.load_memory(saved)
-    elif folder is not None and (folder / STATE).is_file():
-        conversation.load_memory(folder / STATE)
     return conversation
 
 

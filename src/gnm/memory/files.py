@@ -21,9 +21,11 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from gnm.errors import MemoryFileError
+from gnm.config import validate
+from gnm.errors import ConfigError, MemoryFileError
 from gnm.files import atomic_path, remove_leftovers
 from gnm.memory.checks import check_alike, check_searchable, check_values
+from gnm.memory.pool import PoolSettings
 from gnm.memory.state import MemoryState
 from gnm.memory.store import LongTermStore
 
@@ -140,7 +142,10 @@ def read_memory(path: str | Path) -> SavedMemory:
             stores = _stores(found, header, len(tensors["seeds"])) if header["format"] == _WITH_STORE else None
         state = MemoryState(**tensors, written=int(header["written"]), store=stores)
         check_values(state)
-        return SavedMemory(path, checksum, header["model"], state, *(_mapping(header, n) for n in ("notes", "pool")))
+        pool = _mapping(header, "pool")
+        if pool:
+            validate(pool, PoolSettings, "its pool")
+        return SavedMemory(path, checksum, header["model"], state, _mapping(header, "notes"), pool)
 
 
 def _mapping(header: Mapping[str, str], name: str) -> dict[str, Any]:
@@ -164,7 +169,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise MemoryFileError(f"the memory file {path} may not be read; ask its owner, or change its mode") from error
     except KeyError as error:
         raise MemoryFileError(f"{path} is damaged (its header has no {error}); restore it from a copy") from error
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError, ConfigError) as error:
         raise MemoryFileError(f"{path} is damaged or no memory file ({error}); restore it from a copy") from error
 
 
