@@ -201,12 +201,14 @@ def test_memories_that_could_not_be_read_together_are_not_merged(memory, tmp_pat
     window = memory._learner.lm.decoder.window
     memory.write("a" * int(window * 0.6), INSTRUCTION)
     memory.save_memory(tmp_path / "a")
+    memory.undo()
+    memory.write("b" * int(window * 0.6), INSTRUCTION)
     before = memory.state
     with pytest.raises(MemoryFileError, match=f"the memory would take .* attends over {window}.*forget a document"):
         memory.merge(tmp_path / "a")
     assert same(memory.state, before) and len(memory.documents) == 1
     small = tiny(capacity=int(window * 0.7), eviction="oldest")
-    small.load_memory(tmp_path / "a")
+    small.write("b" * int(window * 0.6), INSTRUCTION)
     small.merge(tmp_path / "a")
     small.ask("The capital of Elbonia is")
 
@@ -272,7 +274,7 @@ def test_the_history_is_bounded_and_states_that_follow_each_other_share_their_sl
     memory.clear_history()
     with pytest.raises(MemoryFileError, match="nothing to undo"):
         memory.undo()
-    with pytest.raises(ConfigError, match="undo_steps: -1"):
+    with pytest.raises(ConfigError, match="load: undo_steps: .*-1"):
         tiny(undo_steps=-1)
     memory = tiny(undo_steps=0)
     memory.write(DOCUMENT, INSTRUCTION)
@@ -348,11 +350,13 @@ def test_a_memory_without_notes_keeps_no_words(memory, gated, tmp_path):
     assert not any(words in words_in(tmp_path / "a") for words in ("Oman", "Learn it all"))
     silent = tiny(keep_notes=False)
     silent.load_memory(tmp_path / "a")
-    silent.merge(tmp_path / "a")
+    memory.forget(0)
+    memory.save_memory(tmp_path / "other")
+    silent.merge(tmp_path / "other")
     silent.write("Oslo is in Asia.", "Learn Oslo.")
     silent.save_memory(tmp_path / "b")
     assert not any(words in words_in(tmp_path / "b") for words in ("Elbonia", "Memorize", "Oslo"))
-    assert [each.number for each in silent.documents] == [0, 1, 2, 3, 4] and silent.documents[4].slots > 0
+    assert [each.number for each in silent.documents] == [0, 1, 3, 4] and silent.documents[3].slots > 0
     with_gates = load(gated, dtype="float32", device="cpu", keep_notes=False)
     with_gates.write(LINES, INSTRUCTION)
     assert with_gates.documents[0].segments == () and with_gates.documents[0].slots > 0
@@ -365,8 +369,9 @@ def test_a_memory_is_read_and_merged_in_the_dtype_of_the_model(tmp_path, dtypes)
     writer.write(DOCUMENT, INSTRUCTION)
     writer.save_memory(tmp_path / "m")
     reader.load_memory(tmp_path / "m")
+    reader.write(DOCUMENT, INSTRUCTION)
     reader.merge(tmp_path / "m")
-    assert str(reader.state.slots.dtype) == f"torch.{dtypes[1]}" and len(reader.documents) == 2
+    assert str(reader.state.slots.dtype) == f"torch.{dtypes[1]}" and len(reader.documents) == 3
     reader.ask("The capital of Elbonia is")
 
 
@@ -441,7 +446,7 @@ def test_what_cannot_be_saved_or_is_absent_is_said_before_the_model_is_loaded(tm
     def never(*_, **__):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(api, "load", never)
+    monkeypatch.setattr(api, "load_backbone", never)
     (tmp_path / "file").touch()
     for line, message in (
         (["write", str(tmp_path), "a", "--instruction", "b"], "is a folder"),
@@ -451,7 +456,7 @@ def test_what_cannot_be_saved_or_is_absent_is_said_before_the_model_is_loaded(tm
         (["forget", str(tmp_path / "absent"), "0"], "there is no memory file"),
         (["merge", str(tmp_path / "file"), str(tmp_path / "absent")], "there is no memory file .*absent"),
         (["inspect", str(tmp_path / "absent")], "there is no memory file"),
-        (["write", str(tmp_path / "m"), "a", "--instruction", "b", "--store", "4"], "the pool's size too: --capacity"),
+        (["write", str(tmp_path / "m"), "a", "--instruction", "b", "--store", "4"], "give its size too: .*--capacity"),
     ):
         with pytest.raises(SystemExit, match=message):
             cli.main([*line, "--backbone", "tiny"])

@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from gnm.errors import DataError, exit_on_error
+from gnm.errors import ConfigError, DataError, exit_on_error
 
 BOUNDS = "from gnm.errors import exit_on_error\nwith exit_on_error():\n    "
 
@@ -43,6 +44,17 @@ def test_files_that_cannot_be_written_are_named(number, told):
     assert ended(OSError(number, "no", "/a/x.mem")).startswith("error: cannot use /a/x.mem: ")
     assert told in ended(OSError(number, "no", "/a/.x.mem.abcd1234.part"))
     assert "cannot use /a/x.mem: " in ended(OSError(number, "no", "/a/.x.mem.abcd1234.part"))
+
+
+def test_torchrun_tells_the_sentence_last(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    with pytest.raises(SystemExit, match="error: loop.steps: is 0"), exit_on_error():
+        raise ConfigError("loop.steps: is 0")
+    failed = ProcessFailure(local_rank=0, pid=1, exitcode=1, error_file=str(tmp_path / "error.json"))
+    assert "error: loop.steps: is 0" in str(ChildFailedError("gnm.train", {0: failed}))
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "absent" / "error.json"))
+    with pytest.raises(SystemExit, match="error: loop.steps: is 0"), exit_on_error():
+        raise ConfigError("loop.steps: is 0")
 
 
 def test_a_full_disk_is_told_whatever_library_met_it():

@@ -9,6 +9,7 @@ from gnm import api, cli
 from gnm.api import load
 from gnm.errors import ConfigError, MemoryFileError
 from gnm.learners.long_documents import write_parts
+from gnm.memory import save_memory
 from gnm.shell import described
 from gnm.weights.adapters import read_about
 
@@ -59,9 +60,14 @@ def test_a_document_in_parts_is_one_document_of_the_store(open_gates, store):
 def test_merging_takes_stores_in(open_gates, tmp_path):
     filled(open_gates).save_memory(tmp_path / "a")
     memory = filled(open_gates)
+    with pytest.raises(MemoryFileError, match="holds this memory itself"):
+        memory.merge(tmp_path / "a")
+    memory.ask("Oslo is a")
+    memory.undo()
+    memory.write(TEXTS[2][::-1], INSTRUCTION)
     memory.merge(tmp_path / "a")
     assert {0, 1, 3, 4} <= set(memory.state.store[0].source.tolist())
-    assert [each.beginning for each in memory.documents[:3]] == [each.beginning for each in memory.documents[3:]]
+    assert [each.beginning for each in memory.documents[:2]] == [each.beginning for each in memory.documents[3:5]]
     without = small(open_gates)
     without.write(TEXTS[0], INSTRUCTION)
     without.save_memory(tmp_path / "b")
@@ -79,11 +85,42 @@ def test_the_shell_keeps_and_shows_a_store(open_gates, tmp_path, monkeypatch, ca
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[:2] for line in shown[1:4]] == [["0", "2"], ["1", "1"], ["2", "0"]]
     assert int(shown[1][3]) > 0 and shown[3][3] == "0" and shown[5][:2] == ["long-term", "store:"]
-    with pytest.raises(SystemExit, match="has a long-term store.*--capacity SLOTS --store SEGMENTS"):
-        cli.main(["ask", *given[:3], "Oslo is a"])
     for wrong in ("0", "-1", "many"):
         with pytest.raises(SystemExit):
             cli.main(["ask", *given[:-1], wrong, "Oslo is a"])
+
+
+def test_a_file_tells_the_settings_of_its_store(open_gates, tmp_path, monkeypatch, capsys):
+    memory = filled(open_gates)
+    memory.save_memory(tmp_path / "m")
+    monkeypatch.setattr(api, "load", functools.partial(load, dtype="float32", device="cpu"))
+    own = [str(tmp_path / "m"), "--adapter", str(open_gates)]
+    cli.main(["inspect", *own])
+    held = memory.state.store[0]
+    told = f"long-term store: {len(held)} segments, {int(held.lengths.sum())} slots; a question reads 2 of them, found "
+    told += "by the mean input of layer 1, whitened; pool: capacity 80, eviction oldest"
+    assert capsys.readouterr().out.splitlines()[1] == told
+    cli.main(["inspect", *own, "--store", "1", "--capacity", "60"])
+    assert "a question reads 1 of them, found by the mean input of layer 1" in capsys.readouterr().out
+    cli.main(["ask", *own, "Oslo is a"])
+    assert capsys.readouterr().out.strip() == memory.ask("Oslo is a")
+    cli.main(["write", *own, "Bern is old.", "--instruction", INSTRUCTION])
+    again = load(open_gates, dtype="float32", device="cpu", memory=tmp_path / "m")
+    assert again.pool == memory.pool and len(again.documents) == 4
+
+
+def test_a_file_that_does_not_tell_is_refused_before_the_model_is_loaded(open_gates, tmp_path, monkeypatch):
+    memory = filled(open_gates)
+    save_memory(tmp_path / "m", memory.state, memory._digest)
+    monkeypatch.setattr(api, "load_backbone", None)
+    with pytest.raises(SystemExit, match="has a long-term store.*--capacity SLOTS --store SEGMENTS"):
+        cli.main(["ask", str(tmp_path / "m"), "--adapter", str(open_gates), "Oslo is a"])
+    with pytest.raises(MemoryFileError, match="this model searches by the mean input of layer 2, whitened"):
+        small(open_gates, store={"k": 2}, memory=tmp_path / "m")
+    for wrong in ({"capacity": -1}, {"capacity": 80, "store": 5}, {"size": 80}):
+        save_memory(tmp_path / "m", memory.state, memory._digest, {}, wrong)
+        with pytest.raises(MemoryFileError, match="is damaged or no memory file .its pool: "):
+            load(open_gates, device="cpu", memory=tmp_path / "m")
 
 
 def test_a_model_is_saved_with_its_store(open_gates, tmp_path):
@@ -98,7 +135,7 @@ def test_a_model_is_saved_with_its_store(open_gates, tmp_path):
 def test_stores_that_make_no_sense_are_refused(open_gates):
     with pytest.raises(ConfigError, match=r"store\.k"):
         small(open_gates, store={"k": 0})
-    with pytest.raises(ConfigError, match="without memory.capacity evicts nothing"):
+    with pytest.raises(ConfigError, match="a pool without a capacity drops nothing; give its size too"):
         small(open_gates, store={}, capacity=None)
     with pytest.raises(ConfigError, match="set write.gates"):
         load(None, backbone="tiny", dtype="float32", device="cpu", capacity=80, store={})

@@ -58,5 +58,5 @@ def test_answers_are_scored_alike_however_many_go_together(memory, monkeypatch):
 def test_nothing_to_say_is_said(memory):
     with pytest.raises(DataError, match="the request is empty"):
         memory.generate_inputs([REQUEST, " "])
-    with pytest.raises(DataError, match="an answer is empty"):
+    with pytest.raises(DataError, match="the answer is empty"):
         memory.score(REQUEST, ["Orvane", ""])

@@ -1,5 +1,8 @@
 """The plan of a GPU's memory against what models really hold, and the paper's scale without its hardware."""
 
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -11,7 +14,7 @@ from gnm.learners import LearnerSettings, Question, build_learner
 from gnm.models.lora import LoraSettings, add_lora
 from gnm.models.tokens import TokenBatch
 from gnm.params import EvaluateParams, TrainParams
-from gnm.plan import QUESTION_TOKENS, Model, known_shape, plan
+from gnm.plan import QUESTION_TOKENS, RECALLED_AT_ONCE, SEGMENT_TOKENS, Model, known_shape, plan
 from gnm.weights.backbones import load_backbone
 from gnm.weights.memoryllm import empty_model, memory_sizes
 from small_runs import evaluate_settings, train_settings
@@ -91,6 +94,35 @@ def test_weights_pool_and_prefix_are_what_a_model_holds(name, tiny_sizes, settin
     marked = 2 * 2 * 3 * 2 * 12 * 4 if backbone.memory else 0  # one slot more of two states' keys and values
     read = held(prefix.keys) + (held(prefix.values) if backbone.memory else 0)
     assert need.prefix == held(memory.keys) + held(memory.values) + read - marked
+
+
+def test_a_store_and_what_questions_read_of_it_are_what_a_model_holds(tiny_sizes):
+    texts, tokens, k = 5, 60, 2
+    method = {"write": {"gates": {"threshold": 0.0}}, "method": "memoryllm"}
+    method["memory"] = {"capacity": 2 * tokens, "eviction": "oldest", "store": {"k": k, "layer": 1}}
+    values = evaluate_settings(Path("data"), Path("out")) | {"backbone": {"name": "tiny", "dtype": "float32"}}
+    values |= {"methods": {"memoryllm": method}, "loop": values["loop"] | {"sequence_length": texts}}
+    values["loop"] |= {"sequences_at_once": 1}
+    need = plan(validate(values, EvaluateParams, "test"), "memoryllm", 1, tokens)
+    without = plan(
+        validate(values | {"methods": {"memoryllm": {"method": "memoryllm", "memory": {"capacity": 2 * tokens}}}},
+                 EvaluateParams, "test"),
+        "memoryllm", 1, tokens,
+    )  # fmt: skip
+    lm = build_learner(LearnerSettings(**method), load_backbone("tiny", dtype="float32"), training=True).lm
+    lm.head = []
+    memory = lm.initial(torch.tensor([0]))
+    for _ in range(texts):
+        ids = torch.randint(5, 200, (1, tokens))
+        segment = torch.arange(tokens)[None] // SEGMENT_TOKENS
+        memory = lm.write(memory, ids, torch.ones_like(ids, dtype=torch.bool), segment)
+    store = memory.state.store[0]
+    assert need.memory == memory.state.slots.nbytes == without.memory
+    assert need.store == held(store.entries) > 0 == without.store
+    prefix = lm.recalled(memory, [(0, (place, place + 1)) for place in range(4)])
+    read = (held(prefix.keys) + held(prefix.values)) // 4  # of one context
+    assert need.prefix == held(memory.keys) + held(memory.values) + RECALLED_AT_ONCE * read
+    assert need.total + need.store == sum(getattr(need, field.name) for field in fields(need))
 
 
 def test_adapters_count_with_the_weights_that_are_formed_of_them(tiny_sizes):
@@ -183,8 +215,8 @@ def test_what_saves_memory_is_counted(tiny_sizes, settings):
 def test_the_table_of_an_experiment(project, capsys):
     main(["plan", str(project / "experiments" / "small_exp1")])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[-8:] == [
-        "weights", "adapters", "memory", "prefix", "activations", "gradients", "optimizer", "total",
+    assert lines[0].split()[-9:] == [
+        "weights", "adapters", "memory", "prefix", "activations", "gradients", "optimizer", "store", "total",
     ]  # fmt: skip
     assert any(line.startswith("train gnm, 1 of 1") for line in lines)
     assert any(line.startswith("evaluate_20 no_memory, 1 of 1") for line in lines)

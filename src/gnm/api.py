@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from gnm.config import validate
+from pydantic import ConfigDict, Field
+
+from gnm.config import StrictModel, validate
 from gnm.conversation import Conversation
 from gnm.devices import pick_device
 from gnm.errors import CheckpointError, ConfigError
-from gnm.learners import LearnerSettings, build_learner
+from gnm.learners import LearnerSettings, build_learner, keeps_slots
 from gnm.learners.memory import MemoryLearner
+from gnm.memory.checks import check_searchable
+from gnm.memory.files import SavedMemory, read_memory
 from gnm.places import default_adapter
 from gnm.weights.adapter_info import AdapterInfo, BackboneInfo
 from gnm.weights.adapters import read_about
@@ -17,6 +21,24 @@ from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import STATE, load_model, local_folder, model_digest
 
 DEFAULT_ADAPTER = default_adapter()
+
+
+class _Given(StrictModel):
+    """The arguments of `load`; no value is taken for one of another type."""
+
+    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+    adapter: str | Path | None
+    backbone: str | None
+    dtype: str
+    device: str
+    capacity: int | None = Field(gt=0)
+    eviction: str | None
+    gates: Mapping[str, Any] | None
+    store: Mapping[str, Any] | None
+    keep_notes: bool
+    undo_steps: int = Field(ge=0, description="how many changes can be undone at most")
+    memory: str | Path | SavedMemory | None
 
 
 def load(
@@ -31,8 +53,9 @@ def load(
     store: Mapping[str, Any] | None = None,
     keep_notes: bool = True,
     undo_steps: int = 20,
+    memory: str | Path | SavedMemory | None = None,
 ) -> Conversation:
-    """A Conversation with an empty memory, or with the one that was saved along.
+    """A Conversation with the given memory, with the one that was saved along, or with an empty one.
 
     adapter: folder of a trained memory adapter or of a saved memory model, or such a repository of the hub
     ("owner/name"); None: the memory of `backbone` as it is. The default is the adapter that is shipped.
@@ -45,36 +68,47 @@ def load(
     in `gnm.memory.store.StoreSettings`. It needs write gates and a capacity.
     keep_notes: whether the memory keeps words of its documents (instruction, stored text) for people to read.
     undo_steps: how many changes can be undone.
-    Raises BackboneError or CheckpointError if model or adapter cannot be loaded, ConfigError for a setting that makes
-    no sense, MemoryFileError if the memory that was saved along is damaged.
+    memory: a memory file, or what `read_memory` gave of it. One with a long-term store tells the settings of its pool
+    and of its store, which count where no others are given.
+    All that can be known without the model is checked before it is loaded. Raises BackboneError or CheckpointError if
+    model or adapter cannot be loaded, ConfigError for a setting that makes no sense, MemoryFileError if the memory is
+    damaged or another model's.
     """
-    if undo_steps < 0:
-        raise ConfigError(f"undo_steps: {undo_steps} is below 0; give how many changes are to be undone at most")
+    given = {"adapter": adapter, "backbone": backbone, "dtype": dtype, "device": device, "capacity": capacity,
+             "eviction": eviction, "gates": gates, "store": store, "keep_notes": keep_notes,
+             "undo_steps": undo_steps, "memory": memory}  # fmt: skip
+    validate(given, _Given, "load")
+    saved = read_memory(memory) if isinstance(memory, str | Path) else memory
     folder = None if adapter is None else local_folder(adapter)
     about: Mapping[str, Any] = {"lora": None, "learner": {"method": "memoryllm"}}
     if folder is not None:
         about = read_about(folder)
+        if saved is None and (folder / STATE).is_file():
+            saved = read_memory(folder / STATE)
     name = backbone or about.get("backbone", {}).get("name")
     if name is None:
         raise CheckpointError("neither an adapter nor a backbone is named; give one of them")
-    loaded = load_backbone(name, dtype=dtype, device=pick_device(device))
-    if folder is not None:
-        about, loaded = load_model(folder, loaded)
-    validate(about["learner"], LearnerSettings, f"the settings of {adapter or name}")
-    given = {"capacity": capacity, "eviction": eviction, "store": store}
-    pool = {name: value for name, value in given.items() if value is not None}
-    changed: dict[str, Any] = {"memory": {**about["learner"].get("memory", {}), **pool}}
+    where = f"the settings of {adapter or name}"
+    validate(about["learner"], LearnerSettings, where)
+    pool = {name: given[name] for name in ("capacity", "eviction") if given[name] is not None}
+    changed: dict[str, Any] = {"memory": _pool(about["learner"].get("memory", {}), saved, pool, store)}
     if gates is not None:
         write = about["learner"].get("write", {})
         if not write.get("gates"):
             raise ConfigError(f"gates: {adapter or name} has no write gates; load a model that was trained with them")
         changed["write"] = {**write, "gates": {**write["gates"], **gates}}
-    settings = validate({**about["learner"], **changed}, LearnerSettings, f"the settings of {adapter or name}")
-    learner = build_learner(settings, loaded)
-    if not isinstance(learner, MemoryLearner):
+    settings = validate({**about["learner"], **changed}, LearnerSettings, where)
+    if not keeps_slots(settings.method):
         raise CheckpointError(
             f"{adapter} was trained as {settings.method}, which keeps no pool of slots; give a gnm adapter"
         )
+    if saved is not None:
+        store_settings = settings.memory.store
+        check_searchable(saved.path, saved.state, store_settings.search_key if store_settings else None)
+    loaded = load_backbone(name, dtype=dtype, device=pick_device(device))
+    if folder is not None:
+        about, loaded = load_model(folder, loaded)
+    learner = cast(MemoryLearner, build_learner(settings, loaded))
     lora = loaded.memory.shape.lora if loaded.memory else None
     own = {
         "backbone": BackboneInfo(name=loaded.name, digest=loaded.config_digest, dtype=dtype),
@@ -85,6 +119,23 @@ def load(
     conversation = Conversation(
         learner.eval(), loaded, about, model_digest(loaded), keep_notes=keep_notes, undo_steps=undo_steps
     )
-    if folder is not None and (folder / STATE).is_file():
-        conversation.load_memory(folder / STATE)
+    if saved is not None:
+        conversation.load_memory(saved)
     return conversation
+
+
+def _pool(
+    own: Mapping[str, Any], saved: SavedMemory | None, given: Mapping[str, Any], store: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Settings of the pool: the model's own, over these those of a memory with a long-term store, over these what is
+    given. Raises ConfigError for a store that would never get anything."""
+    told = saved.pool if saved is not None and saved.state.store else {}
+    pool = {**own, **told, **given}
+    if store is not None:
+        pool["store"] = {**(told.get("store") or {}), **store}
+        if pool.get("capacity") is None and pool["store"].get("takes", "evicted") == "evicted":
+            raise ConfigError(
+                "a store keeps what a full pool drops, and a pool without a capacity drops nothing; give its size too: "
+                "capacity, in the shell --capacity SLOTS"
+            )
+    return pool

@@ -2,14 +2,20 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gnm import __version__
-from gnm.errors import ConfigError, MemoryFileError, exit_on_error
+from gnm.errors import MemoryFileError, exit_on_error
 from gnm.extras import optional_imports
 from gnm.shell import chat, described, documents_of
+from gnm.texts import check_text
+
+if TYPE_CHECKING:  # torch is imported by those commands alone that need it
+    from gnm.conversation import Conversation
+    from gnm.memory.files import SavedMemory
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,6 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--backbone", default=None, help="backbone, untrained unless --adapter is given too")
     common.add_argument("--capacity", type=_count, default=None, metavar="SLOTS", help="slots of the pool (no limit)")
     common.add_argument(
+        "--eviction", choices=("random", "oldest", "weakest"), default=None,
+        help="what a full pool drops (default: as the model has it, or random)",
+    )  # fmt: skip
+    common.add_argument(
         "--store", type=_count, default=None, metavar="SEGMENTS",
         help="keep what a full pool evicts in a long-term store; a question reads so many segments of it",
     )  # fmt: skip
@@ -50,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
 
     write = commands.add_parser("write", parents=[writing], help="write a document into the memory; makes the file")
-    write.add_argument("document", nargs="+", help="a text, @FILE, or @FOLDER with a text in each of its files")
+    write.add_argument("document", nargs="+", help="a text (@@ for one that begins with @), @FILE or @FOLDER")
     write.add_argument("--instruction", required=True, help="what to take from each, in plain English")
     write.set_defaults(run=_write)
     ask = commands.add_parser("ask", parents=[common], help="have questions answered, or phrases continued")
@@ -91,13 +101,18 @@ def _seconds(given: str) -> float:
 
 
 @contextmanager
-def _changing(options: argparse.Namespace, must_exist: bool = True) -> Iterator:
-    """The conversation of a command that changes the memory file, which no other process can change meanwhile."""
+def _changing(
+    options: argparse.Namespace, must_exist: bool = True, check: Callable[["SavedMemory"], object] | None = None
+) -> Iterator["Conversation"]:
+    """The conversation of a command that changes the memory file, which no other process can change meanwhile.
+
+    check: is given what the file holds, before the model is loaded.
+    """
     from gnm.memory.files import locked
 
     _check_exists(options.memory, must_exist)
     with locked(options.memory, options.timeout):
-        yield _conversation(options, must_exist)
+        yield _conversation(options, must_exist, check)
 
 
 def _check_exists(path: Path, must_exist: bool = True) -> None:
@@ -106,21 +121,24 @@ def _check_exists(path: Path, must_exist: bool = True) -> None:
         raise MemoryFileError(f"there is no memory file {path}; `gnm write` makes one")
 
 
-def _conversation(options: argparse.Namespace, must_exist: bool = True):
+def _conversation(
+    options: argparse.Namespace, must_exist: bool = True, check: Callable[["SavedMemory"], object] | None = None
+) -> "Conversation":
     from gnm.api import DEFAULT_ADAPTER, load
+    from gnm.memory.files import read_memory
 
     _check_exists(options.memory, must_exist)
+    saved = read_memory(options.memory) if must_exist or options.memory.exists() else None
+    if saved and check:
+        check(saved)
     adapter = options.adapter or (None if options.backbone else DEFAULT_ADAPTER)
-    if options.store and not options.capacity and not options.adapter:
-        raise ConfigError("--store keeps what a full pool drops; give the pool's size too: --capacity SLOTS")
     store = {"k": options.store} if options.store else None
-    conversation = load(adapter, backbone=options.backbone, capacity=options.capacity, store=store)
-    if must_exist or options.memory.exists():
-        conversation.load_memory(options.memory)
-    return conversation
+    pool = {"capacity": options.capacity, "eviction": options.eviction, "store": store}
+    return load(adapter, backbone=options.backbone, memory=saved, **pool)
 
 
 def _write(options: argparse.Namespace) -> None:
+    check_text(options.instruction, "instruction", "say what is to be taken from the document")
     documents = [text for given in options.document for text in documents_of(given)]
     with _changing(options, must_exist=False) as conversation:
         for text in documents:
@@ -131,6 +149,8 @@ def _write(options: argparse.Namespace) -> None:
 
 
 def _ask(options: argparse.Namespace) -> None:
+    for phrase in options.phrase:
+        check_text(phrase, "phrase", "ask a question, or for the continuation of some words")
     for answer in _conversation(options).ask_all(options.phrase, options.max_new_tokens):
         print(answer)
 
@@ -141,10 +161,19 @@ def _chat(options: argparse.Namespace) -> None:
 
 
 def _forget(options: argparse.Namespace) -> None:
-    with _changing(options) as conversation:
-        if options.what.isdecimal():
-            conversation.forget(int(options.what))
-            said = f"document {options.what} is forgotten; {len(conversation.documents)} documents are left"
+    from gnm.memory.notes import without_document
+
+    check_text(options.what, "instruction", "say what is to be forgotten")
+    number = int(options.what) if options.what.isdecimal() else None
+
+    def check(saved: "SavedMemory") -> None:
+        if number is not None:
+            without_document(saved.state, saved.notes, number)
+
+    with _changing(options, check=check) as conversation:
+        if number is not None:
+            conversation.forget(number)
+            said = f"document {number} is forgotten; {len(conversation.documents)} documents are left"
         else:
             dropped = conversation.revoke(options.what)
             left = sum(conversation.state.documents().values())
@@ -154,9 +183,23 @@ def _forget(options: argparse.Namespace) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
+    from gnm.memory.files import read_memory
+
     _check_exists(options.other)
-    with _changing(options) as conversation:
-        conversation.merge(options.other)
+    _check_exists(options.memory)
+    if options.other.samefile(options.memory):
+        raise MemoryFileError(f"{options.other} is the memory itself, which would know all twice; merge another")
+    other = read_memory(options.other)
+
+    def check(saved: "SavedMemory") -> None:
+        if saved.model != other.model:
+            raise MemoryFileError(
+                f"{options.other} was written by the model {other.model}, {options.memory} by {saved.model}; merge "
+                "memories of one model"
+            )
+
+    with _changing(options, check=check) as conversation:
+        conversation.merge(other)
         conversation.save_memory(options.memory)
     print(f"{options.memory}: {len(conversation.documents)} documents")
 

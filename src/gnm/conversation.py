@@ -21,10 +21,10 @@ from gnm.inference.generation import decode_stream, generate_tokens, generation_
 from gnm.inference.scoring import Score, answer_pairs, score
 from gnm.learners.long_documents import Long, parts_for, write_parts
 from gnm.learners.memory import MemoryLearner
-from gnm.memory import MemoryState, load_memory, merge, save_memory
-from gnm.memory.files import locked, version_of
+from gnm.memory import MemoryState, PoolSettings, load_memory, merge, save_memory
+from gnm.memory.files import SavedMemory, locked, read_memory
 from gnm.memory.history import History
-from gnm.memory.notes import Notes, check_notes, note_of, only_stored, without_text
+from gnm.memory.notes import Notes, check_notes, note_of, only_stored, without_document, without_text
 from gnm.memory.state import MIXED
 from gnm.memory.versions import FileVersions
 from gnm.memory.written import Written, written_documents
@@ -109,6 +109,8 @@ class Conversation:
         Raises DataError for an empty request, ConfigError for a setting that is unknown or makes no sense, both at once
         and not when the first piece is taken.
         """
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ConfigError(f"seed: {seed!r} is no seed; give an int from 0 on")
         config, reader, prompt = generation_config(**settings), self._learner.reader, self._prompt(request)
         prefix = self._learner.prefix(self._memory, [request.strip()])
         tokens = generate_tokens(reader.decoder, prefix, prompt, reader.chat.end_of_turn, config, seed)
@@ -135,6 +137,9 @@ class Conversation:
 
         An empty request scores what the model says unasked. Raises DataError for an empty answer.
         """
+        check_text(request, "request", None)
+        for answer in answers:
+            check_text(answer, "answer", "there is nothing to score")
         reader = self._learner.reader
         pairs = answer_pairs(reader.chat, request, answers)
         return score(reader.decoder, self._learner.prefix(self._memory, [request]), pairs) if pairs else []
@@ -151,13 +156,7 @@ class Conversation:
         """
         if isinstance(document, bool) or not isinstance(document, int):
             raise MemoryFileError(f"{document!r} is no document's number; give an int, such as `write` returns")
-        state = self.state
-        if str(document) not in self._notes or document in state.documents():
-            try:
-                state = state.forget(document)
-            except KeyError as error:
-                raise MemoryFileError(str(error.args[0])) from error
-        notes = {number: note for number, note in self._notes.items() if number != str(document)}
+        state, notes = without_document(self.state, self._notes, document)
         self._change(self._attach(state), only_stored(notes, state))
 
     @torch.no_grad()
@@ -187,15 +186,19 @@ class Conversation:
         return held - sum(self.state.documents().values())
 
     @torch.no_grad()
-    def merge(self, path: str | Path) -> None:
+    def merge(self, path: str | Path | SavedMemory) -> None:
         """Take in all documents of another saved memory of this model; they are numbered on from this one's.
 
-        Raises MemoryFileError if it is damaged or another model's, or if both together could never be read.
+        path: its file, or what `read_memory` gave of it.
+        Raises MemoryFileError if it is damaged, another model's or the same memory as this one, or if both together
+        could never be read.
         """
-        other, notes = self._read(path)
+        saved, other, notes = self._read(path)
+        if other.equals(self.state):
+            raise MemoryFileError(f"{saved.path} holds this memory itself, which would know all twice; merge another")
         first = self.state.written
         renumbered = {str(int(number) + first): note for number, note in notes.items()}
-        memory = self._attach(merge(self.state, other, self._learner.lm.pool))
+        memory = self._attach(merge(self.state, other, self.pool))
         self._learner.lm.check_state(memory.state)
         self._change(memory, only_stored({**self._notes, **renumbered}, memory.state))
 
@@ -223,22 +226,26 @@ class Conversation:
         Raises MemoryFileError if the file cannot be written, is another process's for more than `timeout` seconds,
         or was changed since this conversation loaded or saved it.
         """
+        settings = self.pool.model_dump(mode="json", exclude_unset=True)
         with locked(path, timeout):
             self._versions.check(path)
-            self._versions.note(path, save_memory(path, self.state, self._digest, self._saved_notes()))
+            self._versions.note(path, save_memory(path, self.state, self._digest, self._saved_notes(), settings))
 
-    def load_memory(self, path: str | Path) -> None:
-        """Go on from a saved memory. Raises MemoryFileError if it is damaged or another model's."""
-        version = version_of(path)
-        state, notes = self._read(path)
-        self._versions.note(path, version)
+    def load_memory(self, path: str | Path | SavedMemory) -> None:
+        """Go on from a saved memory; path: its file, or what `read_memory` gave of it.
+
+        Raises MemoryFileError if it is damaged or another model's.
+        """
+        saved, state, notes = self._read(path)
+        self._versions.note(saved.path, saved.checksum)
         memory = self._attach(state)
         self._change(memory, only_stored(notes, memory.state))
 
-    def _read(self, path: str | Path) -> tuple[MemoryState, Notes]:
-        state, notes = load_memory(path, self._digest, self._learner.lm.decoder.device, like=self.state)
-        check_notes(path, notes, state)
-        return state, notes if self._keep_notes else without_text(notes)
+    def _read(self, path: str | Path | SavedMemory) -> tuple[SavedMemory, MemoryState, Notes]:
+        saved = path if isinstance(path, SavedMemory) else read_memory(path)
+        state, notes = load_memory(saved, self._digest, self._learner.lm.decoder.device, like=self.state)
+        check_notes(saved.path, notes, state)
+        return saved, state, notes if self._keep_notes else without_text(notes)
 
     def _saved_notes(self) -> Notes:
         return only_stored(self._notes, self.state)
@@ -270,6 +277,11 @@ class Conversation:
     def state(self) -> MemoryState:
         """The memory as a value, a batch of one."""
         return self._memory.state
+
+    @property
+    def pool(self) -> PoolSettings:
+        """Settings of the memory's pool: its size, what it evicts, its long-term store."""
+        return self._learner.lm.pool
 
     @property
     def model(self) -> PreTrainedModel:

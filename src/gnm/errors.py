@@ -2,14 +2,17 @@
 
 import errno
 import io
+import json
 import os
 import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 
 class GNMError(Exception):
@@ -57,7 +60,7 @@ def exit_on_error() -> Iterator[None]:
 
     So are a full disk and files that cannot be written. A reader of the output that goes away (`| head`) ends the
     program quietly. Characters that the output's encoding does not have are shown as question marks. SIGTERM ends the
-    program as an error does, so that half-written files are removed.
+    program as an error does, so that half-written files are removed. torchrun's report ends in the sentence, too.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
@@ -67,7 +70,7 @@ def exit_on_error() -> Iterator[None]:
         if sys.stdout is not None:
             sys.stdout.flush()  # here, not while the interpreter ends
     except GNMError as error:
-        sys.exit(f"error: {error}")
+        _exit(str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still held is not written again at the end
         sys.exit(_BROKEN_PIPE)
@@ -75,7 +78,15 @@ def exit_on_error() -> Iterator[None]:
         sentence = _of_disk(error)
         if sentence is None:
             raise
-        sys.exit(f"error: {sentence}")
+        _exit(sentence)
+
+
+def _exit(sentence: str) -> NoReturn:
+    """End the program with an error. torchrun reads the reason from a file that it names, and tells it last."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with suppress(OSError):
+            Path(path).write_text(json.dumps({"message": f"error: {sentence}", "timestamp": int(time.time())}))
+    sys.exit(f"error: {sentence}")
 
 
 @contextmanager

@@ -4,6 +4,8 @@
   gradients and optimizer state.
 - Estimated: the tokens of a document; activations, from what the layers keep for the backward pass (training), or
   the scores of one portion of questions and the second state that a write makes (evaluation).
+- A long-term store lies in the computer's own memory: the column `store` is no part of the total. What questions read
+  of it is.
 - Not counted: what CUDA itself takes and fragmentation, together one or two GB.
 
 Letters: L layers, E hidden size, I intermediate size, H heads, K key/value heads, D head size, P prefix length.
@@ -26,6 +28,7 @@ from transformers import LlamaConfig
 from gnm.config import load_params, read_blocks
 from gnm.errors import ConfigError, exit_on_error
 from gnm.learners import LearnerSettings
+from gnm.learners.long_term import CONTEXTS_AT_ONCE as RECALLED_AT_ONCE
 from gnm.learners.retrieval import CONTEXTS_AT_ONCE
 from gnm.models.attention import SCORES
 from gnm.models.latent_bank import LatentBank
@@ -35,7 +38,7 @@ from gnm.weights.backbones import REGISTRY
 from gnm.weights.memoryllm import MemoryShape, empty_model, memory_sizes, parse_config
 from gnm.weights.published import Published
 
-DOCUMENT_TOKENS, QUESTION_TOKENS = 200, 40
+DOCUMENT_TOKENS, QUESTION_TOKENS, SEGMENT_TOKENS = 200, 40, 20
 PROBE_DOCUMENTS = 2
 """Documents of a probe in people's words, at most."""
 _BYTES = {"bfloat16": 2, "float32": 4}
@@ -49,7 +52,7 @@ class Need:
 
     weights: the decoder, and its LM head once more in float32; adapters: their parameters and those of a bank, and,
     on plain decoders, the effective weights formed of adapters; memory: slots; prefix: keys and values as kept and as
-    read; gradients, optimizer: of what is trained.
+    read; gradients, optimizer: of what is trained. store: of a long-term store, in the computer's own memory.
     """
 
     weights: int = 0
@@ -59,10 +62,11 @@ class Need:
     activations: int = 0
     gradients: int = 0
     optimizer: int = 0
+    store: int = 0
 
     @property
     def total(self) -> int:
-        return sum(asdict(self).values())
+        return sum(asdict(self).values()) - self.store
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,13 @@ def plan(params: Params, method: str, processes: int, tokens: int = DOCUMENT_TOK
         # keys as kept and rotated, values; where a mark stands in front, a read copies the values too
         copies = 4 if model.shape else 3
         layers, hidden = model.config.num_hidden_layers, model.config.hidden_size
+        if store := settings.memory.store:
+            slots = 0 if store.takes == "written" else min(slots, documents * tokens)
+            stored = documents * tokens - slots
+            # questions that find different segments each read a copy of the pool, with what they found
+            found, copies = min(stored, store.k * SEGMENT_TOKENS), 2
+            read = copies * RECALLED_AT_ONCE * (slots + found) * model.kv_size * dtype
+            need = replace(need, prefix=read, store=states * stored * (2 * model.kv_size + hidden) * dtype)
         need = replace(need, memory=states * slots * layers * hidden * dtype)
     else:
         copies = 2
@@ -168,7 +179,7 @@ def plan(params: Params, method: str, processes: int, tokens: int = DOCUMENT_TOK
             slots = 0
         elif settings.method.startswith("retrieval"):
             slots, states = settings.top_k * tokens, CONTEXTS_AT_ONCE
-    need = replace(need, prefix=copies * states * slots * model.kv_size * dtype)
+    need = replace(need, prefix=need.prefix + copies * states * slots * model.kv_size * dtype)
     if not training:
         return replace(need, activations=max(3 * SCORES * dtype, need.memory + need.prefix))
     loop = params.loop

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from gnm.errors import ConfigError, DataError, GNMError
+from gnm.texts import check_text
 
 HELP = """\
-  write DOCUMENT | INSTRUCTION   take from a text, @FILE or @FOLDER what the instruction says
+  write DOCUMENT | INSTRUCTION   take from a text, @FILE or @FOLDER what the instruction says (@@: a text with @)
   ask QUESTION                   or a phrase to be continued; a line that is no command is one too
   say REQUEST                    a free request, answered at length
   forget NUMBER | forget WORDS   drop what a document wrote, or what the words take back
@@ -22,10 +23,14 @@ UNDO = "`undo` can bring it back until the session ends; the saved file holds no
 def documents_of(given: str) -> list[str]:
     """The texts that an argument names: itself, or the contents of @FILE, or of every file in @FOLDER by name.
 
-    Raises ConfigError if a file is empty or cannot be read as UTF-8 text, or a folder has no file.
+    Of a text that begins with @@ the first one is taken away: so a text can begin with @.
+    Raises ConfigError if a file is empty or cannot be read as UTF-8 text, or a folder has no file; DataError for what
+    is no text or blank.
     """
-    if not given.startswith("@"):
-        return [given]
+    if not given.startswith("@") or given.startswith("@@"):
+        text = given.removeprefix("@")
+        check_text(text, "document", "there is nothing to write")
+        return [text]
     path = Path(given[1:])
     files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
     if not files:
@@ -51,12 +56,23 @@ def described(conversation, name: Path | str) -> str:
     documents, used = conversation.documents, int(conversation.state.used().sum())
     used += sum(int(store.lengths.sum()) for store in conversation.state.store or ())
     parts = [f"{name}: {used} slots of {len(documents)} documents"]
+    parts += _store_of(conversation)
     for document in documents:
         share = "#" * round(40 * document.slots / max(used, 1))
         texts = [printable(text) or NOT_STORED for text in (document.instruction, document.beginning)]
         parts.append(f"\n{document.number:4d}  {document.slots:5d} slots  {share}\n      {texts[0]}")
         parts.append(shaded(document.segments) or f"      {texts[1]}")
     return "\n".join(parts)
+
+
+def _store_of(conversation) -> list[str]:
+    """A line on the long-term store of a memory that has one, with the settings by which it is read."""
+    if not conversation.state.store:
+        return []
+    held, pool = conversation.state.store[0], conversation.pool
+    size = f"{len(held)} segments, {int(held.lengths.sum())} slots"
+    read = f"a question reads {pool.store.k} of them, found by {held.search_key}"
+    return [f"long-term store: {size}; {read}; pool: capacity {pool.capacity}, eviction {pool.eviction}"]
 
 
 def printable(text: str) -> str:

@@ -93,6 +93,16 @@ def test_a_template_that_does_not_show_the_text_once_is_refused(shown):
 
 
 @pytest.mark.parametrize(
+    "template", ["{{ raise_exception('no user here') }}", "{{ messages[0]['content'] + 1 }}", "{% if %}", "{{ 1 / 0 }}"]
+)
+def test_a_template_that_fails_is_told_in_a_sentence(template):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(BackboneError, match="the tokenizer's chat template fails on a user's message .*; use a"):
+        ChatFormat.of(tokenizer)
+
+
+@pytest.mark.parametrize(
     ("generated", "said"),
     [
         (" Oslo", "Oslo"),

@@ -137,6 +137,7 @@ def test_taking_back_in_words_tells_how_many_slots_that_were(anna, tmp_path):
         ("POST", "here/ask", {"questions": [" "]}, 400, "empty"),
         ("POST", "here/ask", {"questions": ["a"] * 33}, 413, "33 questions"),
         ("POST", "here/merge", {"other": "../ben/secret"}, 400, "name"),
+        ("POST", "here/merge", {"other": "here"}, 400, "itself"),
         ("POST", "no-memory/documents", BERN, 400, "no-memory"),
     ],
 )  # fmt: skip

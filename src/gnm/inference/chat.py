@@ -123,7 +123,13 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[i
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **options: bool) -> str:
     # `enable_thinking` is for templates of reasoning models (Qwen3): the answer starts at once. Others ignore it.
-    return tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False, **options)
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False, **options)
+    except Exception as error:  # a template is a program of its own: it may raise anything
+        raise BackboneError(
+            f"the tokenizer's chat template fails on a user's message ({type(error).__name__}: {error}); use a "
+            "backbone whose template takes turns of user and assistant"
+        ) from error
 
 
 def _split(rendered: str, sentinel: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from transformers import (
     GenerationConfig,
@@ -19,9 +20,26 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from gnm.config import StrictModel, validate
 from gnm.errors import ConfigError
 from gnm.models.decoder import Decoder
 from gnm.models.prefix import Prefix
+
+
+class _Settings(StrictModel):
+    """The types of what is set; what values make sense, transformers says itself."""
+
+    model_config = ConfigDict(strict=True)
+
+    max_new_tokens: int = Field(gt=0)
+    do_sample: bool
+    temperature: float
+    top_k: int | None
+    top_p: float
+    min_p: float | None
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+
 
 SETTINGS = {
     "max_new_tokens": 128,
@@ -45,14 +63,13 @@ def generation_config(**settings) -> GenerationConfig:
             near = difflib.get_close_matches(name, SETTINGS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(SETTINGS)}"
             raise ConfigError(f"unknown generation setting {name!r} ({hint})")
+    validate({**SETTINGS, **settings}, _Settings, "generation settings")
     try:
         config = GenerationConfig(**{**SETTINGS, **settings})
         config.validate(strict=False)
         _processors(config)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"generation settings: {error}") from error
-    if config.max_new_tokens < 1:
-        raise ConfigError(f"generation settings: max_new_tokens must be positive, it is {config.max_new_tokens}")
     return config
 
 

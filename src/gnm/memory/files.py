@@ -12,17 +12,21 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from gnm.errors import MemoryFileError
+from gnm.config import validate
+from gnm.errors import ConfigError, MemoryFileError
 from gnm.files import atomic_path, remove_leftovers
-from gnm.memory.state import MIXED, PREAMBLE, MemoryState
+from gnm.memory.checks import check_alike, check_searchable, check_values
+from gnm.memory.pool import PoolSettings
+from gnm.memory.state import MemoryState
 from gnm.memory.store import LongTermStore
 
 FORMAT = "gnm-memory-2"
@@ -30,8 +34,6 @@ _WITHOUT_CHECKSUM = "gnm-memory-1"
 _WITH_STORE = "gnm-memory-3"  # what reads no store must not read such a file
 _TENSORS = ("slots", "valid", "source", "seeds")
 _GATED = ("strength", "segment")
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_MOST = 10_000_000  # documents of a memory, segments of a document
 _REMEDIES = {
     errno.ENOSPC: "make room on this disk, or name a file on another",
     errno.EDQUOT: "make room on this disk, or name a file on another",
@@ -45,16 +47,39 @@ _REMEDIES = {
 }
 
 
-def save_memory(path: str | Path, state: MemoryState, model: str, notes: dict | None = None) -> str:
+@dataclass(frozen=True)
+class SavedMemory:
+    """What a memory file holds, as far as it can be judged without its model.
+
+    checksum: None in files from before there was one. model: digest of the model that wrote it. state: on the CPU.
+    pool: of a memory with a long-term store, the settings of its pool, empty in files from before they were told.
+    """
+
+    path: Path
+    checksum: str | None
+    model: str
+    state: MemoryState
+    notes: dict[str, Any]
+    pool: dict[str, Any]
+
+
+def save_memory(
+    path: str | Path,
+    state: MemoryState,
+    model: str,
+    notes: dict | None = None,
+    pool: Mapping[str, Any] | None = None,
+) -> str:
     """Write `state` to `path`, whole or not at all; returns the file's checksum.
 
     model: digest of the memory model that wrote it (backbone and adapter); only that model can read its slots.
-    notes: anything JSON can hold, e.g. the instructions of the documents.
+    notes: anything JSON can hold, e.g. the instructions of the documents. pool: settings of the pool, which a file
+    with a long-term store tells, as it cannot be read without them.
     Raises MemoryFileError if the file cannot be written, or the memory holds what could not be loaded again.
     """
     check_target(path)
     try:
-        _check(state)
+        check_values(state)
     except ValueError as error:
         raise MemoryFileError(f"the memory is not saved to {path}: {error}; undo the last change") from error
     stores = state.store or ()
@@ -62,7 +87,7 @@ def save_memory(path: str | Path, state: MemoryState, model: str, notes: dict | 
     header["notes"] = json.dumps(notes or {})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
     for row, store in enumerate(stores):
-        header["search_key"] = store.search_key
+        header |= {"search_key": store.search_key, "pool": json.dumps(dict(pool or {}), sort_keys=True)}
         tensors |= {f"store.{row}.{name}": tensor for name, tensor in store.tensors().items()}
     header["checksum"] = _checksum(header, tensors)
     with _saving(path), atomic_path(path, private=True) as temporary:
@@ -71,14 +96,34 @@ def save_memory(path: str | Path, state: MemoryState, model: str, notes: dict | 
 
 
 def load_memory(
-    path: str | Path, model: str, device: torch.device | str = "cpu", like: MemoryState | None = None
+    path: str | Path | SavedMemory, model: str, device: torch.device | str = "cpu", like: MemoryState | None = None
 ) -> tuple[MemoryState, dict]:
     """Read a memory and its notes; MemoryFileError if it is damaged or was written by another model than `model`.
 
+    path: a file, or what `read_memory` gave of it.
     like: a memory of the model that is to read it. Batch, layers, width, preamble and gates must be the same, and the
     slots get its dtype.
     """
-    try:
+    saved = path if isinstance(path, SavedMemory) else read_memory(path)
+    if saved.model != model:
+        raise MemoryFileError(
+            f"{saved.path} was written by the model {saved.model}, this one is {model}: slots only mean "
+            "something to the model that wrote them; load that model, or write the documents again"
+        )
+    state = saved.state
+    if like is not None:
+        check_searchable(saved.path, state, like.store[0].search_key if like.store else None)
+        with _reading(saved.path):
+            check_alike(state, like)
+        stores = state.store and tuple(each.to(like.slots.dtype) for each in state.store)
+        state = replace(state, slots=state.slots.to(like.slots.dtype), store=stores)
+    return state.to(device), saved.notes
+
+
+def read_memory(path: str | Path) -> SavedMemory:
+    """Read a memory file without its model. Raises MemoryFileError if there is none, or it is damaged."""
+    path = checked_path(path)
+    with _reading(path):
         with open(path, "rb"):  # its errors tell more than those of safe_open
             pass
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -86,29 +131,36 @@ def load_memory(
             if header.get("format") not in (FORMAT, _WITHOUT_CHECKSUM, _WITH_STORE):
                 raise MemoryFileError(f"{path} is no memory file of this project; give one that `gnm write` made")
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            checksum = None
             if header["format"] != _WITHOUT_CHECKSUM:
-                expected = header.pop("checksum")
-                if _checksum(header, found) != expected:
+                checksum = header.pop("checksum")
+                if _checksum(header, found) != checksum:
                     raise ValueError("its checksum is another")
-            if header["model"] != model:
-                raise MemoryFileError(
-                    f"{path} was written by the model {header['model']}, this one is {model}: slots only mean "
-                    "something to the model that wrote them; load that model, or write the documents again"
-                )
             # copies: `found` is the file itself, mapped, and changes if another program writes over it in place
             found = {name: tensor.clone() for name, tensor in found.items()}
             tensors = {name: found[name] for name in (*_TENSORS, *(_GATED if _GATED[0] in found else ()))}
             stores = _stores(found, header, len(tensors["seeds"])) if header["format"] == _WITH_STORE else None
         state = MemoryState(**tensors, written=int(header["written"]), store=stores)
-        notes = json.loads(header["notes"])
-        _check(state)
-        if not isinstance(notes, dict):
-            raise ValueError("its notes are no mapping")
-        if like is not None:
-            _check_searchable(path, state, like)
-            _check_alike(state, like)
-            stores = state.store and tuple(each.to(like.slots.dtype) for each in state.store)
-            state = replace(state, slots=state.slots.to(like.slots.dtype), store=stores)
+        check_values(state)
+        pool = _mapping(header, "pool")
+        if pool:
+            validate(pool, PoolSettings, "its pool")
+        return SavedMemory(path, checksum, header["model"], state, _mapping(header, "notes"), pool)
+
+
+def _mapping(header: Mapping[str, str], name: str) -> dict[str, Any]:
+    """A value of the header that is a mapping in JSON. ValueError if it is something else."""
+    value = json.loads(header[name] if name == "notes" else header.get(name, "{}"))
+    if not isinstance(value, dict):
+        raise ValueError(f"its {name} are no mapping")
+    return value
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What is wrong with the memory file `path`, as a sentence."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise MemoryFileError(f"there is no memory file {path}; `gnm write` makes one") from error
     except IsADirectoryError as error:
@@ -117,9 +169,15 @@ def load_memory(
         raise MemoryFileError(f"the memory file {path} may not be read; ask its owner, or change its mode") from error
     except KeyError as error:
         raise MemoryFileError(f"{path} is damaged (its header has no {error}); restore it from a copy") from error
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError, ConfigError) as error:
         raise MemoryFileError(f"{path} is damaged or no memory file ({error}); restore it from a copy") from error
-    return state.to(device), notes
+
+
+def checked_path(path: str | Path) -> Path:
+    """`path` as a Path. Raises MemoryFileError if it is none that a file can have."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fsdecode(path):
+        raise MemoryFileError(f"{path!r} is no path of a memory file; give a str or a Path")
+    return Path(path)
 
 
 def _stores(found: Mapping[str, torch.Tensor], header: Mapping[str, str], rows: int) -> tuple[LongTermStore, ...]:
@@ -143,7 +201,7 @@ def version_of(path: str | Path) -> str | None:
 
 def check_target(path: str | Path) -> None:
     """Raise MemoryFileError if no memory can be saved to `path`, as far as this can be known before."""
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(checked_path(path)))
     with _saving(path):
         names = (*target.parent.parts, f".{target.name}.12345678.part")
         if max(len(os.fsencode(name)) for name in names) > 255:
@@ -209,73 +267,3 @@ def _checksum(header: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) ->
     for name in sorted(tensors):
         digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _check(state: MemoryState) -> None:
-    """Raise ValueError if the tensors of `state` don't fit together, or hold what no write makes."""
-    if state.slots.dim() != 4 or state.slots.dtype not in _DTYPES:
-        raise ValueError(f"slots are {state.slots.dtype} of shape {tuple(state.slots.shape)}")
-    batch, size = state.slots.shape[0], state.slots.shape[2]
-    pool = (batch, size)
-    expected = {"valid": (torch.bool, pool), "source": (torch.long, pool), "seeds": (torch.long, (batch,))}
-    if state.strength is not None:
-        expected |= {"strength": (torch.float32, pool), "segment": (torch.long, pool)}
-    for name, (dtype, shape) in expected.items():
-        tensor = getattr(state, name)
-        if tensor.dtype != dtype or tensor.shape != shape:
-            raise ValueError(f"{name} are {tensor.dtype} of shape {tuple(tensor.shape)}, not {dtype} of {shape}")
-    if not bool(state.slots.isfinite().all()):
-        raise ValueError("slots hold NaN or infinity")
-    if not 0 <= state.written <= _MOST:
-        raise ValueError(f"{state.written} documents are said to be written")
-    _check_range("source", state.source, MIXED, state.written - 1)
-    for store in state.store or ():
-        store.check()
-        _check_range("source of the store", store.source, 0, state.written - 1)
-        _check_range("segment of the store", store.segment, 0, _MOST)
-        _check_range("stored_at of the store", store.stored_at, 0, state.written)
-    if state.strength is not None:
-        _check_range("strength", state.strength[state.valid], 0, 1)
-        _check_range("segment", state.segment, -1, _MOST)
-        _check_range("segment of a document", state.segment[state.valid & (state.source >= 0)], 0, _MOST)
-
-
-def _check_range(name: str, values: torch.Tensor, low: int, high: int) -> None:
-    if not bool(((values >= low) & (values <= high)).all()):
-        raise ValueError(f"a {name} is not from {low} to {high}")
-
-
-def _check_alike(state: MemoryState, like: MemoryState) -> None:
-    """Raise ValueError if `state` is no memory of the model that made `like`."""
-    ours, theirs = (_kind(each) for each in (state, like))
-    for name, value in ours.items():
-        if value not in (theirs[name], None):
-            raise ValueError(f"{name}: {value}, of this model: {theirs[name]}")
-
-
-def _check_searchable(path: str | Path, state: MemoryState, like: MemoryState) -> None:
-    """Raise MemoryFileError if `state` has a long-term store in which the model that made `like` finds nothing."""
-    if not state.store:
-        return
-    if not like.store:
-        raise MemoryFileError(
-            f"{path} has a long-term store, and this model was loaded without one; load it with a capacity "
-            "and a store (in the shell --capacity SLOTS --store SEGMENTS)"
-        )
-    ours, theirs = (each.store[0].search_key for each in (state, like))
-    if ours != theirs:
-        raise MemoryFileError(
-            f"the search keys in {path} are {ours}, this model searches by {theirs}; load it with the same store.layer "
-            "and store.by"
-        )
-
-
-def _kind(state: MemoryState) -> dict[str, object]:
-    return {
-        "batch": state.batch,
-        "layers": state.slots.shape[1],
-        "width": state.slots.shape[3],
-        "gates": state.strength is not None,
-        "numbers of a stored slot": state.store[0].blank.shape[1] if state.store else None,
-        "slots of the preamble": (state.valid & (state.source == PREAMBLE)).sum(-1).tolist(),
-    }

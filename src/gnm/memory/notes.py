@@ -32,6 +32,16 @@ def without_text(notes: Mapping[str, Mapping[str, Any]]) -> Notes:
     return {number: {"instruction": "", "beginning": ""} for number in notes}
 
 
+def without_document(state: MemoryState, notes: Notes, document: int) -> tuple[MemoryState, Notes]:
+    """Memory and notes without a document. Raises MemoryFileError if there is none, or its slots can't be told."""
+    if str(document) not in notes or document in state.documents():
+        try:
+            state = state.forget(document)
+        except KeyError as error:
+            raise MemoryFileError(str(error.args[0])) from error
+    return state, {number: note for number, note in notes.items() if number != str(document)}
+
+
 def only_stored(notes: Mapping[str, Mapping[str, Any]], state: MemoryState) -> Notes:
     """The notes without the text of what `state` holds no slot of; strengths and numbers of tokens stay.
 

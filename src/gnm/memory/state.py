@@ -148,6 +148,18 @@ class MemoryState:
         """The same memory, cut from the graph of gradients."""
         return replace(self, **{name: tensor.detach() for name, tensor in self.tensors().items()})
 
+    def equals(self, other: "MemoryState") -> bool:
+        """Whether `other` holds the same slots of the same documents, at least one of them."""
+        ours, theirs = self.tensors(), other.tensors()
+        stores = [each.tensors() for each in self.store or ()], [each.tensors() for each in other.store or ()]
+        pairs = [(ours, theirs), *zip(*stores, strict=False)]
+        return (
+            self.written == other.written > 0
+            and len(stores[0]) == len(stores[1])
+            and all(one.keys() == two.keys() for one, two in pairs)
+            and all(torch.equal(one[name], two[name]) for one, two in pairs for name in one if name != "retrieved")
+        )
+
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by name, each with the batch axis first."""
         named = {name: getattr(self, name) for name in ("slots", "valid", "source", "seeds", "strength", "segment")}

@@ -88,6 +88,8 @@ async def merge(request: Request) -> Response:
     """Take in the documents of another of the user's memories."""
     service, user = service_of(request), user_of(request)
     other = (await read_as(request, Other, service.limits)).other
+    if other == request.path_params["name"]:
+        raise Refused(400, f"{other!r} is this memory itself, which would know all twice; name another")
     path = service.store.path(user, other)
 
     def merged(memory: ServedMemory) -> None:
