@@ -1,4 +1,4 @@
-"""Controllable memory for a program: `load` gives a Conversation (`conversation.py`)."""
+"""The entry point for programs: `load` makes a Conversation (`conversation.py`), a memory with its model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,17 +55,22 @@ def load(
     undo_steps: int = 20,
     memory: str | Path | SavedMemory | None = None,
 ) -> Conversation:
-    """A Conversation with the given memory, with the one that was saved along, or with an empty one.
+    """Load a model with its memory adapter, and begin with the memory that is given or was saved with it, or an empty one.
 
-    adapter: folder of a trained memory adapter or of a saved memory model, or such a repository of the hub
-    ("owner/name"); None: the memory of `backbone` as it is. The default is the adapter that is shipped.
-    backbone: a name of gnm.weights.backbones; None: the one that the adapter was trained on.
-    capacity, eviction: size of the pool in slots and what goes when it is full; None: as the model has it, which is
-    no limit and `random` if it does not say.
-    gates: settings of its write gates that are to be other than the model has them, such as {"threshold": 0.95,
-    "reread": True}; all are in `gnm.models.gates.write.GateSettings`.
-    store: settings of a long-term store, in which questions find again what the pool evicts, such as {"k": 8}; all are
-    in `gnm.memory.store.StoreSettings`. It needs write gates and a capacity.
+        memory = load()
+        memory.write("Oslo lies on a fjord.", "Learn all facts.")
+        memory.ask("Oslo lies on a")
+
+    adapter: the folder of a trained memory adapter or of a saved model, or a repository of the hub ("owner/name").
+    None: the backbone without any adapter. The default is the adapter that is shipped.
+    backbone: a name of gnm.weights.backbones. None: the backbone that the adapter was trained on.
+    dtype: of the backbone's weights. device: "cpu", "cuda", or "auto" for a GPU if there is one.
+    capacity: the most slots that the pool holds. eviction: which slots go when it is full ("random", "oldest",
+    "weakest"). None: as the model's settings say; without such settings there is no limit.
+    gates: settings of the write gates to change, such as {"threshold": 0.95, "reread": True}; all of them are in
+    `gnm.models.gates.write.GateSettings`.
+    store: settings of a long-term store, where questions find again what the pool evicted, such as {"k": 8}; all of
+    them are in `gnm.memory.store.StoreSettings`. It needs write gates and a capacity.
     keep_notes: whether the memory keeps words of its documents (instruction, stored text) for people to read.
     undo_steps: how many changes can be undone.
     memory: a memory file, or what `read_memory` gave of it. One with a long-term store tells the settings of its pool

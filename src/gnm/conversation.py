@@ -1,9 +1,9 @@
 """A memory for a program: write, ask, forget, revoke, undo, save. `gnm.api.load` makes one.
 
-- Documents are numbered 0, 1, ... in the order in which they were written; `forget` takes that number.
-- A memory file belongs to the model that wrote it: backbone and adapter, by checksum.
-- What is not stored, or was taken back, leaves no text: not in the notes of a memory, and so not in its file. Only
-  the history for `undo` still holds it, in this process, until `clear_history`.
+- Documents are numbered 0, 1, ... in the order in which they were written. `forget` takes that number.
+- A memory file can be read only with the model that wrote it, the same backbone and adapter. A checksum tells.
+- Text that is not stored, or was taken back, is in no notes and in no memory file. The history for `undo` still holds
+  it, in this process alone, until `clear_history`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +35,11 @@ from gnm.weights.pretrained import push_to_hub, save_pretrained
 
 
 class Conversation:
-    """One memory and the model that writes and reads it."""
+    """One memory, and the model that writes and reads it.
+
+    number = memory.write("Oslo lies on a fjord.", "Learn all facts.")
+    memory.forget(number)
+    """
 
     def __init__(
         self,
@@ -47,7 +51,7 @@ class Conversation:
         keep_notes: bool = True,
         undo_steps: int = 20,
     ):
-        """about: what gnm.json says of the model; digest: what its memory files are known by; others as in `load`."""
+        """about: the model's gnm.json. digest: the model's checksum, which its memory files carry. Others: `load`."""
         self._learner, self._backbone, self._about, self._digest = learner, backbone, about, digest
         self._memory: Memory = learner.reset([seed])
         self._notes: Notes = {}
@@ -57,14 +61,14 @@ class Conversation:
 
     @torch.no_grad()
     def write(self, document: str, instruction: str, keep_notes: bool = True, long: Long = "refuse") -> int:
-        """Write `document` as `instruction` says; returns its number.
+        """Write `document` as `instruction` says. Returns the document's number.
 
-        keep_notes: whether the memory keeps words of it for people to read (`documents`); the model needs none.
-        long: what is done with a document that is longer than the model reads at once: "refuse", or "split" it into
-        parts that are read one by one, each with the instruction. They are one document of the memory.
-
-        Raises DataError for what is no text or blank, MemoryFileError for a document larger than the pool or too long,
-        ConfigError for another `long`.
+        keep_notes: whether the memory keeps words of the document for people to read (`documents`). The model does not
+        need them.
+        long: what happens with a document that is longer than the model reads at once. "refuse" raises an error;
+        "split" writes it in parts, each with the instruction, as one document of the memory.
+        Raises DataError if a text is blank or no text, MemoryFileError if the document is too long or larger than the
+        pool, ConfigError for an unknown `long`.
         """
         if long not in get_args(Long):
             raise ConfigError(f"long: {long!r} is none of {', '.join(get_args(Long))}")
@@ -90,7 +94,7 @@ class Conversation:
 
     @torch.no_grad()
     def ask_all(self, phrases: Sequence[str], max_new_tokens: int = 16) -> list[str]:
-        """The answers to several questions or phrases, which are read side by side; none sees another."""
+        """The answers to several questions or phrases. They are read in one pass, and none of them sees another."""
         if isinstance(phrases, str):
             raise DataError("the phrases are one text, not several; give a list of texts, or use `ask`")
         for phrase in phrases:
@@ -102,12 +106,11 @@ class Conversation:
         return answers
 
     def generate(self, request: str, seed: int = 0, **settings: Any) -> Iterator[str]:
-        """The answer to a free request, streamed as pieces of text.
+        """The answer to a free request, as an iterator over pieces of text.
 
-        settings: of transformers' GenerationConfig, such as max_new_tokens, do_sample, temperature, top_p; all that
-        count are in `gnm.inference.generation.SETTINGS`.
-        Raises DataError for an empty request, ConfigError for a setting that is unknown or makes no sense, both at once
-        and not when the first piece is taken.
+        settings: those of transformers' GenerationConfig that `gnm.inference.generation.SETTINGS` lists, such as
+        max_new_tokens, do_sample, temperature, top_p. seed: of the sampling.
+        Raises DataError for an empty request and ConfigError for a wrong setting, already at the call.
         """
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ConfigError(f"seed: {seed!r} is no seed; give an int from 0 on")
@@ -118,11 +121,11 @@ class Conversation:
 
     @torch.no_grad()
     def generate_inputs(self, requests: str | Sequence[str]) -> dict[str, Any]:
-        """What `model.generate` of transformers is called with to answer a request, or several, from this memory.
+        """Arguments for transformers' `model.generate`, with which it answers requests from this memory.
 
-        `memory.model.generate(**memory.generate_inputs("Who ...?"), max_new_tokens=32, num_beams=4)`: all that it
-        takes applies. The inputs are good for one call; the memory stays as it is (`gnm.inference.cache`).
-        Raises DataError for an empty request.
+            memory.model.generate(**memory.generate_inputs("Who ...?"), max_new_tokens=32, num_beams=4)
+
+        They are good for one call. The memory stays as it is. Raises DataError for an empty request.
         """
         requests = [requests] if isinstance(requests, str) else requests
         prompts = [self._prompt(request) for request in requests]
@@ -133,9 +136,9 @@ class Conversation:
 
     @torch.no_grad()
     def score(self, request: str, answers: Sequence[str]) -> list[Score]:
-        """How likely each of `answers` is as the answer to a request: log-probability (nats), tokens, whether greedy.
+        """How likely each of `answers` is after a request: log-probability (nats), tokens, whether it is greedy.
 
-        An empty request scores what the model says unasked. Raises DataError for an empty answer.
+        With an empty request they are scored as text that stands by itself. Raises DataError for an empty answer.
         """
         check_text(request, "request", None)
         for answer in answers:
@@ -150,7 +153,7 @@ class Conversation:
         return chat.encode(request.strip()) + chat.tail
 
     def forget(self, document: int) -> None:
-        """Drop every slot that `document` wrote, and what is known of it. `undo` can bring it back (`clear_history`).
+        """Drop every slot that `document` wrote, and its notes. `undo` brings them back until `clear_history`.
 
         Raises MemoryFileError if there is no such document.
         """
@@ -161,11 +164,11 @@ class Conversation:
 
     @torch.no_grad()
     def revoke(self, instruction: str) -> int:
-        """Drop what `instruction` takes back ("Forget what you learned about companies"); returns how many slots.
+        """Drop what `instruction` takes back ("Forget what you learned about companies"). Returns how many slots went.
 
-        `undo` can bring it back (`clear_history`).
-        Raises DataError for an empty text or one that takes nothing back, MemoryFileError if the memory has no keep
-        gates to understand it with (`write.gates.revise`), or slots that can't be told apart any more.
+        `undo` brings them back until `clear_history`.
+        Raises DataError for an empty instruction or one that takes nothing back. Raises MemoryFileError if the memory
+        has no keep gates (`write.gates.revise`), or if its eviction mixed the slots of documents.
         """
         check_text(instruction, "instruction", "say what is to be forgotten")
         if not self._learner.lm.revises:
@@ -211,20 +214,20 @@ class Conversation:
         self._memory = self._attach(state.to(self._learner.lm.decoder.device))
 
     def fork(self) -> "Conversation":
-        """Another conversation that begins with this memory; what either writes or forgets from now on is its own."""
+        """A second conversation that starts from this memory. Later changes of one do not touch the other."""
         other = copy(self)
         other._before, other._versions = History(self._undo_steps), self._versions.copy()
         return other
 
     def clear_history(self) -> None:
-        """Drop what `undo` could go back to, so that this process holds nothing any more of what was forgotten."""
+        """Drop the history for `undo`. After that this process holds nothing of what was forgotten."""
         self._before.clear()
 
     def save_memory(self, path: str | Path, timeout: float = 60.0) -> None:
-        """Write the memory to one safetensors file, whole or not at all, and only its owner's to read if it is new.
+        """Write the memory to one safetensors file, whole or not at all. A new file can be read by its owner alone.
 
-        Raises MemoryFileError if the file cannot be written, is another process's for more than `timeout` seconds,
-        or was changed since this conversation loaded or saved it.
+        Raises MemoryFileError if the file cannot be written, if another process holds it for more than `timeout`
+        seconds, or if it was changed since this conversation loaded or saved it.
         """
         settings = self.pool.model_dump(mode="json", exclude_unset=True)
         with locked(path, timeout):
@@ -251,16 +254,16 @@ class Conversation:
         return only_stored(self._notes, self.state)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write model and memory to `folder`, whole or not at all; `load(folder)` goes on from there."""
+        """Write model and memory to `folder`, whole or not at all. `load(folder)` reads both."""
         save_pretrained(
             folder, self._backbone, self._learner.lm, self._about, self.state, self._digest, self._saved_notes()
         )
 
     def push_to_hub(self, repo: str, private: bool = True) -> str:
-        """Upload model and memory to the hub ("owner/name"); `load(repo)` gets them. Returns the commit's address.
+        """Upload model and memory to the hub as "owner/name". `load(repo)` reads both. Returns the commit's address.
 
-        private: a new repository is, and one that everybody can read is refused, as the notes are people's text.
-        Raises BackboneError if it is such a repository, or if the hub is out of reach or refuses.
+        private: make a new repository private, and refuse one that everybody can read: the notes are people's text.
+        Raises BackboneError if the repository is public, or if the hub refuses or cannot be reached.
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "model")
@@ -285,7 +288,7 @@ class Conversation:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The decoder of transformers that reads the memory, its adapter in it, for calls of one's own."""
+        """The decoder that reads the memory, a model of transformers with the adapter in it."""
         return self._learner.lm.decoder.model
 
     @property
@@ -294,7 +297,7 @@ class Conversation:
 
     @property
     def documents(self) -> list[Written]:
-        """What was written and not forgotten, oldest first; a document may have no slots (left)."""
+        """The documents that were written and not forgotten, oldest first. Some may have no slots, or none left."""
         return written_documents(self._notes, self.state)
 
     @torch.no_grad()

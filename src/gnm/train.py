@@ -1,11 +1,11 @@
 """Train a method: `torchrun --nproc_per_node N -m gnm.train --method NAME [--block B] [key=value ...]`.
 
-- A step draws sequences, writes their documents one after another, and asks queries after each; the loss is the mean
-  cross-entropy over answer tokens.
+- A step draws episodes, writes their documents one after another, and asks queries after each document. The loss is
+  the mean cross-entropy over the answers' tokens, and a loss of the method's own if it has one (write gates).
 - `loop.gradients_through`: whether gradients reach the writing of the current document only ("last"), or of every
   earlier one too ("all").
-- Which sequences a step sees is a pure function of seed and step, so a run that was killed goes on to bit-equal
-  weights (on as many processes), and the number of processes changes nothing but the order of sums.
+- The episodes of a step are a pure function of seed and step. So a run that was killed and started again, on as many
+  processes, ends with the same weights to the bit. Another number of processes changes only the order of sums.
 """
 
 import time
@@ -38,7 +38,12 @@ from gnm.weights.trained import ADAPTERS, MODULE, Weights, copied, trained_param
 
 
 class Trainer:
-    """A training run; `fit` carries it through."""
+    """One training run of one method.
+
+        Trainer(params, "gnm", "python -m gnm.train --method gnm").fit()
+
+    command: how the run was started, for the record in the adapter.
+    """
 
     def __init__(self, params: TrainParams, method: str, command: str):
         self.params, self.command = params, command
@@ -115,7 +120,10 @@ class Trainer:
         return self.output.parent / f".{self.output.name}-checkpoint"
 
     def fit(self) -> None:
-        """Train to the last step or until validation stops improving; save the best adapter."""
+        """Train to the last step, or until validation stops improving, and save the best adapter.
+
+        Where a checkpoint of the same settings is left of a killed run, training goes on from it.
+        """
         loop, start = self.params.loop, time.time()
         progress = {"step": 0, "best": None, "best_step": 0, "bad": 0, "seconds": 0.0}
         best = copied(self.parts)
@@ -154,15 +162,15 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def steps_from(self, first: int) -> DataLoader:
-        """The episodes of step `first` and of all that follow, drawn ahead by `distributed.drawers` processes."""
+        """The batches of step `first` and of all later steps, drawn ahead by `distributed.drawers` processes."""
         steps = TrainingSteps(self.params, self.train)
         left = range(first, self.params.loop.steps)
         return DataLoader(steps, None, sampler=left, num_workers=self.params.distributed.drawers)
 
     def step(self, step: int, batch: Sequence[TrainingEpisode] | None = None) -> dict[str, float]:
-        """One optimizer step; returns the means over all processes' questions, as `validate` does.
+        """One optimizer step. Returns the means over the questions of all processes, as `validate` does.
 
-        batch: its episodes; None: they are drawn.
+        batch: the step's episodes, of all processes; None: they are drawn here.
         """
         batch = training_batch(self.params, self.train, step) if batch is None else batch
         num_processes = self.accelerator.num_processes
@@ -184,7 +192,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss (mean over answer tokens), accuracy, selectivity and specificity on the validation sequences."""
+        """Loss (mean over the answers' tokens), accuracy, selectivity and specificity on the validation episodes."""
         sums = torch.zeros(len(SUMS), dtype=torch.float64)
         size, processes = self.params.loop.sequences_of_step(self.params.loop.longest), self.accelerator.num_processes
         batches = list(_batches(self.validation, size))

@@ -1,13 +1,10 @@
 """What the project reads from disk, each kind with a good example, how it is damaged, and what reading it has to do."""
 
-import gzip
 import json
 import math
 import random
 import shutil
-from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -15,15 +12,10 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
 from fuzz.damage import HOSTILE, changed, damaged, safetensors_file, safetensors_header
-from gnm.analysis.report import results
+from fuzz.kind import Kind
+from fuzz.record_kinds import CounterFact, Documents, Evaluations
 from gnm.api import load
 from gnm.config import load_params
-from gnm.data.counterfact import categorise
-from gnm.data.documents import read_documents
-from gnm.data.facts import embedded_records
-from gnm.data.sequences import evaluation_sequences
-from gnm.data.sources import read_records
-from gnm.evaluate import evaluate
 from gnm.learners import LearnerSettings
 from gnm.memory import files as memory_files
 from gnm.params import EvaluateParams, TrainParams
@@ -31,24 +23,8 @@ from gnm.shell import described
 from gnm.weights.adapters import ABOUT, load_checkpoint, save_checkpoint
 from gnm.weights.backbones import load_backbone
 from gnm.weights.trained import copied, trained_parameters
-from small_runs import evaluate_params, evaluate_settings, train_settings, write_small_documents
+from small_runs import evaluate_settings, train_settings
 from test_api import INSTRUCTION, LINES, saved_with
-
-
-class Kind(ABC):
-    """One kind of input: made once in `folder`, then damaged and read again and again."""
-
-    def __init__(self, folder: Path):
-        """Make a good example in `folder`."""
-        self.folder = folder
-
-    @abstractmethod
-    def spoil(self, rng: random.Random) -> None:
-        """Put a damaged copy in place of the last one."""
-
-    @abstractmethod
-    def read(self) -> None:
-        """Read what lies there. Raises GNMError if it is refused, AssertionError if damage is taken for data."""
 
 
 def _loaded(folder: Path):
@@ -205,80 +181,6 @@ class Settings(Kind):
 
     def read(self) -> None:
         load_params(self.path, self.schema)
-
-
-class _Records(Kind):
-    """A file of JSON records."""
-
-    name: str
-    values: Any
-
-    def spoil(self, rng: random.Random) -> None:
-        lines = self.name.endswith(("jsonl", "jsonl.gz"))
-        values = self.values if rng.random() < 0.4 else changed(self.values, rng)
-        text = "\n".join(json.dumps(each) for each in values) if lines else json.dumps(values)
-        raw = text.encode()
-        if values is self.values and not self.name.endswith(".gz"):
-            raw = damaged(raw, rng)
-        if self.name.endswith(".gz"):
-            raw = gzip.compress(raw, 1)
-            raw = damaged(raw, rng) if values is self.values else raw
-        (self.folder / self.name).write_bytes(raw)
-
-
-class Documents(_Records):
-    """Files of documents, read and drawn from as an evaluation does."""
-
-    name = "test.json"
-
-    def __init__(self, folder: Path):
-        super().__init__(folder)
-        self.values = json.loads((write_small_documents(folder) / self.name).read_text())
-        self.settings = evaluate_params(folder, folder).sequences()
-
-    def read(self) -> None:
-        evaluation_sequences(read_documents(self.folder / self.name), self.settings, 2, seed=0)
-
-
-class CounterFact(_Records):
-    """CounterFact files: JSON, JSON lines, gzipped."""
-
-    def __init__(self, folder: Path):
-        super().__init__(folder)
-        self.values, self.name = list(embedded_records())[:40], "facts.json"
-
-    def spoil(self, rng: random.Random) -> None:
-        self.name = rng.choice(("facts.json", "facts.jsonl", "facts.jsonl.gz", "facts.json.gz"))
-        super().spoil(rng)
-
-    def read(self) -> None:
-        categorise(read_records(str(self.folder / self.name)))
-
-
-class Evaluations(Kind):
-    """Folders of evaluations, as `gnm results` shows them; with records of every answer, and with a summary alone."""
-
-    def __init__(self, folder: Path):
-        super().__init__(folder)
-        data = write_small_documents(folder / "data")
-        self.good = evaluate(evaluate_params(data, folder / "saved"), "dummy", "a test")
-        self.path = folder / "shown" / "x" / "dummy"
-        shutil.copytree(self.good, self.path)
-        self.files = [file for file in self.good.iterdir() if file.suffix in (".json", ".parquet")]
-
-    def spoil(self, rng: random.Random) -> None:
-        for file in self.files:
-            shutil.copyfile(file, self.path / file.name)
-        if rng.random() < 0.5:
-            (self.path / "records.parquet").unlink()
-        file = rng.choice([file for file in self.files if (self.path / file.name).exists()])
-        if file.suffix == ".json" and rng.random() < 0.6:
-            (self.path / file.name).write_text(json.dumps(changed(json.loads(file.read_text()), rng)))
-        else:
-            (self.path / file.name).write_bytes(damaged(file.read_bytes(), rng))
-
-    def read(self) -> None:
-        results(self.path.parent)
 
 
 class Words(Kind):

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fuzz.kinds import Kind
+from fuzz.kind import Kind
 from gnm.errors import GNMError
 
 SECONDS, BYTES = 10, 2 * 10**9

@@ -1,10 +1,6 @@
-"""The summary against the golden tracker files, order independence, and the figures of merit with their intervals.
-
-The golden files hold calls of a tracker; here each call becomes a record row that carries just that call's verdict.
-"""
+"""The summary of records against golden files, and figures against the summary."""
 
 import json
-import math
 
 import numpy as np
 import pandas as pd
@@ -13,7 +9,6 @@ import pytest
 from gnm.errors import DataError
 from gnm.metrics import (
     FACTS,
-    bootstrap_mean,
     figures_of_merit,
     harmonic_mean,
     join_epochs,
@@ -21,36 +16,7 @@ from gnm.metrics import (
     summarise,
     write_summary,
 )
-from gnm.metrics.records import COLUMNS
-
-VERDICTS = {
-    "fact_correct",
-    "generated_correct",
-    "known_fact_correct",
-    "known_generated",
-    "format_correct",
-    "refused",
-    "flops_per_token",
-    "composition",
-    "format_age",
-    "num_answer_tokens",
-    "logit_target",
-    "logit_non_target",
-    "nll",
-}
-DTYPES = {
-    name: {"bool": "boolean", "int64": "Int64"}.get(column.dtype, column.dtype) if name in VERDICTS else column.dtype
-    for name, column in COLUMNS.items()
-}
-BLANK = {
-    name: None if name in VERDICTS | {"format_expected"} else {"str": "", "bool": False}.get(dtype, 0)
-    for name, dtype in DTYPES.items()
-}
-
-
-def frame(rows):
-    """Record rows from the columns that matter; verdicts left out are null, everything else is blank."""
-    return pd.DataFrame([BLANK | row for row in rows], columns=list(COLUMNS)).astype(DTYPES)
+from metric_records import frame, synthetic, values_of
 
 
 def from_events(events, refusals):
@@ -167,44 +133,6 @@ def test_an_epoch_without_samples_is_empty_not_the_last_epoch_again(golden):
     assert summary.values["loss"][3] == 1.5 and summary.counts["loss"] == [None, None, 23, 1]
 
 
-def synthetic(seed, sequences=8, documents=3, difficulty=0.1):
-    """A small evaluation with facts, formats, refusals and an unlearning step; sequences differ in difficulty."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for sequence in range(sequences):
-        p = np.clip(0.7 + difficulty * rng.normal(), 0, 1)
-        for t in range(documents + 1):
-            for q in range(t + 1):
-                for kind in ("learn", "other", "refuse"):
-                    for number in range(int(rng.integers(1, 4))):
-                        refuse = kind == "refuse"
-                        right = bool(rng.random() < p)
-                        rows.append(
-                            {
-                                "sequence": sequence,
-                                "q": q,
-                                "t": t,
-                                "learn": kind == "learn",
-                                "refuse": refuse,
-                                "type": "true_output_neighbor" if number == 2 else "paraphrase",
-                                "should_refuse": refuse and number < 2,
-                                "neighbor_of_should_refuse": refuse and number == 2,
-                                "unlearning": t == documents,
-                                "fact_correct": right,
-                                "generated_correct": right and bool(rng.random() < 0.9),
-                                "refused": bool(rng.random() < (0.8 if refuse and number < 2 else 0.1)),
-                                "format_correct": right,
-                                "format_expected": "xml_body" if t > 0 else None,
-                                "format_age": t - 1 if t > 0 else None,
-                                "nll": float(rng.exponential()),
-                                "num_answer_tokens": int(rng.integers(1, 5)),
-                                "flops_per_token": float(rng.random()),
-                                "composition": False,
-                            }
-                        )
-    return frame(rows)
-
-
 def test_nothing_depends_on_the_order_of_records():
     records = synthetic(0)
     for seed in range(3):
@@ -250,13 +178,6 @@ def test_summary_files_are_plain_json(tmp_path):
     write_summary(tmp_path, summary)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary.values
     assert json.loads((tmp_path / "counts.json").read_text())["fact_accuracy"] == [1]
-
-
-def values_of(merit):
-    return {
-        (metric, age if pd.notna(age) else None): value
-        for metric, age, value in zip(merit["metric"], merit["age"], merit["value"], strict=True)
-    }
 
 
 def test_figures_agree_with_the_summary_they_come_from():
@@ -323,176 +244,3 @@ def test_cells_without_samples_are_left_out_of_the_means():
         for q, t, right in ((0, 0, True), (0, 0, False), (1, 1, True))
     ]
     assert values_of(figures_of_merit(frame(rows)))["accuracy", None] == 0.75
-
-
-def test_interval_is_the_bootstrap_over_whole_sequences():
-    """Every resample's figures equal the figures of the records copied as often as their sequence was drawn."""
-    records = synthetic(4, sequences=5)
-    draws = np.random.default_rng(9).multinomial(5, np.full(5, 0.2), size=12)
-    copied = []
-    for draw in draws:
-        parts = [
-            records[records["sequence"] == s].assign(sequence=10 * s + copy)
-            for s in range(5)
-            for copy in range(draw[s])
-        ]
-        copied.append(values_of(figures_of_merit(pd.concat(parts), resamples=1)))
-    merit = figures_of_merit(records, np.random.default_rng(9), resamples=12)
-    for line in merit.itertuples():
-        key = (line.metric, line.age if pd.notna(line.age) else None)
-        low, high = np.percentile([figures[key] for figures in copied if key in figures], [2.5, 97.5])
-        assert (line.low, line.high) == pytest.approx((low, high)), key
-
-
-def test_interval_knows_that_queries_of_one_sequence_go_together():
-    alike = figures_of_merit(synthetic(5, sequences=30, difficulty=0.0))
-    varied = figures_of_merit(synthetic(5, sequences=30, difficulty=0.3))
-    width = [
-        (frame.set_index("metric")["high"] - frame.set_index("metric")["low"])["accuracy"] for frame in (alike, varied)
-    ]
-    assert width[1] > 1.5 * width[0]
-    accuracy = varied.set_index("metric").loc["accuracy"]
-    assert accuracy["low"] < accuracy["value"] < accuracy["high"]
-    assert accuracy["sequences"] == 30
-
-
-def test_the_mean_of_plain_samples_has_the_interval_of_the_same_records():
-    records = synthetic(3)
-    fresh = records[(records["q"] == records["t"]) & ~records["unlearning"]]
-    some = fresh[(fresh["type"] == "paraphrase") & fresh["learn"]]
-    merit = figures_of_merit(records).set_index("metric").loc["accuracy_age_0"]
-    found = bootstrap_mean(some["fact_correct"].to_numpy(dtype=float), some["sequence"].to_numpy())
-    assert found == pytest.approx((merit["value"], merit["low"], merit["high"]))
-    assert math.isnan(bootstrap_mean(np.ones(3), np.zeros(3, dtype=int))[1])
-    with pytest.raises(DataError, match="no samples"):
-        bootstrap_mean(np.ones(0), np.zeros(0, dtype=int))
-
-
-def test_one_sequence_has_no_interval():
-    merit = figures_of_merit(synthetic(6, sequences=1))
-    assert merit["low"].isna().all() and merit["high"].isna().all() and (merit["sequences"] == 1).all()
-
-
-def test_never_refusing_has_an_f1_of_zero():
-    rows = [{"sequence": s, "type": "paraphrase", "should_refuse": s == 0, "refused": False} for s in range(2)]
-    found = values_of(figures_of_merit(frame(rows)))
-    assert found["refusal_f1", None] == 0 and ("refusal_precision", None) not in found
-
-
-PUBLISHED = {  # reference/README.md: score, accuracy, specificity, selectivity | ages 0, 4, 9, 19 | format, refusal F1
-    "warmup_seq_10/gnm": (86.7, 93.9, 81.2, 86.0, 97.8, 95.1, 66.0, None, None, None),
-    "warmup_seq_10/llama3_ft": (69.3, 98.0, 75.5, 50.5, 98.4, 97.3, 97.0, None, None, None),
-    "warmup_seq_10/rag_trained": (69.8, 87.7, 71.2, 57.0, 88.7, 87.5, 85.0, None, None, None),
-    "warmup_seq_10/memoryllm": (49.5, 68.1, 82.1, 29.7, 80.0, 63.7, 59.0, None, None, None),
-    "warmup_seq_10/naive_model": (36.1, 17.0, 86.4, 79.3, 16.9, 17.0, 16.0, None, None, None),
-    "warmup/gnm": (80.2, 75.4, 80.4, 85.4, 97.2, 93.7, 53.6, 31.9, None, None),
-    "warmup/llama3_ft": (63.5, 95.5, 74.7, 42.7, 98.5, 96.6, 93.3, 89.8, None, None),
-    "mixed_documents_seq_10/gnm": (78.0, 91.8, 78.1, 67.6, 95.8, 92.9, 84.3, None, 67.4, 93.2),
-    "mixed_documents_seq_10/gnm_ablation": (53.3, 63.9, 75.5, 36.5, 75.4, 58.7, 59.6, None, 0.0, 51.0),
-    "mixed_documents_seq_10/llama3_ft": (60.2, 73.1, 75.6, 43.6, 79.1, 70.1, 59.6, None, 4.3, 89.8),
-    "mixed_documents_seq_10/rag_trained": (70.7, 73.6, 75.8, 63.9, 74.5, 72.6, 66.3, None, 0.0, 69.4),
-    "mixed_documents/gnm": (73.5, 75.5, 79.3, 67.0, 95.2, 91.6, 61.7, 39.8, 70.9, 91.0),
-}
-
-
-@pytest.mark.parametrize("run", PUBLISHED)
-def test_published_summaries_give_the_published_table(shared, run):
-    summary = json.loads((shared / "reference/saved_evals" / run / "summary.json").read_text())
-    found = values_of(merit_of_summary(summary))
-    keys = [
-        ("score", None),
-        *((name, None) for name in FACTS),
-        *(("retention", age) for age in (0, 4, 9, 19)),
-        ("format_accuracy", None),
-        ("refusal_f1", None),
-    ]
-    got = [round(100 * found[key], 1) if key in found else None for key in keys]
-    assert got == list(PUBLISHED[run])
-
-
-def test_single_documents_may_be_bare_numbers_and_facts_are_required():
-    summary = {
-        "fact_accuracy_matrix": [1.0],
-        "fact_specificity_matrix": [0.5],
-        "fact_selectivity_matrix": [0.5],
-        "fact_retention": [1.0],
-        "refusal_precision": [math.nan],
-        "refusal_recall": [0.0],
-    }
-    found = values_of(merit_of_summary(summary))
-    assert found["score", None] == pytest.approx(0.6) and found["retention", 0] == 1.0
-    assert found["refusal_f1", None] == 0.0
-    with pytest.raises(DataError, match="fact_specificity_matrix"):
-        merit_of_summary({"fact_accuracy_matrix": [1.0], "fact_selectivity_matrix": [1.0]})
-
-
-def ignored(correct, known, generated="Rome", known_generated="Oslo", **more):
-    """A fact to ignore: in truth Oslo, the document says Rome."""
-    return {
-        "type": "paraphrase",
-        "fact_correct": correct,
-        "known_fact_correct": known,
-        "generated": generated,
-        "known_generated": known_generated,
-        "target_output": "Oslo",
-        "non_target_output": "Rome",
-    } | more
-
-
-LEAKS = [
-    *[ignored(False, True)] * 3,  # leaked: answered as the document states, the truth was known
-    ignored(True, True, generated="Oslo"),
-    *[ignored(False, False, known_generated="Bern")] * 10,  # the truth was not known: tells nothing
-    ignored(False, True, learn=True), ignored(False, True, refuse=True), ignored(False, True, unlearning=True),
-    ignored(False, True, type="true_output_neighbor"),  # a neighbour of what is not learned
-]  # fmt: skip
-
-
-def test_leakage_is_what_was_known_and_is_answered_as_the_document_states():
-    records = frame(LEAKS)
-    merit = figures_of_merit(records).set_index("metric")
-    assert merit.loc["leakage", "value"] == 0.75 and merit.loc["leakage", "samples"] == 4
-    values, counts = summarise(records)
-    assert values["fact_leakage"] == [0.75] and counts["fact_leakage"] == [4]
-    assert values["fact_leakage_matrix"] == [[[0.75]]] and values["fact_leakage_by_age"] == [[0.75]]
-    assert "neighbour_leakage" not in values and "neighbour_leakage" not in merit.index
-
-
-def test_leakage_of_what_is_said_goes_by_the_texts_alone():
-    """The contest's verdicts point the other way; a text holds an object in capitals too."""
-    rows = [
-        ignored(True, False, generated="In ROME.", known_generated="oslo"),
-        ignored(True, False, generated="Bern", known_generated="Oslo, I think"),
-        ignored(True, False, generated="Oslo", known_generated="Oslo"),
-        *[ignored(False, True, known_generated=None)] * 2,
-        *[ignored(False, True, known_generated="Rome")] * 2,
-    ]
-    merit = figures_of_merit(frame(rows)).set_index("metric")
-    assert merit.loc["leakage_generated", "value"] == pytest.approx(1 / 3)
-    assert merit.loc["leakage_generated", "samples"] == 3 and merit.loc["leakage", "samples"] == 4
-
-
-def test_leakage_of_neighbours_and_by_age():
-    kind = {"type": "true_output_neighbor", "learn": True}
-    rows = [ignored(True, True, **kind), ignored(False, True, t=2, **kind), ignored(True, True, t=2, **kind)]
-    rows += [ignored(False, False, **kind)] * 5
-    records = frame(rows)
-    found = values_of(figures_of_merit(records))
-    assert found["neighbour_leakage", None] == pytest.approx(1 / 3) and found["neighbour_leakage_age_0", None] == 0.0
-    assert {age: found["neighbour_leakage_by_age", age] for age in (0, 2)} == {0: 0.0, 2: 0.5}
-    values, counts = summarise(records)
-    assert values["neighbour_leakage_by_age"] == [[0.0, 0.0, 0.5]] and counts["neighbour_leakage_by_age"] == [[1, 0, 2]]
-    assert not any(key.startswith("fact_leakage") for key in values)
-    assert values_of(merit_of_summary(values))["neighbour_leakage_age_0", None] == 0.0
-
-
-def test_leakage_has_an_interval_over_sequences():
-    rows = [ignored(leaked, True, sequence=sequence) for sequence, leaked in enumerate([True, False] * 8)]
-    found = figures_of_merit(frame(rows)).set_index("metric").loc["leakage"]
-    assert 0 < found["low"] < 0.5 < found["high"] < 1 and found["sequences"] == 16
-
-
-def test_records_made_before_leakage_was_measured_have_none_of_it():
-    records = frame([ignored(False, None, known_generated=None)])
-    assert not any("leakage" in metric for metric in figures_of_merit(records)["metric"])
-    assert not any("leakage" in key for key in summarise(records).values)

@@ -1,4 +1,4 @@
-"""Adapters and training checkpoints: what is read is what was saved, for peft too; what does not fit is refused."""
+"""Saved adapters: what is read is what was saved, and damage is refused."""
 
 import json
 
@@ -9,38 +9,12 @@ from safetensors.torch import load_file, save_file
 
 from gnm.errors import CheckpointError
 from gnm.models.decoder import Decoder
-from gnm.models.lora import DEFAULT, LoraSettings, add_lora
-from gnm.weights.adapters import load_adapter, load_checkpoint, read_about, save_adapter, save_checkpoint
+from gnm.models.lora import LoraSettings
+from gnm.weights.adapters import load_adapter, read_about, save_adapter
 from gnm.weights.backbones import load_backbone
-from gnm.weights.trained import copied, trained_parameters
+from saved_adapters import FIRST, IDS, SETTINGS, about, trained, weights
 from spoiling import flip_a_bit, without_checksums
 from stock import another, plain_sdpa, stock_logits
-
-SETTINGS = LoraSettings(r=2, alpha=6, target_modules=("q_proj", "down_proj"))
-IDS = list(range(30, 42))
-
-
-def trained(backbone, settings=SETTINGS, seed=1):
-    """The parameters of an adapter away from its starting point, put into `backbone`; numbers that bfloat16 holds."""
-    parameters = add_lora(backbone.model, settings, seed=0)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in parameters:
-            parameter.copy_((torch.randn(parameter.shape, generator=generator) * 0.2).bfloat16())
-    return parameters
-
-
-def weights(backbone):
-    return copied(trained_parameters(backbone.model))
-
-
-def about(backbone, settings=SETTINGS):
-    return {
-        "backbone": {"name": backbone.name, "digest": backbone.config_digest, "dtype": "float32"},
-        "lora": settings.model_dump(mode="json"),
-        "learner": {"method": "gnm", "order": None},
-        "training": {"seed": 1, "loop": {"steps": 5}},
-    }
 
 
 def saved_adapter(folder, name="tiny", settings=SETTINGS):
@@ -50,9 +24,6 @@ def saved_adapter(folder, name="tiny", settings=SETTINGS):
     save_adapter(folder, weights(backbone), settings, about(backbone, settings) | {"made": {"seed": 1, "command": "x"}})
     with torch.no_grad():
         return stock_logits(backbone.model, IDS)
-
-
-# --- adapters
 
 
 @torch.no_grad()
@@ -127,9 +98,6 @@ def change_weights(change):
         without_checksums(folder)
 
     return spoil
-
-
-FIRST = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
 
 
 def rewrite_about(change):
@@ -234,141 +202,3 @@ def test_what_is_no_adapter_folder_is_refused(tiny, tmp_path, where):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match=f"{where} is no adapter of this project"):
         load_adapter(tmp_path / where, tiny)
-
-
-# --- training checkpoints
-
-
-def optimised(backbone, steps, parameters=None, optimizer=None):
-    """A few optimizer steps on fixed tokens."""
-    parameters = parameters or trained(backbone)
-    optimizer = optimizer or torch.optim.AdamW(parameters, lr=0.01)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        stock_logits(backbone.model, IDS).square().mean().backward()
-        optimizer.step()
-    return parameters, optimizer
-
-
-def save(folder, backbone, optimizer, changes=None):
-    held = {"optimizer": optimizer.state_dict(), "best": weights(backbone)}
-    settings = about(backbone) | (changes or {})
-    save_checkpoint(folder, weights(backbone), SETTINGS, settings, held, {"step": 3, "best": 0.25})
-
-
-@pytest.fixture
-def interrupted(tiny, tmp_path):
-    """A checkpoint after three steps, and the weights that three more steps would give."""
-    _, optimizer = optimised(tiny, 3)
-    save(tmp_path / "c", tiny, optimizer)
-    parameters, _ = optimised(tiny, 3, [p for n, p in tiny.model.named_parameters() if ".lora_" in n], optimizer)
-    return tmp_path / "c", [p.detach().clone() for p in parameters]
-
-
-def test_training_goes_on_to_the_same_bits(interrupted):
-    folder, expected = interrupted
-    fresh = load_backbone("tiny", dtype="float32")
-    parameters = trained(fresh, seed=9)
-    stock_logits(fresh.model, IDS)
-    held, progress = load_checkpoint(folder, trained_parameters(fresh.model), about(fresh))
-    assert progress == {"step": 3, "best": 0.25}
-    assert all(torch.equal(held["best"][DEFAULT][n], t) for n, t in weights(fresh)[DEFAULT].items())
-    optimizer = torch.optim.AdamW(parameters, lr=0.5)
-    optimizer.load_state_dict(held["optimizer"])
-    optimised(fresh, 3, parameters, optimizer)
-    assert all(torch.equal(p, e) for p, e in zip(parameters, expected, strict=True))
-
-
-def test_without_a_checkpoint_training_starts_anew(tiny, tmp_path):
-    assert load_checkpoint(tmp_path / "none", trained_parameters(tiny.model), about(tiny)) is None
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"training": {"seed": 2, "loop": {"steps": 5}}}, r"\(training\)"),
-        ({"lora": {"r": 4}, "learner": {"method": "in_context_ft"}}, r"\(learner, lora\)"),
-        ({"new": 1}, r"\(new\)"),
-    ],
-)
-def test_a_checkpoint_of_other_settings_is_refused(interrupted, tiny, changes, named):
-    folder, _ = interrupted
-    before = weights(tiny)[DEFAULT]
-    with pytest.raises(CheckpointError, match=f"made with other settings {named}.*delete it to start anew"):
-        load_checkpoint(folder, trained_parameters(tiny.model), about(tiny) | changes)
-    assert all(torch.equal(value, before[name]) for name, value in weights(tiny)[DEFAULT].items())
-
-
-def test_settings_of_tuples_and_paths_are_the_settings_they_were_saved_as(interrupted, tiny):
-    """JSON makes lists of tuples; that is no other setting."""
-    folder, _ = interrupted
-    settings = about(tiny) | {"lora": SETTINGS.model_dump()}
-    assert load_checkpoint(folder, trained_parameters(tiny.model), settings)[1]["step"] == 3
-
-
-@pytest.mark.parametrize("file", ["optimizer.pt", "progress.json", "adapter_model.safetensors", "gnm.json"])
-@pytest.mark.parametrize("how", ["absent", "empty", "cut", "foreign"])
-def test_a_damaged_checkpoint_is_refused(interrupted, tiny, file, how):
-    folder, _ = interrupted
-    path = folder / file
-    raw = path.read_bytes()
-    path.unlink()
-    if how != "absent":
-        path.write_bytes({"empty": b"", "cut": raw[: len(raw) // 2], "foreign": b"not what it was"}[how])
-    with pytest.raises(CheckpointError, match=r"\bc\b"):
-        load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))
-
-
-@pytest.mark.parametrize("place", [-40, 8, 60])
-@pytest.mark.parametrize(
-    "file", ["optimizer.pt", "progress.json", "adapter_model.safetensors", "gnm.json", "checksums.json"]
-)
-def test_a_checkpoint_with_one_flipped_bit_is_refused(interrupted, tiny, file, place):
-    folder, _ = interrupted
-    flip_a_bit(folder / file, min(place, len((folder / file).read_bytes()) // 2 - 1))
-    before = weights(tiny)[DEFAULT]
-    with pytest.raises(CheckpointError, match=r"\bc\b"):
-        load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))
-    assert all(torch.equal(value, before[name]) for name, value in weights(tiny)[DEFAULT].items())
-
-
-@pytest.mark.parametrize("text", [100_000 * "[", json.dumps({"{" * 9000: ""}), json.dumps({"é/" * 200: ""}), "[]"])
-def test_checksums_of_foreign_shape_are_refused(interrupted, tiny, text):
-    folder, _ = interrupted
-    (folder / "checksums.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"\bc\b"):
-        load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))
-
-
-def test_a_checkpoint_without_checksums_is_gone_on_from(interrupted, tiny):
-    folder, _ = interrupted
-    (folder / "checksums.json").unlink()
-    assert load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))[1]["step"] == 3
-
-
-def test_a_kill_while_saving_leaves_the_last_checkpoint(interrupted, tiny, monkeypatch):
-    folder, _ = interrupted
-    _, optimizer = optimised(tiny, 0, [p for n, p in tiny.model.named_parameters() if ".lora_" in n])
-    monkeypatch.setattr("gnm.weights.adapters.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
-        save(folder, tiny, optimizer)
-    monkeypatch.undo()
-    assert load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))[1]["step"] == 3
-    assert [p.name for p in folder.parent.iterdir()] == ["c"]
-
-
-def test_a_kill_between_two_checkpoints_leaves_the_last_one(interrupted, tiny):
-    folder, _ = interrupted
-    folder.rename(folder.parent / ".c.x1y2z3w4.old")
-    assert load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))[1]["step"] == 3
-    assert [p.name for p in folder.parent.iterdir()] == ["c"]
-
-
-def test_the_adapters_tensors_are_float32_under_pefts_names(tmp_path):
-    backbone = load_backbone("tiny", dtype="bfloat16")
-    trained(backbone)
-    state = weights(backbone)[DEFAULT]
-    assert FIRST in state and len(state) == 2 * 2 * 3
-    assert {t.dtype for t in state.values()} == {torch.float32}
-    save_adapter(tmp_path / "a", weights(backbone), SETTINGS, about(backbone))
-    assert load_file(tmp_path / "a" / "adapter_model.safetensors").keys() == state.keys()

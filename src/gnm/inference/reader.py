@@ -1,8 +1,8 @@
-"""Answering and training on questions that read a prefix.
+"""The reader: it asks questions whose tokens attend to a prefix, to answer them or to train on them.
 
-- The part that all questions share is read once per state and joins the prefix.
-- The questions of one state lie packed in one row: see models/attention.py.
-- Scores are taken at the answer's positions only; nothing else passes through the vocabulary projection.
+- The words that all questions begin with are read once for each state, and join the prefix.
+- The questions of one state are read in one pass, and none sees another (`packed.py`).
+- Logits are computed at the places of answers only; the other places do not pass through the LM head.
 
 Shape letters: B states, n questions per state, T tokens.
 """
@@ -26,34 +26,39 @@ from gnm.models.tokens import TokenBatch
 
 
 class Reader:
-    """Asks questions of prefixes."""
+    """Asks questions behind prefixes; also turns texts into tokens.
+
+    lead: token ids in front of every question, for prefixes that do not hold the preamble.
+
+        prefix = lm.prefix(memory)
+        reader.say(prefix, [["Oslo lies on a"]], max_new_tokens=4)
+    """
 
     def __init__(self, decoder: Decoder, chat: ChatFormat, tokenizer, lead: Sequence[int] = ()):
-        """lead: token ids that stand in front of every question, if the prefix doesn't begin the conversation."""
         self.decoder, self.chat, self.tokenizer = decoder, chat, tokenizer
         self._shared = [*lead, *chat.encode_lead()]
         self.passes = PackedPasses(decoder, chat.end_of_turn)
 
     def recalling(self, recall: Callable[[Tensor], Tensor]) -> "Reader":
-        """A reader with the same parts that scores with `recall` of the last hidden states [B, n, T, E] of questions.
+        """A reader with the same parts that applies `recall` to the questions' last hidden states [B, n, T, E].
 
-        B states and the prefixes that it is asked with belong together, row by row.
+        The logits are then those of what `recall` returns. It belongs to B states: ask with the prefixes of these.
         """
         reader = copy(self)
         reader.passes = PackedPasses(self.decoder, self.chat.end_of_turn, recall)
         return reader
 
     def encode(self, texts: Sequence[str]) -> TokenBatch:
-        """Texts as tokens, each of one segment, all of it a document's."""
+        """Texts as tokens; each is one segment, and all of it counts as a document."""
         return self.encode_segments([(text,) for text in texts])
 
     def encode_segments(
         self, rows: Sequence[Sequence[str]], is_document: Sequence[Sequence[bool]] | None = None
     ) -> TokenBatch:
-        """Texts as tokens, each given as its segments; is_document: of each segment, by default all are.
+        """Texts as tokens. rows: the segments of each text. is_document: which segments are a document's; None: all.
 
-        The segments of a text are joined before they are tokenised. A token that reaches over a border belongs to the
-        segment that it ends in.
+        The segments of a text are joined and then tokenised. A token across a border belongs to the segment in which it
+        ends.
         """
         tokens = [self.chat.encode_with_ends("".join(row)) for row in rows]
         ids, mask = (part.flatten(1) for part in pad([[own] for own, _ in tokens], self.decoder.device))
@@ -67,7 +72,7 @@ class Reader:
         return TokenBatch(ids, mask, segment.to(ids.device), of_document.to(ids.device))
 
     def preamble(self, batch: int) -> Prefix:
-        """A prefix that holds the start of a conversation (BOS, system turn, start of the user's turn)."""
+        """A prefix that holds the preamble alone, for `batch` states."""
         empty = self.decoder.empty_prefix(batch)
         if not self.chat.preamble:
             return empty
@@ -75,12 +80,12 @@ class Reader:
         return self.decoder.extend(empty, ids, torch.ones_like(ids, dtype=torch.bool))
 
     def query_flops(self, asked: Question, prefix_tokens: int) -> float:
-        """FLOPs of reading one question after `prefix_tokens` entries and scoring its first answer token."""
+        """FLOPs of reading one question behind `prefix_tokens` entries, and of its first answer token's logits."""
         prompt = len(self._shared) + self.question_tokens(asked)
         return flops.query_flops(self.decoder.config, prompt, prefix_tokens, 1)
 
     def question_tokens(self, asked: Question) -> int:
-        """Tokens of a question up to its answer, without those that all questions share."""
+        """How many tokens a question has before its answer, without the words that all questions begin with."""
         return len(self._prompt(asked))
 
     def prefill_flops(self, tokens: int) -> float:
@@ -95,7 +100,7 @@ class Reader:
         return self.decoder.extend(prefix, ids[:, 0], mask[:, 0])
 
     def loss(self, prefix: Prefix, questions: Sequence[Sequence[Question]]) -> AnswerLoss:
-        """The loss of every question's target; rows may have different numbers of questions."""
+        """The cross-entropy of the questions' targets. Row b holds the questions of state b, as many as it likes."""
         prompts = [[self._prompt(q) for q in row] for row in questions]
         answers = [[self._answer(q) for q in row] for row in questions]
         if not any(prompts):
@@ -125,7 +130,7 @@ class Reader:
     def answer(
         self, prefix: Prefix, questions: Sequence[Sequence[Question]], max_new_tokens: int
     ) -> list[list[Answer]]:
-        """Answer every question greedily and score its target; rows may have different numbers of questions."""
+        """Answer every question greedily, and score its target and the other object. Row b: questions of state b."""
         prefix, width = self.shared(prefix), max(map(len, questions), default=0)
         number = self._at_once(prefix, max((len(self._prompt(q)) for row in questions for q in row), default=1))
         parts = [
@@ -135,7 +140,7 @@ class Reader:
         return [[answer for part in parts for answer in part[row]] for row in range(len(questions))]
 
     def _at_once(self, prefix: Prefix, longest: int) -> int:
-        """Questions of a state that are read in one pass; longest: tokens of the longest prompt."""
+        """How many questions of a state are read in one pass. longest: tokens of the longest prompt."""
         scores = prefix.valid.numel() * self.decoder.config.num_attention_heads * longest
         return at_once(scores)
 

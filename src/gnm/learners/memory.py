@@ -1,7 +1,7 @@
-"""Latent memory: documents become slots, questions read slots (GNM, MemoryLLM and the ablation).
+"""The learner of latent memories: a document becomes slots, and questions attend to slots.
 
-`gnm`, `gnm_ablation` and `memoryllm` are this learner with different weights; the ablation is trained without
-gradient through writing ("Tell Me What To Learn", 2026).
+The methods `gnm`, `gnm_ablation` and `memoryllm` are this learner with different weights. The ablation was trained
+without gradients through writing ("Tell Me What To Learn", arXiv:2602.23201).
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,13 @@ from gnm.models.tokens import TokenBatch
 
 
 class MemoryLearner(Learner):
-    """Writes with a MemoryLM and answers from its prefix."""
+    """Writes with a MemoryLM, and answers with its prefix in front of each question.
+
+    order: whether the instruction stands before or after its document. gate_training: weights of the gates' losses.
+
+        state = learner.write(learner.reset([0]), ["Oslo lies on a fjord."], ["Learn all facts."])
+        learner.say(state, [["Oslo lies on"]], max_new_tokens=4)
+    """
 
     can_forget = True
 
@@ -57,7 +63,7 @@ class MemoryLearner(Learner):
         return self.lm.write(state, self._blocks(documents, instructions), told)
 
     def _blocks(self, documents: Sequence[str], instructions: Sequence[str]) -> TokenBatch:
-        """Documents with their instructions as they are written; with gates, in their `gated_parts`."""
+        """Documents with their instructions, as tokens. With gates their segments are those of `gated_parts`."""
         pairs = zip(documents, instructions, strict=True)
         if not self.gated:
             return self.reader.encode([block(*pair, self.order) for pair in pairs])
@@ -71,11 +77,11 @@ class MemoryLearner(Learner):
         return self.lm.revoke(state, self._told(instructions))
 
     def takes_back(self, instruction: str) -> bool:
-        """Whether keep gates understand `instruction` as one that takes back what was stored."""
+        """Whether the revoke gate understands `instruction` as taking back what was stored. It needs keep gates."""
         return bool(self.lm.revoking(self._told([instruction])) >= 0)
 
     def _told(self, instructions: Sequence[str]) -> TokenBatch:
-        """Instructions alone, tokenised as in front of a document."""
+        """Instructions by themselves, as the tokens that stand in front of a document."""
         return self.reader.encode([opening(instruction) for instruction in instructions])
 
     def forget(self, state: Memory, document: int) -> Memory:
@@ -130,8 +136,10 @@ class MemoryLearner(Learner):
         return keep_loss(kept, revoked.to(kept.logits.device))
 
     def _revoke_loss(self, labels: Sequence[WriteLabels]) -> Tensor:
-        """The cross-entropy of whether each instruction of `labels` takes something back. The instructions that take
-        nothing back are three times as many: what is dropped by mistake is lost."""
+        """The cross-entropy of the revoke gate with whether each instruction takes something back.
+
+        Three of four training instructions take nothing back, so these weigh more: what is dropped by mistake is lost.
+        """
         instructions = [each for own in labels for each in own.instructions]
         logits = self.lm.revoking(self._told([text for text, _ in instructions]))
         wanted = torch.tensor([takes for _, takes in instructions], device=logits.device)
@@ -146,11 +154,11 @@ class MemoryLearner(Learner):
         return self.reader.answer(self.lm.prefix(state), questions, max_new_tokens)
 
     def say(self, state: Memory, phrases: Sequence[Sequence[str]], max_new_tokens: int) -> list[list[str]]:
-        """The answers to each sequence's phrases, without scores: what a person asks has no expected object."""
+        """The greedy answers to the phrases of each row. Nothing is scored, as a person's question has no target."""
         return self.reader.say(self.lm.prefix(state), phrases, max_new_tokens)
 
     def prefix(self, state: Memory, requests: Sequence[str]) -> Prefix:
-        """What free requests to the memory `state`, of one row, read together."""
+        """What free requests attend to. state: of one memory; all `requests` share the prefix."""
         return self.lm.prefix(state)
 
     def contexts(self, state: Memory, phrases: Sequence[str]) -> list[tuple[Prefix, list[int]]]:
@@ -159,7 +167,7 @@ class MemoryLearner(Learner):
         return [(self.lm.prefix(state), list(range(len(phrases))))]
 
     def counted(self, state: Memory, phrases: Sequence[Sequence[str]]) -> Memory:
-        """The memory after it was asked `phrases`: a long-term store counts what they find."""
+        """The memory after `phrases` were asked. Only a long-term store changes: it counts what questions find."""
         return state
 
     def loss(self, state, questions):
@@ -175,9 +183,10 @@ class MemoryLearner(Learner):
 
 
 def gated_parts(document: str, instruction: str, order: Order) -> list[tuple[str, bool]]:
-    """The segments of a block, on each of which a gate decides, and whether each is of the document.
+    """The segments that gates decide on, in order, each with whether it belongs to the document.
 
-    An instruction is one segment: it is stored where it is a rule for later answers.
+    The document's segments are its clauses. The instruction is one segment; it is worth storing where it is a rule for
+    later answers. Joined, the segments are the text that is written (`prompts.block`).
     """
     return [
         (segment, of_document)

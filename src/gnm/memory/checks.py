@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from gnm.errors import MemoryFileError
-from gnm.memory.state import PREAMBLE, MIXED, MemoryState
+from gnm.memory.state import MIXED, PREAMBLE, MemoryState
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST = 10_000_000  # documents of a memory, segments of a document

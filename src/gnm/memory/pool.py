@@ -1,10 +1,11 @@
-"""What happens when a pool is full, and joining new slots to it.
+"""The pool: new slots join it, and old slots leave it when it is full (eviction).
 
-- `random` drops old slots uniformly, as MemoryLLM does (Wang et al. 2024, sec. 3.2: self-update), the same in all
-  layers or each layer its own; `oldest` drops those that were written first; `weakest` those that the write gate
-  gave the least, the oldest among equals.
-- New slots are never dropped by their own write.
-- MemoryLLM's pool is never partly filled: its first document fills it by repetition (`fill`).
+- `random` drops old slots uniformly at random, as MemoryLLM does (Wang et al. 2024, sec. 3.2: self-update): the same
+  places in all layers, or other ones in each (`per_layer`).
+- `oldest` drops the slots that were written first.
+- `weakest` drops the slots with the smallest write gates; among equal ones the oldest.
+- A write never drops its own slots.
+- MemoryLLM's pool is full from the first document on: its slots are repeated until the pool is full (`fill`).
 """
 
 from dataclasses import replace
@@ -23,7 +24,10 @@ _MIX = 1_000_003
 
 
 class PoolSettings(StrictModel):
-    """Size of the pool and what is evicted when it is full."""
+    """The size of the pool, and which slots leave it when it is full.
+
+    PoolSettings(capacity=512, eviction="oldest")
+    """
 
     capacity: int | None = Field(None, gt=0, description="slots per memory, None: no limit")
     eviction: Literal["random", "oldest", "weakest"] = "random"
@@ -53,12 +57,13 @@ class PoolSettings(StrictModel):
 def append(
     state: MemoryState, slots: Tensor, valid: Tensor, settings: PoolSettings, **gated: Tensor
 ) -> tuple[MemoryState, Tensor | None]:
-    """Write `slots` [B, L, T, E] with `valid` [B, T] as a document; in a memory with gates also `strength`, `segment`.
+    """Add the slots of one document per row, and evict old slots where the pool is full.
 
-    Returns the new state and, if old slots were evicted, the indices [B, L, S'] long of those that were kept (None:
-    all were).
-    With `settings.store` nothing is evicted here: what is too much for the pool goes into the store afterwards.
-    Raises MemoryFileError if a row of the document alone is larger than the pool.
+    slots: [B, L, T, E]. valid: [B, T] bool, false for padding. gated: in a memory with gates, `strength` and `segment`
+    [B, T] of the slots.
+    Returns the new state, and the indices [B, L, S'] long of the old slots that were kept; None: all were.
+    With `settings.store` nothing is evicted here: the caller moves what is too much into the store.
+    Raises MemoryFileError if a document alone is larger than the pool.
     """
     new, kept = valid.sum(-1), None
     if settings.capacity is not None and settings.store is None:
@@ -79,12 +84,12 @@ def append(
 
 
 def merge(state: MemoryState, other: MemoryState, settings: PoolSettings) -> MemoryState:
-    """Both memories as one: `other`'s documents follow those of `state`, numbered on; a pool too full evicts.
+    """Both memories as one. The documents of `other` follow those of `state`, and their numbers too.
 
-    Both must have been begun by the same model. Slots of independent writes (write.reads: nothing) are then those of
-    one memory that was given all documents. With `settings.store` nothing is evicted here: what a full pool has to give
-    up goes into the store with its keys and values, when the memory is attached to its model.
-    Raises MemoryFileError if the memories are not of one kind.
+    Both must be of the same model. If writes read nothing of the pool (write.reads: nothing), the result has the slots
+    of one memory that was given all documents. A pool that is too full evicts. With `settings.store` it does not: what
+    is too much goes into the store when the memory is attached to its model.
+    Raises MemoryFileError if the memories differ in batch, layers, width, or in whether they have gates.
     """
     alike = (state.batch, state.slots.shape[1], state.slots.shape[3], state.strength is None)
     if alike != (other.batch, other.slots.shape[1], other.slots.shape[3], other.strength is None):
@@ -111,10 +116,11 @@ def merge(state: MemoryState, other: MemoryState, settings: PoolSettings) -> Mem
 
 
 def repeated(state: MemoryState, valid: Tensor, settings: PoolSettings) -> tuple[Tensor, Tensor]:
-    """What of a document with slots `valid` [B, T] is written: its places [B, T'] long, which count [B, T'] bool.
+    """Which slots of a document are written, in which order, when an empty pool is filled by repetition.
 
-    With `settings.fill`, an empty row takes whole repeats of the document and then its last slots, up to the pool's
-    capacity M; any other row takes the document once.
+    valid: [B, T] bool, the document's slots. Returns the places of the written slots, [B, T'] long, and which of them
+    count, [B, T'] bool. With `settings.fill`, a row whose pool is empty takes the document as often as it fits whole,
+    and then its last slots, up to the capacity. Any other row takes the document once.
     """
     own, counts = pack(valid)
     if not settings.fill or bool(state.used().all()):
@@ -139,7 +145,7 @@ def check_fits(tokens: int, settings: PoolSettings) -> None:
 
 
 def _evicted(state: MemoryState, surplus: Tensor, settings: PoolSettings) -> Tensor:
-    """Which slots go, `surplus` [B] of those that belong to documents: [B, S] bool, or [B, L, S] layer by layer."""
+    """Which slots are evicted, `surplus` [B] of each row, none of the preamble: [B, S] bool; per layer [B, L, S]."""
     candidates = state.valid & (state.source != PREAMBLE)
     if settings.eviction == "oldest":
         order = torch.arange(candidates.shape[1], device=candidates.device).expand_as(candidates).float()
@@ -156,7 +162,7 @@ def _evicted(state: MemoryState, surplus: Tensor, settings: PoolSettings) -> Ten
 
 
 def evicted_segments(state: MemoryState, surplus: Tensor, settings: PoolSettings) -> Tensor:
-    """Which slots go as whole segments, the fewest that free `surplus` [B] slots: [B, S] bool."""
+    """Which slots are evicted if only whole segments are, as few as free `surplus` [B] slots: [B, S] bool."""
     number, goes = state.segment_numbers(), []
     for row, own in enumerate(number):
         segments, place, sizes = own.unique(return_inverse=True, return_counts=True)
@@ -174,7 +180,7 @@ def evicted_segments(state: MemoryState, surplus: Tensor, settings: PoolSettings
 
 
 def _noise(row: int, state: MemoryState, draws: int | None) -> Tensor:
-    """Random order of one row's valid slots, [S] or [draws, S]; padding between them doesn't shift it."""
+    """Random numbers for one row's valid slots, [S] or [draws, S]; they do not depend on where padding is."""
     valid = state.valid[row].cpu()
     noise = torch.zeros(draws or 1, valid.shape[0], dtype=torch.float64)
     noise[:, valid] = random_order(int(state.seeds[row]), state.written, draws or 1, int(valid.sum()))

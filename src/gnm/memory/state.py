@@ -1,4 +1,4 @@
-"""Memory is a value with a batch axis: it goes in and comes out, nothing is changed in place.
+"""The state of memories: a frozen value with a batch axis. A function takes one and returns another.
 
 Shape letters: B states, L layers, S slots, E hidden size.
 """
@@ -11,16 +11,16 @@ from torch import Tensor
 from gnm.memory.store import LongTermStore
 
 PREAMBLE = -1
-"""Source of the slots that hold the start of every conversation (BOS, system turn); never evicted or forgotten."""
+"""The source of slots of the preamble, with which every conversation starts. They are never evicted or forgotten."""
 MIXED = -2
-"""Source of slots that no single document wrote: those of a trained starting pool, and what is left of earlier
-documents after an eviction that differs from layer to layer. Evicted like any other, never forgotten."""
+"""The source of slots that belong to no single document: those of a trained starting pool, and what is left after an
+eviction that drops other slots in each layer. They are evicted like all others, and cannot be forgotten by document."""
 
 
 def pack(keep: Tensor) -> tuple[Tensor, Tensor]:
-    """The columns where `keep` [..., S] is true, packed to the left in their order.
+    """The places where `keep` [..., S] is true, moved to the left in their order.
 
-    Returns indices [..., S'] long, padded with 0 to the longest row, and which of them count, [..., S'] bool.
+    Returns their indices [..., S'] long, padded with 0 up to the longest row, and which are no padding, [..., S'] bool.
     """
     length = int(keep.sum(-1).max()) if keep.numel() else 0
     index = (~keep).int().argsort(dim=-1, stable=True)[..., :length]
@@ -37,9 +37,12 @@ class MemoryState:
     source: [B, S] long; the number of the document that wrote the slot (0, 1, ...), or PREAMBLE, or MIXED.
     seeds: [B] long; each memory's own seed for random eviction, so results don't depend on its batch.
     written: documents written so far; the next one gets this number.
-    strength: [B, S] float32 in (0, 1], what the write gate gave the slot; None in a memory without gates.
+    strength: [B, S] float32 in (0, 1], the write gate of the slot; None in a memory without gates.
     segment: [B, S] long; the number of the slot's segment in its document's text; None in a memory without gates.
-    store: of each memory, the segments that are kept beside its slots; None in a memory without such a store.
+    store: the long-term store of each memory, B of them; None in a memory without stores.
+
+        state.documents()  # {0: 31, 1: 12}: slots by document
+        state = state.forget(0)
     """
 
     slots: Tensor
@@ -56,13 +59,13 @@ class MemoryState:
         return self.slots.shape[0]
 
     def used(self) -> Tensor:
-        """Slots that count against the pool's capacity, [B] long: valid and not of the preamble."""
+        """How many slots count against the pool's capacity, [B] long: all valid ones but the preamble's."""
         return (self.valid & (self.source != PREAMBLE)).sum(-1)
 
     def positions(self, shared: bool = False) -> Tensor:
-        """At which position each slot is read, [B, S] long: valid ones in their order.
+        """The position at which each slot is read, [B, S] long: valid slots one after another.
 
-        shared: every document begins where the preamble ends, so that nothing tells in which order they were written.
+        shared: every document begins right after the preamble, so reading does not depend on the documents' order.
         """
         place = (self.valid.long().cumsum(-1) - 1).clamp(min=0)
         if not shared:
@@ -74,29 +77,29 @@ class MemoryState:
         return torch.where(kind == PREAMBLE - MIXED, place, preamble + place - first.gather(1, kind))
 
     def documents(self, row: int = 0) -> dict[int, int]:
-        """Slots of each document that is still in memory: {document: slots}, oldest first."""
+        """How many slots of each document are in the memory, and its store: {document: slots}, oldest first."""
         sources, counts = self.source[row][self.valid[row]].unique(return_counts=True)
         slots = {int(s): int(c) for s, c in zip(sources, counts, strict=True) if s >= 0}
         return _sum(slots, self.store[row].slots_of("source")) if self.store else slots
 
     def segments(self, document: int, row: int = 0) -> dict[int, int]:
-        """Slots of each segment of `document` that is still in a memory with gates: {segment: slots}."""
+        """How many slots of each segment of `document` are in a memory with gates: {segment: slots}."""
         held = self.segment[row][self.valid[row] & (self.source[row] == document)]
         slots = {int(s): int(c) for s, c in zip(*held.unique(return_counts=True), strict=True)}
         return _sum(slots, self.store[row].slots_of("segment", document)) if self.store else slots
 
     def segment_numbers(self) -> Tensor:
-        """One number for each stored segment, the same in every row: [B, S] long, -1 for slots without one."""
+        """A number for each slot that tells the segments of all documents apart: [B, S] long, -1 without a segment."""
         own = self.valid & (self.source >= 0)
         width = int(self.segment.max()) + 1 if self.segment.numel() else 1
         return (self.source * width + self.segment).masked_fill(~own, -1)
 
     def select(self, keep: Tensor) -> tuple["MemoryState", Tensor]:
-        """Keep the slots where `keep` is true, packed to the left.
+        """The state with the slots where `keep` is true, moved to the left.
 
-        keep: [B, S] bool, the same slots in every layer; or [B, L, S], equally many in each (what is kept of the
-        documents is then MIXED). Returns the new state, and the kept slots' indices [B, L, S'] long for those who
-        hold something per slot.
+        keep: [B, S] bool, the same slots in every layer; or [B, L, S] bool, equally many in each layer. The second
+        makes what is left of the documents MIXED. Also returns the indices [B, L, S'] long of the kept slots, for
+        tensors that are held beside the state.
         """
         per_layer = keep.dim() == 3
         index, valid = pack(keep & (self.valid[:, None] if per_layer else self.valid))
@@ -115,7 +118,7 @@ class MemoryState:
     def forget(self, document: int) -> "MemoryState":
         """The memory without any slot that `document` wrote (in every row of the batch).
 
-        Raises KeyError if no row holds a slot of it, or its slots can no longer be told from others.
+        Raises KeyError if no row holds a slot of it, or if eviction mixed its slots with others.
         """
         held = sorted({number for row in range(self.batch) for number in self.documents(row)})
         if document not in held:
@@ -128,7 +131,7 @@ class MemoryState:
         return self.without(document)
 
     def without(self, document: int) -> "MemoryState":
-        """The memory without the slots of `document`, if it has any, also in its store."""
+        """The memory without the slots of `document`, in pool and store; it may have none."""
         store = self.store and tuple(each.select(each.source != document) for each in self.store)
         return replace(self.select(self.source != document)[0], store=store)
 
@@ -145,7 +148,7 @@ class MemoryState:
         return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def detach(self) -> "MemoryState":
-        """The same memory, cut from the graph of gradients."""
+        """The same memory without its graph of gradients."""
         return replace(self, **{name: tensor.detach() for name, tensor in self.tensors().items()})
 
     def equals(self, other: "MemoryState") -> bool:

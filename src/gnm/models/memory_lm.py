@@ -1,15 +1,13 @@
-"""A decoder with a latent memory: writing a text into slots, reading slots through a key/value prefix.
+"""A decoder with a latent memory: it writes a text into slots, and reads slots as a prefix of keys and values.
 
-- A write is one pass of the decoder over the text; what a tap takes of it become the slots (`taps.py`): the input of
-  every layer at every token, or MemoryLLM's outputs at the last `tokens` places. Untrained, a memory of inputs is the
-  same function as the text in the context (if the write reads everything).
-- A read projects slots to keys and values once per state and hands them to the decoder as a prefix.
-- Keys are kept unrotated beside the state (`Memory.keys`), because eviction moves positions; a write projects only
-  its own slots.
-- With write gates only what the instruction makes worth storing becomes slots (`gates/write.py`); with keep gates those
-  stored segments go that a new document states anew (`keep.py`) or its instruction takes back (`revoke.py`).
-- The write gates look at the write's own pass; or, with a selector, at one of their own, so that learning to select
-  changes no slot.
+- A write is one pass of the decoder over the text. A tap (`taps.py`) takes the slots from it: the input of every layer
+  at every token, or MemoryLLM's outputs at the last `tokens` places. Without training, and if the write reads all
+  earlier slots, reading a memory of inputs gives the same answers as the text in the context.
+- A read projects the slots to keys and values, once for each state. The decoder attends to them in front of a question.
+- Keys are kept before rotation (`Memory.keys`), because eviction moves positions. A write projects only its own slots.
+- With gates (`gates/gating.py`) only some segments of a text become slots, and stored segments may be dropped. The write
+  gates look at the write's own pass; or, with a selector, at one of their own, so that learning to select changes no
+  slot.
 """
 
 from collections.abc import Iterator
@@ -68,7 +66,7 @@ class MemoryLM(Limited):
         self.gating = Gating(decoder, write.gates) if write.gates else None
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
-        """What it has beside the decoder and its adapters: MemoryLLM's marks with tap: outputs, gates if it has any."""
+        """Its parameters beside the decoder and the adapters: MemoryLLM's two with tap: outputs, and those of gates."""
         own = {name: getattr(self, name) for name in MARKS if self.write_settings.tap == "outputs"}
         return own | (dict(self.gating.named_parameters()) if self.gating else {})
 
@@ -78,7 +76,7 @@ class MemoryLM(Limited):
         return self.gating is not None and self.gating.keep_gate is not None
 
     def initial(self, seeds: Tensor) -> Memory:
-        """New memories, one for each of `seeds` [B] long: they hold the preamble, or the starting pool."""
+        """New memories, one for each of `seeds` [B] long. They hold the preamble's slots, or the starting pool."""
         decoder, batch = self.decoder, seeds.shape[0]
         ids = torch.tensor([[self.preamble]], dtype=torch.long, device=decoder.device)
         source = PREAMBLE
@@ -102,14 +100,16 @@ class MemoryLM(Limited):
         return Memory(state, keys, values)
 
     def attach(self, state: MemoryState) -> Memory:
-        """`state` with the keys and values of all its slots."""
+        """The memory of a `state`: its slots are projected to keys and values."""
         return Memory(state, *self.decoder.project(state.slots))
 
     def write(self, memory: Memory, text: TokenBatch, instructions: TokenBatch | None = None) -> Memory:
-        """Write one text per row. instructions: with keep gates, those of the texts alone.
+        """The memories after one more text each; `memory` itself stays as it was.
 
-        Raises MemoryFileError if a text is longer than the pool, or if the memory would be larger than what the decoder
-        attends over beside a question: it could never be read.
+        text: what is written, one text per row. instructions: needed with keep gates only, the instructions of the
+        texts by themselves.
+        Raises MemoryFileError if a text is longer than the pool, or if memory and question together would take more
+        positions than the decoder attends over.
         """
         ids, mask = text.ids, text.mask
         self.check_text(int(mask.sum(-1).max()))
@@ -148,9 +148,9 @@ class MemoryLM(Limited):
         return Memory(state, *sides, decisions, memory.kept)
 
     def decisions(self, text: TokenBatch) -> Decisions:
-        """What the gates decide on one text per row, for writes that read nothing of the pool.
+        """What the write gates decide on one text per row, where a write reads nothing of the pool.
 
-        Layers above the gates' are not run, and nothing is written.
+        Nothing is written, and the layers above the gates' are not run: this takes a fraction of a write's time.
         """
         tap = LayerTap(self.gating.layer, ends_before=self.gating.layer)
         with self._selecting():
@@ -159,7 +159,7 @@ class MemoryLM(Limited):
             return self.gating.decide(memory.state, tap.seen[:, 0], text.segment, self._most)
 
     def revoke(self, memory: Memory, instructions: TokenBatch) -> Memory:
-        """Drop what instructions take back; nothing is written.
+        """The memories without what one instruction per row takes back. Nothing is written.
 
         Raises TypeError without keep gates.
         """
@@ -169,13 +169,13 @@ class MemoryLM(Limited):
             return self._revised(memory, self._taken_back(memory, instructions))
 
     def revoking(self, instructions: TokenBatch) -> Tensor:
-        """Whether instructions take anything back: logits [B]."""
+        """Whether each of B instructions takes anything back: logits [B], yes from 0 on."""
         memory = self.initial(torch.zeros(len(instructions), dtype=torch.long))
         with self._writing():
             return self.gating.revoking(self.decoder, self._preamble_of(memory), instructions)
 
     def prefix(self, memory: Memory) -> Prefix:
-        """What queries of `memory` read: its slots' keys, rotated to their present positions, and values."""
+        """What questions attend to: the slots' values, and their keys, rotated to the slots' present positions."""
         return self._prefix(memory.keys, memory.values, memory.state)
 
     def _inputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> Tensor:
@@ -185,18 +185,23 @@ class MemoryLM(Limited):
         return tap.slots
 
     def _reread(self, memory: Memory, text: TokenBatch, stored: Tensor) -> Tensor:
-        """Layer inputs of the `stored` [B, T] tokens, read without the rest of the document: [B, L, S', E], packed."""
+        """Layer inputs of the `stored` [B, T] tokens in a second reading, without the rest of the document.
+
+        Packed to the left: [B, L, S', E].
+        """
         index, mask = pack(stored | (text.mask & ~text.is_document))
         slots = self._inputs(memory, text.ids.gather(1, index), mask)
         return slots_at(slots, pack(stored.gather(1, index) & mask)[0])
 
     def _with_room(self, memory: Memory, new: Tensor) -> Memory:
-        """The memory as `new` [B] slots are to join it; here `append` evicts what is too much."""
+        """The memory before `new` [B] slots join it. A long-term store makes room here; else `append` evicts."""
         return memory
 
     def _revised(self, memory: Memory, revoked: Tensor, new: tuple[Tensor, Decisions] | None = None) -> Memory:
-        """The memory without what is `revoked` [B, S], and what a `new` text states anew: its layer inputs, and what is
-        decided on it."""
+        """The memory without slots that are `revoked` [B, S], and without those that a `new` text states anew.
+
+        new: the text's layer inputs, and the decisions on it; None: there is no text.
+        """
         state = memory.state
         if new is not None:
             return _kept(memory, self.gating.restated(state, *new, revoked))

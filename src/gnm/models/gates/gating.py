@@ -1,5 +1,9 @@
-"""The gates of a memory together: what a write stores (`write.py`), and what becomes of what is stored already: what a
-new text states anew (`keep.py`) or its instruction takes back (`revoke.py`) is dropped.
+"""All gates of a memory together.
+
+- Write gates (`write.py`) decide which segments of a new text are stored.
+- Keep gates (`keep.py`) drop stored segments that a new text states anew.
+- The revoke gate (`revoke.py`) tells whether an instruction takes something back, such as "Forget the companies". The
+  write gate then tells which stored segments that is about; they are dropped.
 
 Shape letters: B states, L layers, S slots of the pool, T tokens of a text, G segments of a text, E hidden size.
 """
@@ -21,9 +25,12 @@ _REVOKE_SCALE = 30.0  # it has fewer and simpler things to see than the write ga
 
 
 class Gating(nn.Module):
-    """What the gates of a memory decide; they read what enters one layer of its decoder.
+    """The gates of a memory. All of them read the hidden states that enter one layer of its decoder.
 
-    gate: None if segments are drawn at random. keep_gate, revoke_gate: None without `revise`.
+    gate: the write gate; None if segments are drawn at random. keep_gate, revoke_gate: None without `revise`.
+
+        decisions = gating.decide(memory.state, hidden, text.segment, capacity=None)
+        decisions.stored  # which tokens become slots, [B, T] bool
     """
 
     def __init__(self, decoder: Decoder, settings: GateSettings):
@@ -35,9 +42,10 @@ class Gating(nn.Module):
         self.revoke_gate = LinearGate(size, device, _SHUT, _REVOKE_SCALE) if settings.revise else None
 
     def decide(self, state: MemoryState, seen: Tensor, segment: Tensor, capacity: int | None) -> Decisions:
-        """What is stored of a new text for the pool of `state`, which has room for `capacity` slots.
+        """Which tokens of a new text are stored, at most `capacity` of them (None: no such limit).
 
-        seen: [B, T, E], what enters the gates' layer. segment: [B, T] long, of each token, -1 for padding.
+        seen: [B, T, E], the hidden states that enter the gates' layer. segment: [B, T] long, the segment of each token,
+        -1 for padding.
         """
         count = int(segment.max()) + 1
         if self.gate is None:
@@ -48,11 +56,15 @@ class Gating(nn.Module):
         return decide(logits, segment, self.settings, capacity)
 
     def read_strength(self, decisions: Decisions) -> Tensor:
-        """The strength [B, T] with which a document's tokens are read; random gates only choose."""
+        """The strength with which stored tokens are read, [B, T] float32: their gate, or 1 with random gates."""
         return torch.ones_like(decisions.strength) if self.gate is None else decisions.strength
 
     def restated(self, state: MemoryState, slots: Tensor, decisions: Decisions, revoked: Tensor) -> Kept:
-        """What becomes of the slots of `state` beside a new text, whose instruction takes back `revoked` [B, S]."""
+        """Which slots of `state` are kept when a new text is written.
+
+        slots: [B, L, T, E], the text's layer inputs. decisions: those on the text. revoked: [B, S] in [0, 1], how far
+        the text's instruction takes each slot back.
+        """
         return Kept(keep(self.keep_gate, self.layer, state, slots, decisions), revoked, state.source, state.segment)
 
     def revoking(self, decoder: Decoder, preamble: Prefix, instructions: TokenBatch) -> Tensor:

@@ -1,12 +1,12 @@
-"""Write gates: how much of a document its instruction makes worth storing, segment by segment.
+"""Write gates: a number in (0, 1) for each segment of a text, which says how strongly the segment is stored.
 
-- A segment is a line or a sentence. Its gate, a number in (0, 1), is one linear function of what enters a layer at its
-  end, where instruction and segment have been read, and holds for all its tokens. Two thirds of the way up it is told
-  best what an instruction is about; the last layer is about the next word already.
-- What is weak is not stored. The strength of what is stored is a bias of its logarithm on the attention that reads it,
-  so that the answers' loss reaches the gates.
-- Training adds a term that says of each segment whether the instruction is about it, and, as G-MemLLM's composite
-  objective does (Xu 2026, arXiv:2602.00015), one that keeps little and one of entropy; here that makes gates decide.
+- A segment is a clause of the document, or the whole instruction. Its gate is read at its last token, where both the
+  instruction and the segment have been read. The gate is one linear function of the hidden state that enters one layer
+  of the decoder, by default two thirds of the way up (layer 20 of SmolLM2-135M's 30).
+- A segment whose gate is below the threshold is not stored. The logarithm of a stored segment's gate is added to the
+  attention scores of its slots. So the loss of the answers has a gradient for the gates.
+- Training adds a loss of the gates' own: cross-entropy with the labels of the segments, and, as in G-MemLLM's composite
+  objective (Xu 2026, arXiv:2602.00015), a term against storing much and one against gates near one half.
 
 Shape letters: B states, T tokens of a text, G segments of a text, E hidden size.
 """
@@ -27,14 +27,18 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class GateSettings(StrictModel):
-    """What is stored of a document: tokens that pass every limit that is set, the strongest first.
+    """Which tokens of a document are stored: those that pass every limit that is set, the strongest first.
 
-    Of segments that are equally strong, or stored in part, the last tokens come first: these have read the others.
-    by: "random" gives segments random strengths, to compare with; what it stores counts fully when it is read.
-    reread: stored tokens are read once more, with the instruction but without the rest of the document, and their slots
-    are those of this reading: what is left out leaves no trace in them.
-    revise: a document lowers the strength of stored segments that it states anew (keep gates, `keep.py`) or that its
-    instruction takes back (`revoke.py`); to forget the document later does not bring them back.
+    Where a limit falls inside a segment, or between equally strong ones, later tokens go first: they have read the
+    earlier ones.
+    by: "gate" uses trained gates. "random" draws the strengths, as a baseline; what it stores is read at full strength.
+    reread: the stored tokens are read a second time, with the instruction and without the rest of the document. Their
+    slots come from this second reading, so nothing of the rest is in them.
+    revise: writing a document weakens stored segments that it states anew (keep gates, `keep.py`) or that its
+    instruction takes back (`revoke.py`). Forgetting the document later does not bring them back.
+
+        GateSettings(threshold=0.5)
+        GateSettings(threshold=0.0, share=0.25)  # a quarter of the tokens, the strongest
     """
 
     by: Literal["gate", "random"] = "gate"
@@ -55,12 +59,14 @@ class GateSettings(StrictModel):
 
 
 class GateTraining(StrictModel):
-    """Weights of the terms that train gates, beside the answers' loss.
+    """Weights of the losses that train gates, beside the loss of the answers.
 
-    segments: cross-entropy of each segment's gate with whether it is to be stored; those of a document that are and
-    those that are not count the same in all. budget: the square of what the mean gate of a document's tokens is
-    above `share`. entropy: of the gates, so that they decide. With gates.revise, keep: cross-entropy of the keep gates
-    with which stored segments still hold; revoke: of the revoke gate with which instructions take something back.
+    segments: cross-entropy of each gate with its label, whether the segment is to be stored. The wanted segments of a
+    document have the same weight in all as its unwanted ones, however many they are.
+    budget: the square of how far the mean gate of a document's tokens is above `share`.
+    entropy: of each gate; it pushes gates away from one half.
+    keep, revoke: with gates.revise, cross-entropy of the keep gates with whether a stored segment still holds, and of
+    the revoke gate with whether an instruction takes something back.
     """
 
     segments: Weight = 1.0
@@ -73,8 +79,11 @@ class GateTraining(StrictModel):
 
 @dataclass(frozen=True)
 class Decisions:
-    """What a write decided. logits: [B, G] float32, before the sigmoid. segment: [B, T] long, of each token, -1 for
-    padding. stored: [B, T] bool."""
+    """What the write gates decided on one text per row.
+
+    logits: [B, G] float32, of each segment, before the sigmoid. segment: [B, T] long, the segment of each token, -1 for
+    padding. stored: [B, T] bool, the tokens that become slots.
+    """
 
     logits: Tensor
     segment: Tensor
@@ -94,9 +103,10 @@ class Decisions:
 
 
 class LinearGate(nn.Module):
-    """One linear function of normalised hidden states [..., E]: the gate's logit [...], float32.
+    """A linear function of layer-normalised hidden states [..., E]: logits [...], float32.
 
-    start: the logit of a new one, whatever it sees. scale: of its slope; the larger, the faster it learns.
+    start: the logit that an untrained gate gives to everything. scale: multiplies the slope; the larger, the faster the
+    gate learns.
     """
 
     def __init__(self, size: int, device: torch.device, start: float, scale: float = 1.0):
@@ -144,8 +154,11 @@ def segment_ends(segment: Tensor, count: int) -> Tensor:
 
 
 def gate_loss(decisions: Decisions, wanted: Tensor, told: Tensor, settings: GateTraining) -> Tensor:
-    """Sum over the batch of each document's loss; wanted: [B, G] bool, the segments to be stored; told: [B, G] bool,
-    those that are no document's, which count half as much as the document's."""
+    """The gates' loss, summed over the batch.
+
+    wanted: [B, G] bool, the segments to be stored. told: [B, G] bool, the segments that are not the document's; they
+    have half the document's weight.
+    """
     tokens = decisions.tokens
     real, gates = tokens > 0, decisions.logits.sigmoid()
     halves = balanced_loss(decisions.logits, wanted, real & ~told)
@@ -158,9 +171,9 @@ def gate_loss(decisions: Decisions, wanted: Tensor, told: Tensor, settings: Gate
 
 
 def balanced_loss(logits: Tensor, wanted: Tensor, real: Tensor) -> Tensor:
-    """Cross-entropy of gates [B, G] with what is `wanted` [B, G] bool, where `real` [B, G] bool: a row's mean, [B].
+    """Class-balanced cross-entropy of logits [B, G] with `wanted` [B, G] bool, over the places `real` [B, G]: [B].
 
-    Those that are to be open and those that are to be shut count the same in all; a row without any gate gives 0.
+    Of each row: the mean over wanted places and the mean over the others, averaged. A row without places gives 0.
     """
     errors = nn.functional.binary_cross_entropy_with_logits(logits, wanted.float(), reduction="none")
     kinds = [mean_where(errors, real & kind) for kind in (wanted, ~wanted)]
