@@ -55,7 +55,7 @@ def load(
     undo_steps: int = 20,
     memory: str | Path | SavedMemory | None = None,
 ) -> Conversation:
-    """Load a model with its memory adapter, and begin with the memory that is given or was saved with it, or an empty one.
+    """Load a model with its memory adapter, with the memory that is given or was saved with it, or an empty one.
 
         memory = load()
         memory.write("Oslo lies on a fjord.", "Learn all facts.")

@@ -58,6 +58,10 @@ class MemoryState:
     def batch(self) -> int:
         return self.slots.shape[0]
 
+    def from_end(self) -> Tensor:
+        """The place of each valid slot counted from the last one, which is 1: [B, S] long."""
+        return self.valid.flip(-1).long().cumsum(-1).flip(-1)
+
     def used(self) -> Tensor:
         """How many slots count against the pool's capacity, [B] long: all valid ones but the preamble's."""
         return (self.valid & (self.source != PREAMBLE)).sum(-1)

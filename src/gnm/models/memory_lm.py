@@ -5,8 +5,8 @@
   earlier slots, reading a memory of inputs gives the same answers as the text in the context.
 - A read projects the slots to keys and values, once for each state. The decoder attends to them in front of a question.
 - Keys are kept before rotation (`Memory.keys`), because eviction moves positions. A write projects only its own slots.
-- With gates (`gates/gating.py`) only some segments of a text become slots, and stored segments may be dropped. The write
-  gates look at the write's own pass; or, with a selector, at one of their own, so that learning to select changes no
+- With gates (`gates/gating.py`) only some segments of a text become slots, and stored segments may be dropped. Write
+  gates look at the write's own pass. With a selector they look at one of their own, and learning to select changes no
   slot.
 """
 
@@ -229,7 +229,7 @@ class MemoryLM(Limited):
         tokens, state = self.write_settings.tokens, memory.state
         length = mask.sum(-1)
         reused = torch.minimum((tokens - length).clamp(min=0), state.used())
-        old, old_valid = pack(state.valid & (_from_end(state) <= reused[:, None]))
+        old, old_valid = pack(state.valid & (state.from_end() <= reused[:, None]))
         place = torch.arange(int((reused + length).max()), device=mask.device) - reused[:, None]
         ids = ids.gather(1, place.clamp(0, ids.shape[1] - 1))
         mask = place < length[:, None]
@@ -245,7 +245,7 @@ class MemoryLM(Limited):
             return self.prefix(memory)
         visible = state.source == PREAMBLE
         if reads != "nothing":
-            from_end = _from_end(state)
+            from_end = state.from_end()
             last = state.valid if reads == "all" else from_end <= reads
             visible = visible | (last if reused is None else last & (from_end > reused[:, None]))
         return self._prefix_of(memory, visible)
@@ -298,8 +298,3 @@ def _kept(memory: Memory, kept: Kept) -> Memory:
     state = replace(memory.state, strength=memory.state.strength * gates)
     memory = replace(memory, state=state, decisions=None, kept=kept)
     return memory if bool((gates >= 0.5).all()) else memory.select(gates >= 0.5)
-
-
-def _from_end(state: MemoryState) -> Tensor:
-    """The place of each valid slot counted from the last one, which is 1: [B, S] long."""
-    return state.valid.flip(-1).long().cumsum(-1).flip(-1)
