@@ -11,7 +11,7 @@ from gnm.cli import main
 from gnm.config import validate
 from gnm.errors import ConfigError
 from gnm.learners import LearnerSettings, Question, build_learner
-from gnm.models.lora import LoraSettings, add_lora
+from gnm.models.lora import SELECTOR, FusedLoraLinear, LoraSettings, add_lora, add_selector
 from gnm.models.tokens import TokenBatch
 from gnm.params import EvaluateParams, TrainParams
 from gnm.plan import QUESTION_TOKENS, RECALLED_AT_ONCE, SEGMENT_TOKENS, Model, known_shape, plan
@@ -110,12 +110,12 @@ def test_a_store_and_what_questions_read_of_it_are_what_a_model_holds(tiny_sizes
         "memoryllm", 1, tokens,
     )  # fmt: skip
     lm = build_learner(LearnerSettings(**method), load_backbone("tiny", dtype="float32"), training=True).lm
-    lm.head = []
+    lm.preamble = []
     memory = lm.initial(torch.tensor([0]))
     for _ in range(texts):
         ids = torch.randint(5, 200, (1, tokens))
         segment = torch.arange(tokens)[None] // SEGMENT_TOKENS
-        memory = lm.write(memory, ids, torch.ones_like(ids, dtype=torch.bool), segment)
+        memory = lm.write(memory, TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool), segment, segment >= 0))
     store = memory.state.store[0]
     assert need.memory == memory.state.slots.nbytes == without.memory
     assert need.store == held(store.entries) > 0 == without.store
@@ -134,6 +134,21 @@ def test_adapters_count_with_the_weights_that_are_formed_of_them(tiny_sizes):
     formed = [module._formed["default"].weight for module in backbone.model.modules() if hasattr(module, "_formed")]
     assert model.formed == sum(weight.numel() for weight in formed) > 0
     assert Model.of("tiny-memoryllm", None).trained == (3 + 1) * 48
+
+
+def test_a_selector_counts_with_the_layers_that_it_adapts_once_more(tiny_sizes, settings, tmp_path):
+    gated = {"method": "gnm", "adapter": str(tmp_path), "write": {"gates": {}}}
+    values = settings[0] | {"backbone": {"name": "tiny", "dtype": "float32"}, "methods": {"gnm": gated}}
+    params = validate(values, EvaluateParams, "test")
+    without = plan(params, "gnm", 1).adapters
+    (tmp_path / SELECTOR).mkdir()
+    backbone = load_backbone("tiny", dtype="float32")
+    add_lora(backbone.model, LoraSettings(), seed=0)
+    add_selector(backbone.model, LoraSettings(), 2)  # of three layers
+    selector = [p for name, p in backbone.model.named_parameters() if f".{SELECTOR}." in name]
+    layers = [layer for layer in backbone.model.modules() if isinstance(layer, FusedLoraLinear)]
+    formed = [layer.base_layer.weight for layer in layers if SELECTOR in layer.lora_A]
+    assert plan(params, "gnm", 1).adapters - without == held(selector) + held(formed)
 
 
 def test_what_a_step_keeps_for_its_gradients_is_about_what_is_planned(tiny_sizes):
@@ -226,7 +241,7 @@ def test_the_table_of_an_experiment(project, capsys):
 
 def test_an_evaluation_in_peoples_words_can_be_planned(project, capsys):
     main(["plan", str(project / "experiments" / "people")])
-    rows = {line.split(",")[0]: line.split()[-8:] for line in capsys.readouterr().out.splitlines()[1:]}
+    rows = {line.split(",")[0]: line.split()[-9:] for line in capsys.readouterr().out.splitlines()[1:]}
     memory, prefix = ([float(rows[f"evaluate {name}"][at]) for name in ("generalist", "no_memory")] for at in (2, 3))
     assert memory[0] > memory[1] == 0 and prefix[0] > prefix[1] == 0
 

@@ -31,8 +31,9 @@ from gnm.learners import LearnerSettings
 from gnm.learners.long_term import CONTEXTS_AT_ONCE as RECALLED_AT_ONCE
 from gnm.learners.retrieval import CONTEXTS_AT_ONCE
 from gnm.models.attention import SCORES
+from gnm.models.gates.write import gate_layer
 from gnm.models.latent_bank import LatentBank
-from gnm.models.lora import LoraSettings
+from gnm.models.lora import SELECTOR, LoraSettings
 from gnm.params import EvaluateParams, PeopleParams, TrainParams
 from gnm.weights.backbones import REGISTRY
 from gnm.weights.memoryllm import MemoryShape, empty_model, memory_sizes, parse_config
@@ -142,6 +143,15 @@ def empty_bank(settings: LearnerSettings, config: LlamaConfig) -> LatentBank | N
         return LatentBank(config.hidden_size, settings.bank)
 
 
+def _selector_share(params: Params, settings: LearnerSettings, model: Model) -> float:
+    """The share of the layers that a selector, the write gates' own adapter, adapts once more."""
+    alone = isinstance(params, TrainParams) and params.selection_only
+    if not settings.write.gates or not (alone or settings.adapter and (settings.adapter / SELECTOR).is_dir()):
+        return 0.0
+    layers = model.config.num_hidden_layers
+    return gate_layer(settings.write.gates, layers) / layers
+
+
 def plan(params: Params, method: str, processes: int, tokens: int = DOCUMENT_TOKENS) -> Need:
     """What each of `processes` needs for one method, with documents of `tokens` tokens (instruction included)."""
     settings, dtype = params.method(method), _BYTES[params.backbone.dtype]
@@ -153,7 +163,8 @@ def plan(params: Params, method: str, processes: int, tokens: int = DOCUMENT_TOK
     weights = dtype * model.weights // (processes if shard else 1) + lm_head
     bank = empty_bank(settings, model.config)
     own = sum(parameter.numel() for parameter in bank.parameters()) if bank else 0
-    need = Need(weights=weights, adapters=4 * (model.adapters + own) + (0 if shard else dtype * model.formed))
+    numbers = 4 * model.adapters + (0 if shard else dtype * model.formed)
+    need = Need(weights=weights, adapters=round(numbers * (1 + _selector_share(params, settings, model))) + 4 * own)
 
     documents, states = _documents_and_states(params, processes)
     slots = documents * tokens
