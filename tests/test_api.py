@@ -397,7 +397,8 @@ def test_a_file_that_was_changed_meanwhile_is_not_written_over(memory, tmp_path)
 
 
 def test_two_processes_that_write_at_once_both_keep_their_documents(tmp_path):
-    command = [sys.executable, "-m", "gnm.cli", "write", str(tmp_path / "m"), "--backbone", "tiny", "--instruction"]
+    command = [sys.executable, "-m", "gnm.cli", "write", str(tmp_path / "m"), "--backbone", "tiny"]
+    command += ["--timeout", "600", "--instruction"]  # a machine that others use too
     started = [
         subprocess.Popen([*command, instruction, *(f"{DOCUMENT} {n}" for n in range(40))]) for instruction in "ab"
     ]
