@@ -19,6 +19,8 @@
 # the evaluation ran on.
 
 # %%
+from functools import cache
+
 from gnm.analysis.lines import cost_lines
 from gnm.analysis.page import Page
 from gnm.analysis.sentences import growth
@@ -71,6 +73,7 @@ sized = facts if {"in_context", "generalist"} <= set(facts.evaluations) else Pag
 
 
 # %%
+@cache
 def counted(backbone):
     return cost_of_stream(backbone, sizes_of(sized.evaluations, SHAPE, RETRIEVED), DOCUMENTS)
 

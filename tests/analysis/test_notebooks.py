@@ -40,31 +40,35 @@ def test_notebooks_say_what_is_missing_where_nothing_is(name, tmp_path):
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
-    """Roots by what is wrong with them: a folder without records, a summary of other keys, a single method."""
-    roots = {name: tmp_path_factory.mktemp(name) for name in ("a summary alone", "other keys", "other costs")}
+    """Roots by what is wrong with them; all have one method, no records, and a cost of other keys."""
+    roots = {name: tmp_path_factory.mktemp("root") for name in ("summaries alone", "summaries of other keys")}
     for wrong, root in roots.items():
         for folder in FOLDERS:
-            save_evaluation(root / folder / "generalist", made_up_records(), keep_records=False, keep_counts=False)
-            if wrong == "other keys":
-                write_json(root / folder / "generalist" / "summary.json", {"beauty_matrix": [[[1.0]]]})
-            if wrong != "a summary alone":
-                write_json(root / folder / "generalist" / "cost.json", {"beauty": [1.0, None]})
+            save_evaluation(root / folder / "gnm", made_up_records(), keep_records=False, keep_counts=False)
+            write_json(root / folder / "gnm" / "cost.json", {"beauty": [1.0, None]})
+            if wrong == "summaries of other keys":
+                write_json(root / folder / "gnm" / "summary.json", {"beauty_matrix": [[[1.0]]]})
         path = root / "memory_analysis" / "gnm" / "layers.parquet"
         path.parent.mkdir(parents=True)
-        measure = "beauty" if wrong == "other keys" else "write_invariance"
+        measure = "write_invariance" if wrong == "summaries alone" else "beauty"
         pd.DataFrame({"target": [0], "layer": [0], "measure": [measure], "value": [0.5]}).to_parquet(path)
     return roots
 
 
-@pytest.mark.parametrize("wrong", ["a summary alone", "other keys", "other costs"])
 @pytest.mark.parametrize("name", NAMES)
-def test_bad_input_is_a_sentence_or_a_smaller_figure(name, wrong, broken, unrendered, tmp_path):
-    shown = run(name, broken[wrong], tmp_path)
-    drawn = {path.stem for path in tmp_path.glob("*.csv")}
-    if wrong == "other keys":
+def test_one_method_without_records_gives_a_smaller_figure(name, broken, unrendered, tmp_path):
+    shown = run(name, broken["summaries alone"], tmp_path)
+    drawn = list(tmp_path.glob("*.csv"))
+    if name in ("comp_gen", "flops"):  # experiment 3 is not there, and costs are of other keys
         assert not drawn and "Not drawn: " in said(shown)
-    elif name not in ("comp_gen", "flops"):  # experiment 3 has no folder here; costs are of other keys
-        assert drawn
+    else:
+        assert drawn and all(set(pd.read_csv(path)["method"]) == {"gnm"} for path in drawn)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_summaries_of_other_keys_are_a_sentence(name, broken, tmp_path):
+    shown = run(name, broken["summaries of other keys"], tmp_path)
+    assert not list(tmp_path.iterdir()) and "Not drawn: " in said(shown)
 
 
 def test_notebooks_read_the_published_evaluations(shared, tmp_path):
