@@ -3,7 +3,8 @@
 - The service runs on a tiny random backbone in a process of its own. Requests are bytes on a socket: broken HTTP,
   broken JSON, wrong types and sizes, foreign paths, files that are none.
 - Every one must be answered, or its connection closed, in time; never with an error of the service's own (500).
-- Printed: answers by status, seconds, and the memory of the process before and after.
+- Some of them are valid after all, and write. After each tenth what was written is deleted, so that the memory of the
+  process is that of a service without memories; it is printed, with the answers by status.
 """
 
 import argparse
@@ -14,10 +15,11 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import httpx2
 from serve_load import Server
 
 NAME = "/v1/memories/malformed"
-_AT_ONCE = 16
+_AT_ONCE, _PARTS = 16, 10
 VALID = {
     f"{NAME}/documents": {"document": "Bern is in Asia.", "instruction": "Learn it all."},
     f"{NAME}/ask": {"questions": ["Where is Bern?"], "max_new_tokens": 2},
@@ -152,9 +154,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder)) as server:
-        for part, count in (("first", options.requests // 10), ("rest", options.requests - options.requests // 10)):
-            found = asyncio.run(send_all(server.address, count, options.seed + (part == "rest")))
-            print(f"{part} {count}: {dict(sorted(found.items()))}, {server.megabytes():.0f} MB after it", flush=True)
+        for part in range(_PARTS):
+            found = asyncio.run(send_all(server.address, options.requests // _PARTS, options.seed + part))
+            httpx2.delete(f"{server.url}{NAME[1:]}", timeout=60)
+            print(f"{dict(sorted(found.items()))}, {server.megabytes():.0f} MB after it", flush=True)
         assert server.healthy() and "Traceback" not in server.said()
         print("healthy, no traceback")
 
