@@ -40,12 +40,12 @@ folder.missing(METHODS, COMMAND)
 page.table(folder)
 
 # %%
-merits = ["score", *PARTS, "format_accuracy", "refusal_f1"]
-page.bars("ablation", folder, "Experiment 2: with and without a gradient through writing", merits)
+frames = ["score", *PARTS, "format_accuracy", "refusal_f1"]
+page.bars("ablation", folder, "Experiment 2: with and without a gradient through writing", frames)
 
 # %%
 measures = ["score", "format_accuracy", "refusal_f1"]
 page.lines("ablation_by_age", folder, "With and without a gradient through writing", measures)
 
 # %%
-page.say(lambda: ranking(folder.merit()) + " " + ranking(folder.merit(), "selectivity"))
+page.say(lambda: ranking(folder.metrics()) + " " + ranking(folder.metrics(), "selectivity"))

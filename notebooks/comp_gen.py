@@ -41,4 +41,4 @@ page.table(folder)
 page.bars("comp_gen", folder, "Experiment 3: compositions", ["score", "selectivity", "refusal_f1"], "no_memory")
 
 # %%
-page.say(lambda: ranking(folder.merit()) + " " + ranking(folder.merit(), "refusal_f1"))
+page.say(lambda: ranking(folder.metrics()) + " " + ranking(folder.metrics(), "refusal_f1"))

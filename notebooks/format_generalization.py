@@ -49,5 +49,5 @@ page.folders("format_generalization", shown, "Formats followed", ["format_accura
 
 # %%
 page.say(
-    lambda: " ".join(f"{words}: {ranking(each.merit(), 'format_accuracy')}" for words, each in shown.items() if each)
+    lambda: " ".join(f"{words}: {ranking(each.metrics(), 'format_accuracy')}" for words, each in shown.items() if each)
 )

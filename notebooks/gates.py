@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -20,7 +22,7 @@
 # that it answers as the document states; less is better.
 
 # %%
-from gnm.analysis.gates import against_kept, compression, segment_merit
+from gnm.analysis.gates import compression, segment_metrics
 from gnm.analysis.grouped import grouped_bars, of_measures
 from gnm.analysis.measures import PARTS
 from gnm.analysis.page import Page
@@ -41,8 +43,8 @@ folder.missing(METHODS, COMMAND)
 
 # %%
 def kept():
-    merit, cost = folder.merit(), folder.cost()
-    return compression(merit, cost, "Score against what is kept"), against_kept(merit, cost)
+    metrics = folder.metrics()
+    return compression(metrics, folder.cost(), "Score against what is kept"), metrics[metrics["metric"] == "score"]
 
 
 page.draw("gates_kept", kept)
@@ -50,14 +52,14 @@ page.draw("gates_kept", kept)
 
 # %%
 def stored():
-    frame = of_measures(segment_merit(folder.evaluations), ["segments", "stored"])
+    frame = of_measures(segment_metrics(folder.evaluations), ["segments", "stored"])
     return grouped_bars(frame, "Segments decided rightly, and the share of tokens stored", ["figures_of_merit"]), frame
 
 
 page.draw("gates_stored", stored)
 
 # %%
-page.say(lambda: ranking(segment_merit(folder.evaluations), "stored", "most"))
+page.say(lambda: ranking(segment_metrics(folder.evaluations), "stored", "most"))
 
 # %%
 page.lines("gates_leakage", folder, "What leaks, by age", ["accuracy", "leakage", "neighbour_leakage"])
@@ -90,5 +92,5 @@ page.folders("gates_taken_back", taken, "What is forgotten, what remains, what i
 
 # %%
 page.say(
-    lambda: " ".join(f"{words}: {ranking(each.merit(), 'accuracy_age_0')}" for words, each in taken.items() if each)
+    lambda: " ".join(f"{words}: {ranking(each.metrics(), 'accuracy_age_0')}" for words, each in taken.items() if each)
 )

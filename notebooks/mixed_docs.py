@@ -48,7 +48,7 @@ page.lines("mixed_ten_by_age", ten, "Experiment 2, ten documents, by age", ["sco
 page.lines("mixed_ten_by_documents", ten, "Experiment 2, ten documents: all questions so far", PARTS, "t")
 
 # %%
-page.say(lambda: ranking(ten.merit()) + " " + ranking(ten.merit(), "refusal_f1"))
+page.say(lambda: ranking(ten.metrics()) + " " + ranking(ten.metrics(), "refusal_f1"))
 
 # %%
 twenty = page.read("mixed_documents")
@@ -66,7 +66,7 @@ page.lines(
 page.lines("mixed_twenty_by_documents", twenty, "Experiment 2, twenty documents: all questions so far", PARTS, "t")
 
 # %%
-page.say(lambda: ranking(twenty.merit()) + " " + ranking(twenty.merit(), "refusal_f1"))
+page.say(lambda: ranking(twenty.metrics()) + " " + ranking(twenty.metrics(), "refusal_f1"))
 
 # %% [markdown]
 # The published notebook draws the cost beside these; `flops.ipynb` says what its unit is.

@@ -43,7 +43,7 @@ page.table(folder)
 page.bars("warmup_bars", folder, "Experiment 1, ten documents", ["score", *PARTS], reference="no_memory")
 
 # %%
-page.say(lambda: ranking(folder.merit()))
+page.say(lambda: ranking(folder.metrics()))
 
 # %%
 page.at_ages("warmup_score_at_ages", folder, "Experiment 1: score by age", ["score"], [0, 4, 9], reference="no_memory")

@@ -77,8 +77,8 @@ def synthetic(seed, sequences=8, documents=3, difficulty=0.1):
     return frame(rows)
 
 
-def values_of(merit):
+def values_of(metrics):
     return {
         (metric, age if pd.notna(age) else None): value
-        for metric, age, value in zip(merit["metric"], merit["age"], merit["value"], strict=True)
+        for metric, age, value in zip(metrics["metric"], metrics["age"], metrics["value"], strict=True)
     }

@@ -76,13 +76,13 @@ def test_bars_at_ages_have_lengths_whiskers_and_hatches(evaluations):
 
 
 def test_folders_stand_beside_each_other(root):
-    merits = {name: read_experiment(root / name)[1] for name in ("e", "single")}
-    frame = of_folders(merits, ["score"])
+    frames = {name: read_experiment(root / name)[1] for name in ("e", "single")}
+    frame = of_folders(frames, ["score"])
     axes = panels(grouped_bars(frame, "A title", ["score"]))[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["e", "single"]
     assert len(axes.patches) == 4
     with pytest.raises(DataError, match="no folder has beauty"):
-        of_folders(merits, ["beauty"])
+        of_folders(frames, ["beauty"])
 
 
 def test_figures_are_of_a_papers_sizes_and_letters_can_be_read(evaluations):
@@ -174,8 +174,8 @@ def test_the_numbers_lie_beside_the_figure(evaluations, tmp_path):
 
 
 def test_one_measure_does_not_squeeze_the_lines_below_it(root):
-    merit = read_experiment(root / "e")[1]
-    assert overview(merit, "A title", ["score"]).get_figwidth() >= 7
+    metrics = read_experiment(root / "e")[1]
+    assert overview(metrics, "A title", ["score"]).get_figwidth() >= 7
 
 
 def test_samples_of_a_summary_alone_are_explained(root):

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from gnm.analysis.figures import merit_bars, overview, retention_lines
+from gnm.analysis.figures import metric_bars, overview, retention_lines
 from gnm.analysis.style import METHODS, in_order, method_style, save_figure
 from gnm.errors import DataError
 
 FIGURES = ("score", "accuracy", "specificity", "selectivity")
 
 
-def merit(methods=("no_memory", "gnm"), interval=True):
+def metrics(methods=("no_memory", "gnm"), interval=True):
     rows = [
         {
             "method": method,
@@ -33,7 +33,7 @@ def merit(methods=("no_memory", "gnm"), interval=True):
 
 
 def test_bars_have_the_methods_lengths_colours_and_whiskers():
-    panels = merit_bars(merit(), "A title").axes
+    panels = metric_bars(metrics(), "A title").axes
     assert [axes.get_title() for axes in panels] == [f"{name.capitalize()},\N{NO-BREAK SPACE}%" for name in FIGURES]
     for axes in panels:
         assert [bar.get_width() for bar in axes.patches] == pytest.approx([40, 30])
@@ -53,7 +53,7 @@ def test_bars_have_the_methods_lengths_colours_and_whiskers():
 
 
 def test_lines_have_the_methods_markers_and_values():
-    axes = retention_lines(merit(), "A title").axes[0]
+    axes = retention_lines(metrics(), "A title").axes[0]
     assert [line.get_label() for line in axes.lines] == ["GNM", "No memory"]
     assert [line.get_marker() for line in axes.lines] == [METHODS["gnm"].marker, METHODS["no_memory"].marker]
     assert axes.lines[0].get_ydata().tolist() == pytest.approx([40] * 4)
@@ -62,37 +62,37 @@ def test_lines_have_the_methods_markers_and_values():
 
 
 def test_variants_of_one_method_differ_in_the_dashes():
-    lines = retention_lines(merit(["gnm (a)", "gnm (b)", "no_memory"]), "A title").axes[0].lines
+    lines = retention_lines(metrics(["gnm (a)", "gnm (b)", "no_memory"]), "A title").axes[0].lines
     assert [line.get_label() for line in lines] == ["GNM, a", "GNM, b", "No memory"]
     assert lines[0].get_color() == lines[1].get_color()
     assert lines[0].get_linestyle() != lines[1].get_linestyle()
 
 
 def test_single_documents_are_shown_without_ages():
-    frame = merit()
+    frame = metrics()
     assert len(overview(frame, "A title").axes) == 5
     assert len(overview(frame[frame["age"].isna() | (frame["age"] == 0)], "A title").axes) == 4
 
 
 def test_without_intervals_nothing_is_drawn_for_them():
-    figure = overview(merit(interval=False), "A title")
+    figure = overview(metrics(interval=False), "A title")
     assert all(not axes.collections for axes in figure.axes)
     assert figure.get_supxlabel() == ""
-    assert "12 sequences" in overview(merit(), "A title").get_supxlabel()
+    assert "12 sequences" in overview(metrics(), "A title").get_supxlabel()
 
 
 def test_a_method_without_a_figure_leaves_its_row_empty():
-    frame = merit()
+    frame = metrics()
     frame = frame[(frame["method"] != "gnm") | (frame["metric"] != "score")]
-    score, accuracy = merit_bars(frame, "A title").axes[:2]
+    score, accuracy = metric_bars(frame, "A title").axes[:2]
     assert (len(score.patches), len(accuracy.patches)) == (1, 2)
     with pytest.raises(DataError, match="nothing to draw for refusal_f1"):
-        merit_bars(frame, "A title", ["score", "refusal_f1"])
+        metric_bars(frame, "A title", ["score", "refusal_f1"])
 
 
 def test_saving_writes_both_files_whole_and_the_same_each_time(tmp_path):
-    first = save_figure(overview(merit(METHODS), "All methods"), tmp_path / "plots" / "a.png")
-    second = save_figure(overview(merit(METHODS), "All methods"), tmp_path / "plots" / "b")
+    first = save_figure(overview(metrics(METHODS), "All methods"), tmp_path / "plots" / "a.png")
+    second = save_figure(overview(metrics(METHODS), "All methods"), tmp_path / "plots" / "b")
     assert [path.name for path in first] == ["a.png", "a.svg"]
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["a.png", "a.svg", "b.png", "b.svg"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
@@ -109,7 +109,7 @@ def test_every_method_can_be_told_apart():
 
 def test_drawing_changes_no_global_state(tmp_path):
     before = dict(matplotlib.rcParams)
-    save_figure(overview(merit(), "A title"), tmp_path / "a")
+    save_figure(overview(metrics(), "A title"), tmp_path / "a")
     assert dict(matplotlib.rcParams) == before
     program = "import sys, gnm.analysis.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from gnm.analysis.gates import GatesParams, against_kept, compression, gates, segment_merit
+from gnm.analysis.gates import GatesParams, against_kept, compression, gates, segment_metrics
 from gnm.analysis.saved import SavedEvaluation
 from gnm.api import load
 from gnm.errors import CheckpointError, DataError
@@ -32,16 +32,16 @@ def test_decisions_are_judged_on_the_documents_own_words(tmp_path):
         segment(1, "* Élan, a car\n", 0.5, 4, 4, True, True),
     ]
     write_segments(tmp_path / "segments.parquet", rows)
-    merit = segment_merit({"generalist": SavedEvaluation("e", "generalist", "", tmp_path)}).set_index("metric")
-    assert merit.loc["segments", "value"] == 3 / 4 and merit.loc["segments", "samples"] == 4
-    assert merit.loc["stored", "value"] == 16 / 24
-    low, high = merit.loc["segments", ["low", "high"]]
+    metrics = segment_metrics({"generalist": SavedEvaluation("e", "generalist", "", tmp_path)}).set_index("metric")
+    assert metrics.loc["segments", "value"] == 3 / 4 and metrics.loc["segments", "samples"] == 4
+    assert metrics.loc["stored", "value"] == 16 / 24
+    low, high = metrics.loc["segments", ["low", "high"]]
     assert low == 0.5 and high == 1.0  # two sequences: either alone, or both
 
 
 def test_without_gates_there_is_nothing_to_judge(tmp_path):
     with pytest.raises(DataError, match=r"no evaluation has segments\.parquet"):
-        segment_merit({"gnm": SavedEvaluation("e", "gnm", "", tmp_path)})
+        segment_metrics({"gnm": SavedEvaluation("e", "gnm", "", tmp_path)})
 
 
 def test_table_and_figure_of_budgets(tmp_path):
@@ -96,15 +96,15 @@ def test_quality_stands_against_slots_or_bytes(against, places, named):
     """A token's keys and values take other bytes than a slot."""
     methods, value = ["finch (16)", "finch"], [0.5, 0.7]
     numbers = {"value": value, "low": value, "high": value, "age": None, "sequences": 3}
-    merit = pd.DataFrame({"metric": "score", "method": methods, **numbers}).astype({"age": "Int64"})
+    metrics = pd.DataFrame({"metric": "score", "method": methods, **numbers}).astype({"age": "Int64"})
     cost = pd.DataFrame({"Kept": [100, 300], "MB": [6.9, 13.8]}, index=methods)
-    body, foot = compression(merit, cost, "A title", "score", against).subfigs
+    body, foot = compression(metrics, cost, "A title", "score", against).subfigs
     axes = body.axes[0]
     assert axes.lines[0].get_xdata().tolist() == places and axes.get_xlabel().startswith(named)
     first, last = axes.get_xlim()
     assert last > 4 * first  # two ticks with their numbers at least
     assert foot.texts[0].get_text() == "Whiskers: 95 % intervals, bootstrap over 3 sequences."
-    table = against_kept(merit, cost).set_index("method")
+    table = against_kept(metrics, cost).set_index("method")
     assert table[["value", "Kept", "MB"]].to_numpy().tolist() == [[0.5, 100, 6.9], [0.7, 300, 13.8]]
     with pytest.raises(DataError, match="has saved its cost"):
-        compression(merit, pd.DataFrame(), "A title")
+        compression(metrics, pd.DataFrame(), "A title")

@@ -116,7 +116,7 @@ def test_matrices_that_do_not_fit_are_explained(tmp_path, file, change, message)
         measure_frame({"gnm": evaluation}, ["accuracy", "selectivity"], "cell")
     if file != "both":
         with pytest.raises(DataError, match="fact_selectivity_matrix"):
-            evaluation.merit()
+            evaluation.metrics()
 
 
 def test_records_without_rows_are_explained(tmp_path):

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gnm.analysis.saved import find_evaluations, line_frame, merit_frame, split_method
+from gnm.analysis.saved import find_evaluations, line_frame, metric_frame, split_method
 from gnm.analysis.style import METHODS
 from gnm.errors import DataError
-from gnm.metrics import MERIT_COLUMNS, figures_of_merit, summarise, write_summary
+from gnm.metrics import METRIC_COLUMNS, metrics_of_records, summarise, write_summary
 from gnm.metrics.records import records_frame, write_records
 
 
@@ -74,14 +74,14 @@ def test_figures_come_from_records_where_there_are_any(tmp_path):
     with_records, without = find_evaluations(tmp_path)
     assert (with_records.run_config, without.run_config) == ({"seed": 3}, {})
     assert without.records is None
-    frame = merit_frame([with_records, without])
-    assert list(frame) == ["experiment", "method", "variant", *MERIT_COLUMNS]
-    of_gnm = frame[frame["method"] == "gnm"][MERIT_COLUMNS].reset_index(drop=True)
-    pd.testing.assert_frame_equal(of_gnm, figures_of_merit(records))
+    frame = metric_frame([with_records, without])
+    assert list(frame) == ["experiment", "method", "variant", *METRIC_COLUMNS]
+    of_gnm = frame[frame["method"] == "gnm"][METRIC_COLUMNS].reset_index(drop=True)
+    pd.testing.assert_frame_equal(of_gnm, metrics_of_records(records))
     of_none = frame[frame["method"] == "no_memory"].set_index("metric")
     assert of_none["low"].drop("score").notna().all() and np.isnan(of_none["low"]["score"])  # by its counts
     (tmp_path / "one" / "no_memory" / "counts.json").unlink()
-    assert without.merit()["low"].isna().all()
+    assert without.metrics()["low"].isna().all()
     assert of_none["value"]["score"] == pytest.approx(of_gnm.set_index("metric")["value"]["score"])
 
 
@@ -101,17 +101,17 @@ def test_absent_and_damaged_evaluations_are_explained(tmp_path):
         find_evaluations(tmp_path, ["two"])
     (tmp_path / "one" / "gnm" / "summary.json").write_text("{")
     with pytest.raises(DataError, match="not valid JSON"):
-        merit_frame(find_evaluations(tmp_path))
+        metric_frame(find_evaluations(tmp_path))
     (tmp_path / "one" / "gnm" / "summary.json").write_text(json.dumps({"loss": [1.0]}))
     with pytest.raises(DataError, match="gnm: the summary lacks fact_accuracy_matrix"):
-        merit_frame(find_evaluations(tmp_path))
+        metric_frame(find_evaluations(tmp_path))
 
 
 def test_every_published_evaluation_is_read(shared):
     evaluations = find_evaluations(shared / "reference/saved_evals")
     assert len(evaluations) == 48
     assert {evaluation.method for evaluation in evaluations} <= set(METHODS)
-    frame = merit_frame(evaluations)
+    frame = metric_frame(evaluations)
     scores = frame[frame["metric"] == "score"].set_index(["experiment", "method", "variant"])["value"]
     assert len(scores) == 48 and scores.between(0, 1).all()
     assert scores["warmup_seq_10", "gnm", ""] == pytest.approx(0.867, abs=5e-4)

@@ -18,7 +18,7 @@ from gnm.analysis.tables import (
 from gnm.errors import DataError
 
 
-def merit(methods=("no_memory", "gnm"), experiment="one", variant="", low=0.8):
+def metrics(methods=("no_memory", "gnm"), experiment="one", variant="", low=0.8):
     rows = [
         {
             "experiment": experiment,
@@ -46,7 +46,7 @@ COST = pd.DataFrame(
 
 
 def test_text_table_is_aligned_in_the_fixed_order():
-    lines = text_table(merit(), ["score", "retention@4", "refusal_f1"], COST).splitlines()
+    lines = text_table(metrics(), ["score", "retention@4", "refusal_f1"], COST).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[0].split("  ")[0] == "Method"
     assert lines[2].startswith("GNM ") and "86.7 [80.0, 90.0]" in lines[2]
@@ -55,14 +55,14 @@ def test_text_table_is_aligned_in_the_fixed_order():
 
 
 def test_markdown_has_one_rule_and_equal_cells():
-    lines = markdown_table(merit(), ["score", "retention@4"]).splitlines()
+    lines = markdown_table(metrics(), ["score", "retention@4"]).splitlines()
     assert lines[0] == "| Method | Score | Retention, age 4 |"
     assert lines[1] == "| --- | ---: | ---: |"
     assert lines[3] == "| No memory | 86.7 | 50.0 |"
 
 
 def test_csv_keeps_plain_numbers():
-    table = pd.read_csv(io.StringIO(csv_table(merit(), ["score", "refusal_f1"], COST))).set_index("method")
+    table = pd.read_csv(io.StringIO(csv_table(metrics(), ["score", "refusal_f1"], COST))).set_index("method")
     assert list(table.index) == ["gnm", "no_memory"]
     assert table.loc["gnm", ["score", "score_low", "score_high"]].tolist() == [0.8671, 0.8, 0.9]
     assert table.loc["gnm", "Query FLOPs"] == 1.69e13
@@ -71,13 +71,13 @@ def test_csv_keeps_plain_numbers():
 
 
 def test_tables_are_saved_beside_each_other(tmp_path):
-    paths = save_tables(merit(), tmp_path / "one.v2", ["score"])
+    paths = save_tables(metrics(), tmp_path / "one.v2", ["score"])
     assert [path.name for path in paths] == ["one.v2.md", "one.v2.csv"]
-    assert paths[0].read_text() == markdown_table(merit(), ["score"])
+    assert paths[0].read_text() == markdown_table(metrics(), ["score"])
 
 
 def test_one_experiment_is_selected_and_variants_stand_apart():
-    frame = pd.concat([merit(), merit(experiment="two"), merit(["gnm"], experiment="two", variant="val_id")])
+    frame = pd.concat([metrics(), metrics(experiment="two"), metrics(["gnm"], experiment="two", variant="val_id")])
     with pytest.raises(DataError, match="name one of the experiments: one, two"):
         select(frame)
     with pytest.raises(DataError, match="no figures of 'three'"):
@@ -85,7 +85,7 @@ def test_one_experiment_is_selected_and_variants_stand_apart():
     lines = text_table(select(frame, "two"), ["score"]).splitlines()
     assert [line.split("  ")[0] for line in lines[2:]] == ["GNM", "GNM, val id", "No memory"]
     with pytest.raises(DataError, match="two evaluations share one method name"):
-        select(pd.concat([merit(), merit()]))
+        select(pd.concat([metrics(), metrics()]))
 
 
 def test_what_is_said_and_what_leaks_stands_beside_the_contest():
@@ -111,7 +111,7 @@ def test_what_is_said_and_what_leaks_stands_beside_the_contest():
 
 def test_unknown_figures_are_named_with_the_known_ones():
     with pytest.raises(DataError, match="'retention@7'; there are: refusal_f1, retention@4, score"):
-        text_table(merit(), ["score", "retention@7"])
+        text_table(metrics(), ["score", "retention@7"])
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from gnm.errors import DataError
 from gnm.metrics import (
     FACTS,
     bootstrap_mean,
-    figures_of_merit,
-    merit_of_summary,
+    metrics_of_records,
+    metrics_of_summary,
 )
 from metric_records import frame, synthetic, values_of
 
@@ -28,17 +28,17 @@ def test_interval_is_the_bootstrap_over_whole_sequences():
             for s in range(5)
             for copy in range(draw[s])
         ]
-        copied.append(values_of(figures_of_merit(pd.concat(parts), resamples=1)))
-    merit = figures_of_merit(records, np.random.default_rng(9), resamples=12)
-    for line in merit.itertuples():
+        copied.append(values_of(metrics_of_records(pd.concat(parts), resamples=1)))
+    metrics = metrics_of_records(records, np.random.default_rng(9), resamples=12)
+    for line in metrics.itertuples():
         key = (line.metric, line.age if pd.notna(line.age) else None)
         low, high = np.percentile([figures[key] for figures in copied if key in figures], [2.5, 97.5])
         assert (line.low, line.high) == pytest.approx((low, high)), key
 
 
 def test_interval_knows_that_queries_of_one_sequence_go_together():
-    alike = figures_of_merit(synthetic(5, sequences=30, difficulty=0.0))
-    varied = figures_of_merit(synthetic(5, sequences=30, difficulty=0.3))
+    alike = metrics_of_records(synthetic(5, sequences=30, difficulty=0.0))
+    varied = metrics_of_records(synthetic(5, sequences=30, difficulty=0.3))
     width = [
         (frame.set_index("metric")["high"] - frame.set_index("metric")["low"])["accuracy"] for frame in (alike, varied)
     ]
@@ -52,22 +52,22 @@ def test_the_mean_of_plain_samples_has_the_interval_of_the_same_records():
     records = synthetic(3)
     fresh = records[(records["q"] == records["t"]) & ~records["unlearning"]]
     some = fresh[(fresh["type"] == "paraphrase") & fresh["learn"]]
-    merit = figures_of_merit(records).set_index("metric").loc["accuracy_age_0"]
+    metrics = metrics_of_records(records).set_index("metric").loc["accuracy_age_0"]
     found = bootstrap_mean(some["fact_correct"].to_numpy(dtype=float), some["sequence"].to_numpy())
-    assert found == pytest.approx((merit["value"], merit["low"], merit["high"]))
+    assert found == pytest.approx((metrics["value"], metrics["low"], metrics["high"]))
     assert math.isnan(bootstrap_mean(np.ones(3), np.zeros(3, dtype=int))[1])
     with pytest.raises(DataError, match="no samples"):
         bootstrap_mean(np.ones(0), np.zeros(0, dtype=int))
 
 
 def test_one_sequence_has_no_interval():
-    merit = figures_of_merit(synthetic(6, sequences=1))
-    assert merit["low"].isna().all() and merit["high"].isna().all() and (merit["sequences"] == 1).all()
+    metrics = metrics_of_records(synthetic(6, sequences=1))
+    assert metrics["low"].isna().all() and metrics["high"].isna().all() and (metrics["sequences"] == 1).all()
 
 
 def test_never_refusing_has_an_f1_of_zero():
     rows = [{"sequence": s, "type": "paraphrase", "should_refuse": s == 0, "refused": False} for s in range(2)]
-    found = values_of(figures_of_merit(frame(rows)))
+    found = values_of(metrics_of_records(frame(rows)))
     assert found["refusal_f1", None] == 0 and ("refusal_precision", None) not in found
 
 
@@ -90,7 +90,7 @@ PUBLISHED = {  # reference/README.md: score, accuracy, specificity, selectivity 
 @pytest.mark.parametrize("run", PUBLISHED)
 def test_published_summaries_give_the_published_table(shared, run):
     summary = json.loads((shared / "reference/saved_evals" / run / "summary.json").read_text())
-    found = values_of(merit_of_summary(summary))
+    found = values_of(metrics_of_summary(summary))
     keys = [
         ("score", None),
         *((name, None) for name in FACTS),
@@ -111,8 +111,8 @@ def test_single_documents_may_be_bare_numbers_and_facts_are_required():
         "refusal_precision": [math.nan],
         "refusal_recall": [0.0],
     }
-    found = values_of(merit_of_summary(summary))
+    found = values_of(metrics_of_summary(summary))
     assert found["score", None] == pytest.approx(0.6) and found["retention", 0] == 1.0
     assert found["refusal_f1", None] == 0.0
     with pytest.raises(DataError, match="fact_specificity_matrix"):
-        merit_of_summary({"fact_accuracy_matrix": [1.0], "fact_selectivity_matrix": [1.0]})
+        metrics_of_summary({"fact_accuracy_matrix": [1.0], "fact_selectivity_matrix": [1.0]})

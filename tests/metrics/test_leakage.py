@@ -3,8 +3,8 @@
 import pytest
 
 from gnm.metrics import (
-    figures_of_merit,
-    merit_of_summary,
+    metrics_of_records,
+    metrics_of_summary,
     summarise,
 )
 from metric_records import frame, values_of
@@ -34,12 +34,12 @@ LEAKS = [
 
 def test_leakage_is_what_was_known_and_is_answered_as_the_document_states():
     records = frame(LEAKS)
-    merit = figures_of_merit(records).set_index("metric")
-    assert merit.loc["leakage", "value"] == 0.75 and merit.loc["leakage", "samples"] == 4
+    metrics = metrics_of_records(records).set_index("metric")
+    assert metrics.loc["leakage", "value"] == 0.75 and metrics.loc["leakage", "samples"] == 4
     values, counts = summarise(records)
     assert values["fact_leakage"] == [0.75] and counts["fact_leakage"] == [4]
     assert values["fact_leakage_matrix"] == [[[0.75]]] and values["fact_leakage_by_age"] == [[0.75]]
-    assert "neighbour_leakage" not in values and "neighbour_leakage" not in merit.index
+    assert "neighbour_leakage" not in values and "neighbour_leakage" not in metrics.index
 
 
 def test_leakage_of_what_is_said_goes_by_the_texts_alone():
@@ -51,9 +51,9 @@ def test_leakage_of_what_is_said_goes_by_the_texts_alone():
         *[ignored(False, True, known_generated=None)] * 2,
         *[ignored(False, True, known_generated="Rome")] * 2,
     ]
-    merit = figures_of_merit(frame(rows)).set_index("metric")
-    assert merit.loc["leakage_generated", "value"] == pytest.approx(1 / 3)
-    assert merit.loc["leakage_generated", "samples"] == 3 and merit.loc["leakage", "samples"] == 4
+    metrics = metrics_of_records(frame(rows)).set_index("metric")
+    assert metrics.loc["leakage_generated", "value"] == pytest.approx(1 / 3)
+    assert metrics.loc["leakage_generated", "samples"] == 3 and metrics.loc["leakage", "samples"] == 4
 
 
 def test_leakage_of_neighbours_and_by_age():
@@ -61,22 +61,22 @@ def test_leakage_of_neighbours_and_by_age():
     rows = [ignored(True, True, **kind), ignored(False, True, t=2, **kind), ignored(True, True, t=2, **kind)]
     rows += [ignored(False, False, **kind)] * 5
     records = frame(rows)
-    found = values_of(figures_of_merit(records))
+    found = values_of(metrics_of_records(records))
     assert found["neighbour_leakage", None] == pytest.approx(1 / 3) and found["neighbour_leakage_age_0", None] == 0.0
     assert {age: found["neighbour_leakage_by_age", age] for age in (0, 2)} == {0: 0.0, 2: 0.5}
     values, counts = summarise(records)
     assert values["neighbour_leakage_by_age"] == [[0.0, 0.0, 0.5]] and counts["neighbour_leakage_by_age"] == [[1, 0, 2]]
     assert not any(key.startswith("fact_leakage") for key in values)
-    assert values_of(merit_of_summary(values))["neighbour_leakage_age_0", None] == 0.0
+    assert values_of(metrics_of_summary(values))["neighbour_leakage_age_0", None] == 0.0
 
 
 def test_leakage_has_an_interval_over_sequences():
     rows = [ignored(leaked, True, sequence=sequence) for sequence, leaked in enumerate([True, False] * 8)]
-    found = figures_of_merit(frame(rows)).set_index("metric").loc["leakage"]
+    found = metrics_of_records(frame(rows)).set_index("metric").loc["leakage"]
     assert 0 < found["low"] < 0.5 < found["high"] < 1 and found["sequences"] == 16
 
 
 def test_records_made_before_leakage_was_measured_have_none_of_it():
     records = frame([ignored(False, None, known_generated=None)])
-    assert not any("leakage" in metric for metric in figures_of_merit(records)["metric"])
+    assert not any("leakage" in metric for metric in metrics_of_records(records)["metric"])
     assert not any("leakage" in key for key in summarise(records).values)

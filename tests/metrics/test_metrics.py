@@ -9,10 +9,10 @@ import pytest
 from gnm.errors import DataError
 from gnm.metrics import (
     FACTS,
-    figures_of_merit,
     harmonic_mean,
     join_epochs,
-    merit_of_summary,
+    metrics_of_records,
+    metrics_of_summary,
     summarise,
     write_summary,
 )
@@ -138,7 +138,7 @@ def test_nothing_depends_on_the_order_of_records():
     for seed in range(3):
         shuffled = records.sample(frac=1, random_state=seed)
         assert summarise(shuffled) == summarise(records)
-        pd.testing.assert_frame_equal(figures_of_merit(shuffled), figures_of_merit(records), check_exact=True)
+        pd.testing.assert_frame_equal(metrics_of_records(shuffled), metrics_of_records(records), check_exact=True)
 
 
 def test_counts_say_how_many_samples_each_mean_has():
@@ -170,7 +170,7 @@ def test_no_records_give_an_empty_summary_and_no_figures():
     assert values["fact_accuracy"] == [None] and values["fact_accuracy_matrix"] == [[[0.0]]]
     assert counts["fact_accuracy"] == [0]
     with pytest.raises(DataError, match="no records"):
-        figures_of_merit(frame([]))
+        metrics_of_records(frame([]))
 
 
 def test_summary_files_are_plain_json(tmp_path):
@@ -182,7 +182,7 @@ def test_summary_files_are_plain_json(tmp_path):
 
 def test_figures_agree_with_the_summary_they_come_from():
     records = synthetic(3)
-    full, short = figures_of_merit(records), merit_of_summary(summarise(records).values)
+    full, short = metrics_of_records(records), metrics_of_summary(summarise(records).values)
     found = values_of(full)
     assert {key: found[key] for key in values_of(short)} == pytest.approx(values_of(short))
     extra = {metric for metric, _ in set(found) - set(values_of(short))}
@@ -194,10 +194,10 @@ def test_figures_agree_with_the_summary_they_come_from():
 def test_the_appended_document_enters_the_unlearning_means_only():
     records = synthetic(7)
     stream = records[~records["unlearning"]]
-    merit = figures_of_merit(records)
-    kept = merit[~merit["metric"].str.startswith("unlearning")].reset_index(drop=True)
-    assert len(kept) < len(merit)
-    pd.testing.assert_frame_equal(kept, figures_of_merit(stream))
+    metrics = metrics_of_records(records)
+    kept = metrics[~metrics["metric"].str.startswith("unlearning")].reset_index(drop=True)
+    assert len(kept) < len(metrics)
+    pd.testing.assert_frame_equal(kept, metrics_of_records(stream))
     whole, part = summarise(records).values, summarise(stream).values
     assert {key for key in whole if whole[key] != part.get(key)} == {
         *(f"unlearning_fact_{name}" for name in FACTS),
@@ -216,12 +216,12 @@ def test_rows_after_something_was_forgotten_enter_their_own_means_only(group):
     turned = {name: ~after[name] for name in ("fact_correct", "generated_correct")}
     after = after.assign(**turned)
     records = pd.concat([stream, after])
-    merit, plain = figures_of_merit(records), figures_of_merit(stream)
-    others = merit[~merit["metric"].str.startswith(group)].reset_index(drop=True)
-    assert len(others) == len(merit) - 6
+    metrics, plain = metrics_of_records(records), metrics_of_records(stream)
+    others = metrics[~metrics["metric"].str.startswith(group)].reset_index(drop=True)
+    assert len(others) == len(metrics) - 6
     pd.testing.assert_frame_equal(others, plain)
     accuracy = after[(after["type"] == "paraphrase") & after["learn"]]["fact_correct"].astype(float).mean()
-    assert values_of(merit)[f"{group}_accuracy", None] == pytest.approx(accuracy)
+    assert values_of(metrics)[f"{group}_accuracy", None] == pytest.approx(accuracy)
     whole, part = summarise(records).values, summarise(stream).values
     assert {key for key in whole if whole[key] != part.get(key)} == {
         *(f"{group}_fact_{name}" for name in FACTS),
@@ -233,7 +233,7 @@ def test_rows_after_something_was_forgotten_enter_their_own_means_only(group):
 def test_queries_about_later_documents_show_in_the_matrix_and_nowhere_else():
     row = {"q": 0, "t": 0, "type": "paraphrase", "learn": True, "fact_correct": True}
     ahead = frame([row, row | {"q": 1, "t": 1}, row | {"q": 1, "fact_correct": False}])
-    assert values_of(figures_of_merit(ahead)) == values_of(figures_of_merit(ahead[:2]))
+    assert values_of(metrics_of_records(ahead)) == values_of(metrics_of_records(ahead[:2]))
     assert summarise(ahead).counts["fact_accuracy_matrix"] == [[[1, 0], [1, 1]]]
     assert summarise(ahead).counts["fact_retention"] == [[2, 0]]
 
@@ -243,4 +243,4 @@ def test_cells_without_samples_are_left_out_of_the_means():
         {"q": q, "t": t, "type": "paraphrase", "learn": True, "fact_correct": right}
         for q, t, right in ((0, 0, True), (0, 0, False), (1, 1, True))
     ]
-    assert values_of(figures_of_merit(frame(rows)))["accuracy", None] == 0.75
+    assert values_of(metrics_of_records(frame(rows)))["accuracy", None] == 0.75

@@ -1,9 +1,9 @@
-"""Figures of merit from a summary and its counts: the records' values, and intervals that are not too sure."""
+"""Metrics from a summary and its counts: the records' values, and intervals that are not too sure."""
 
 import pandas as pd
 import pytest
 
-from gnm.metrics import figures_of_merit, merit_of_summary, summarise
+from gnm.metrics import metrics_of_records, metrics_of_summary, summarise
 from gnm.metrics.records import records_frame
 from gnm.metrics.wilson import wilson
 
@@ -22,8 +22,8 @@ def test_a_question_that_is_asked_again_is_one_sample_and_empty_cells_count_for_
     rows += [row(s, 2, 2, 5, s == 0, learn=False) for s in range(3)]
     records = records_frame(rows)
     summary = summarise(records)
-    full = figures_of_merit(records)
-    short = merit_of_summary(summary.values, counts=summary.counts)
+    full = metrics_of_records(records)
+    short = metrics_of_summary(summary.values, counts=summary.counts)
     expected = full[~full["metric"].str.contains("generated")].set_index(["metric", "age"])["value"]
     pd.testing.assert_series_equal(short.set_index(["metric", "age"])["value"].sort_index(), expected.sort_index())
     own = short.set_index(["metric", "age"]).loc[("accuracy", pd.NA)]
@@ -34,9 +34,9 @@ def test_a_question_that_is_asked_again_is_one_sample_and_empty_cells_count_for_
 
 def test_combined_figures_and_a_summary_alone_have_no_intervals():
     summary = summarise(records_frame([row(s, 0, 0, 0, s > 0) for s in range(3)]))
-    assert merit_of_summary(summary.values)["low"].isna().all()
+    assert metrics_of_summary(summary.values)["low"].isna().all()
     some = {**summary.counts, "fact_retention": [[0]]}
-    assert "retention" not in set(merit_of_summary(summary.values, counts=some)["metric"])
+    assert "retention" not in set(metrics_of_summary(summary.values, counts=some)["metric"])
 
 
 def test_wilson_is_the_formula_and_stays_a_share():

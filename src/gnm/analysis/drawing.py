@@ -87,10 +87,10 @@ def methods_of(frame: pd.DataFrame, measures: Sequence[str]) -> list[str]:
     return in_order(frame.loc[frame["measure"].isin(measures), "method"])
 
 
-def with_interval_kinds(merit: pd.DataFrame) -> pd.DataFrame:
-    """Figures of merit with a column `interval`: "bootstrap" from records, "wilson" from counts alone, or "none"."""
-    made = np.where(merit["sequences"].isna(), "wilson", "bootstrap")
-    return merit.assign(interval=np.where(merit["low"].isna(), "none", made))
+def with_interval_kinds(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Metrics with a column `interval`: "bootstrap" from records, "wilson" from counts alone, or "none"."""
+    made = np.where(metrics["sequences"].isna(), "wilson", "bootstrap")
+    return metrics.assign(interval=np.where(metrics["low"].isna(), "none", made))
 
 
 def footnote(frame: pd.DataFrame) -> str:

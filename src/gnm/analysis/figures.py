@@ -1,4 +1,4 @@
-"""Figures of merit drawn: bars by method, retention by age, and the two together.
+"""Metrics drawn: bars by method, retention by age, and the two together.
 
 - Input is the tidy frame of `tables.select`; every function returns a Figure, saved with `style.save_figure`.
 - Figures are made without pyplot, so drawing needs no display and leaves no global state.
@@ -25,46 +25,46 @@ _TITLE = 21  # letters of a panel's title that fit on a line
 _LETTERS = 18  # of the footnote, on an inch
 
 
-def merit_bars(merit: pd.DataFrame, title: str, figures: Sequence[str] = DEFAULT_FIGURES) -> Figure:
-    """One panel a figure of merit, one horizontal bar a method, in percent.
+def metric_bars(metrics: pd.DataFrame, title: str, figures: Sequence[str] = DEFAULT_FIGURES) -> Figure:
+    """One panel a metric, one horizontal bar a method, in percent.
 
     Raises DataError when no method has one of `figures`.
     """
-    methods = _methods(merit, figures)
+    methods = _methods(metrics, figures)
     with style():
         figure = Figure(figsize=(2.2 + 1.75 * len(figures), 1.0 + _ROW * len(methods)), layout="constrained")
         figure.suptitle(title, fontsize=10.5)
-        _bars(figure.subplots(1, len(figures), sharey=True, squeeze=False)[0], merit, methods, figures)
-        _note(figure, merit[merit["metric"].isin(figures)])
+        _bars(figure.subplots(1, len(figures), sharey=True, squeeze=False)[0], metrics, methods, figures)
+        _note(figure, metrics[metrics["metric"].isin(figures)])
     return figure
 
 
-def retention_lines(merit: pd.DataFrame, title: str, figure_name: str = "retention") -> Figure:
+def retention_lines(metrics: pd.DataFrame, title: str, figure_name: str = "retention") -> Figure:
     """Accuracy against the number of documents written since, one line a method.
 
     Methods stand a little beside each other at every age, so that their whiskers can be told apart;
     variants of one method differ in the dashes. `figure_name` may be "retention_generated".
     Raises DataError when no method has it.
     """
-    methods = _methods(merit, [figure_name])
+    methods = _methods(metrics, [figure_name])
     with style():
         figure = Figure(figsize=(_LINES, max(3.0, 1.0 + 0.24 * len(methods))), layout="constrained")
         figure.suptitle(title, fontsize=10.5)
-        _lines(figure.subplots(), merit, methods, figure_name)
-        _note(figure, merit[merit["metric"] == figure_name])
+        _lines(figure.subplots(), metrics, methods, figure_name)
+        _note(figure, metrics[metrics["metric"] == figure_name])
     return figure
 
 
 def overview(
-    merit: pd.DataFrame, title: str, figures: Sequence[str] = DEFAULT_FIGURES, figure_name: str = "retention"
+    metrics: pd.DataFrame, title: str, figures: Sequence[str] = DEFAULT_FIGURES, figure_name: str = "retention"
 ) -> Figure:
-    """`merit_bars` above `retention_lines`: the whole comparison on one page.
+    """`metric_bars` above `retention_lines`: the whole comparison on one page.
 
     Where there are no ages to compare (single documents, formats alone) the bars stand alone.
     """
-    if not (merit.loc[merit["metric"] == figure_name, "age"] > 0).any():
-        return merit_bars(merit, title, figures)
-    methods = _methods(merit, [*figures, figure_name])
+    if not (metrics.loc[metrics["metric"] == figure_name, "age"] > 0).any():
+        return metric_bars(metrics, title, figures)
+    methods = _methods(metrics, [*figures, figure_name])
     with style():
         upper, lower = 0.7 + _ROW * len(methods), max(2.6, 0.7 + 0.23 * len(methods))
         # lines need their width, however few bars there are
@@ -72,25 +72,25 @@ def overview(
         figure = Figure(figsize=(width, 0.7 + upper + lower), layout="constrained")
         figure.suptitle(title, fontsize=10.5)
         top, bottom = figure.subfigures(2, 1, height_ratios=[upper, lower], hspace=0.04)
-        _bars(top.subplots(1, len(figures), sharey=True, squeeze=False)[0], merit, methods, figures)
+        _bars(top.subplots(1, len(figures), sharey=True, squeeze=False)[0], metrics, methods, figures)
         axes = bottom.subplots()
-        _lines(axes, merit, methods, figure_name)
+        _lines(axes, metrics, methods, figure_name)
         axes.set_title(f"{heading(figure_name)}: accuracy by age of the fact")
-        _note(figure, merit)
+        _note(figure, metrics)
     return figure
 
 
-def _methods(merit: pd.DataFrame, figures: Sequence[str]) -> list[str]:
-    if absent := [name for name in figures if name not in set(merit["metric"])]:
+def _methods(metrics: pd.DataFrame, figures: Sequence[str]) -> list[str]:
+    if absent := [name for name in figures if name not in set(metrics["metric"])]:
         raise DataError(
-            f"nothing to draw for {', '.join(absent)}; the frame has: {', '.join(sorted(set(merit['metric'])))}"
+            f"nothing to draw for {', '.join(absent)}; the frame has: {', '.join(sorted(set(metrics['metric'])))}"
         )
-    return in_order(merit.loc[merit["metric"].isin(figures), "method"])
+    return in_order(metrics.loc[metrics["metric"].isin(figures), "method"])
 
 
-def _bars(panels: Sequence[Axes], merit: pd.DataFrame, methods: Sequence[str], figures: Sequence[str]) -> None:
+def _bars(panels: Sequence[Axes], metrics: pd.DataFrame, methods: Sequence[str], figures: Sequence[str]) -> None:
     for axes, name in zip(panels, figures, strict=True):
-        cells = merit[merit["metric"] == name].set_index("method").reindex(methods)
+        cells = metrics[metrics["metric"] == name].set_index("method").reindex(methods)
         for row, (method, cell) in enumerate(cells.iterrows()):
             if pd.isna(cell["value"]):
                 continue
@@ -120,8 +120,8 @@ def _bars(panels: Sequence[Axes], merit: pd.DataFrame, methods: Sequence[str], f
     panels[0].set_ylim(len(methods) - 0.4, -0.6)
 
 
-def _lines(axes: Axes, merit: pd.DataFrame, methods: Sequence[str], name: str) -> None:
-    rows = merit[merit["metric"] == name]
+def _lines(axes: Axes, metrics: pd.DataFrame, methods: Sequence[str], name: str) -> None:
+    rows = metrics[metrics["metric"] == name]
     plot_lines(axes, rows, methods, "age")
     axes.set_ylim(0, 103)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
@@ -132,7 +132,7 @@ def _lines(axes: Axes, merit: pd.DataFrame, methods: Sequence[str], name: str) -
     axes.set_ylabel(f"{'Accuracy (generated)' if name.endswith('_generated') else 'Accuracy'}, %")
 
 
-def _note(figure: Figure, merit: pd.DataFrame) -> None:
-    if merit["low"].notna().any():
-        text = textwrap.fill(footnote(with_interval_kinds(merit)), int(_LETTERS * figure.get_figwidth()))
+def _note(figure: Figure, metrics: pd.DataFrame) -> None:
+    if metrics["low"].notna().any():
+        text = textwrap.fill(footnote(with_interval_kinds(metrics)), int(_LETTERS * figure.get_figwidth()))
         figure.supxlabel(text, fontsize=7.5, color="#555555", x=0.99, ha="right")

@@ -24,7 +24,7 @@ with program_imports(__name__):
     from gnm.analysis.saved import SavedEvaluation
     from gnm.analysis.style import in_order, method_style, save_figure, style
     from gnm.analysis.tables import heading, save_tables, text_table, with_said
-    from gnm.metrics import MERIT_COLUMNS, bootstrap_mean
+    from gnm.metrics import METRIC_COLUMNS, bootstrap_mean
     from gnm.metrics.records import read_segments
     from gnm.program import run_program
 
@@ -41,22 +41,22 @@ class GatesParams(StrictModel):
     title: str
     output: Path = Field(description="figure and tables, without their suffixes")
     figures_of_merit: list[str] = Field(min_length=1, description="those of the table; segments and stored among them")
-    shown: str = Field("score", description="the figure of merit that is drawn")
+    shown: str = Field("score", description="the metric that is drawn")
     against: Literal["Kept", "MB"] = Field("Kept", description="slots, or tokens of context; or the bytes of them")
 
 
 def gates(params: GatesParams) -> str:
     """Save figure and tables; returns the text that the program prints."""
-    evaluations, merit, cost = read_experiment(params.evaluations)
-    merit = pd.concat([merit, segment_merit(evaluations)], ignore_index=True).astype(merit.dtypes)
-    save_figure(compression(merit, cost, params.title, params.shown, params.against), params.output)
-    figures = with_said(merit, params.figures_of_merit)
-    save_tables(merit, params.output, figures, cost)
-    return f"{params.title}\n{text_table(merit, figures, cost)}"
+    evaluations, metrics, cost = read_experiment(params.evaluations)
+    metrics = pd.concat([metrics, segment_metrics(evaluations)], ignore_index=True).astype(metrics.dtypes)
+    save_figure(compression(metrics, cost, params.title, params.shown, params.against), params.output)
+    figures = with_said(metrics, params.figures_of_merit)
+    save_tables(metrics, params.output, figures, cost)
+    return f"{params.title}\n{text_table(metrics, figures, cost)}"
 
 
-def segment_merit(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
-    """What gates decided, by method, as a frame of figures of merit with intervals from a bootstrap over sequences.
+def segment_metrics(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
+    """What gates decided, by method, as a frame of metrics with intervals from a bootstrap over sequences.
 
     `segments`: share of the documents' segments for which a gate of one half or more and what the instruction is about
     agree (segments without a letter don't count). `stored`: share of all tokens, instructions included, that became
@@ -77,15 +77,15 @@ def segment_merit(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
             rows.append((metric, None, *interval, len(part), part["sequence"].nunique(), method))
     if not rows:
         raise DataError("no evaluation has segments.parquet; evaluate a method with write.gates")
-    return pd.DataFrame(rows, columns=[*MERIT_COLUMNS, "method"])
+    return pd.DataFrame(rows, columns=[*METRIC_COLUMNS, "method"])
 
 
-def against_kept(merit: pd.DataFrame, cost: pd.DataFrame, shown: str = "score") -> pd.DataFrame:
+def against_kept(metrics: pd.DataFrame, cost: pd.DataFrame, shown: str = "score") -> pd.DataFrame:
     """The rows of a figure of merit of the methods that saved their cost, with it: what `compression` draws.
 
     Raises DataError if no method has the figure, or none of these has its cost.
     """
-    cells = merit[(merit["metric"] == shown) & merit["age"].isna()]
+    cells = metrics[(metrics["metric"] == shown) & metrics["age"].isna()]
     if cells.empty:
         raise DataError(f"no method has a figure {shown!r}")
     if not set(cells["method"]) & set(cost.index):
@@ -94,13 +94,13 @@ def against_kept(merit: pd.DataFrame, cost: pd.DataFrame, shown: str = "score") 
 
 
 def compression(
-    merit: pd.DataFrame, cost: pd.DataFrame, title: str, shown: str = "score", against: str = "Kept"
+    metrics: pd.DataFrame, cost: pd.DataFrame, title: str, shown: str = "score", against: str = "Kept"
 ) -> Figure:
-    """A figure of merit against what is kept after the last document: slots, or tokens of context; or their MB.
+    """A metric against what is kept after the last document: slots, or tokens of context; or their MB.
 
     Raises DataError as `against_kept`.
     """
-    cells = with_interval_kinds(against_kept(merit, cost, shown))
+    cells = with_interval_kinds(against_kept(metrics, cost, shown))
     families: dict[str, list[str]] = {}
     for method in in_order(cells["method"]):
         families.setdefault(method.partition(" (")[0], []).append(method)

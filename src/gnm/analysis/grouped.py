@@ -42,24 +42,24 @@ def at_ages(frame: pd.DataFrame, ages: Sequence[int]) -> pd.DataFrame:
 
 
 def of_folders(folders: Mapping[str, pd.DataFrame], measures: Sequence[str]) -> pd.DataFrame:
-    """Figures of merit of several folders as groups, by the folders' names in words; raises DataError for none."""
-    parts = [_merit_rows(merit, measures).assign(group=group) for group, merit in folders.items()]
+    """Metrics of several folders as groups, by the folders' names in words; raises DataError for none."""
+    parts = [_metric_rows(metrics, measures).assign(group=group) for group, metrics in folders.items()]
     if not sum(map(len, parts)):
         raise DataError(f"no folder has {', '.join(measures)}")
     return pd.concat(parts, ignore_index=True)
 
 
-def of_measures(merit: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    """Figures of merit as groups of one panel, in the order of `measures`; raises DataError when there is none."""
-    rows = _merit_rows(merit, measures)
+def of_measures(metrics: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """Metrics as groups of one panel, in the order of `measures`; raises DataError when there is none."""
+    rows = _metric_rows(metrics, measures)
     if rows.empty:
         raise DataError(f"no method has {', '.join(measures)}")
     rows = rows.sort_values("measure", key=lambda names: names.map(list(measures).index), kind="stable")
     return rows.assign(group=rows["measure"].map(heading), measure="figures_of_merit")
 
 
-def _merit_rows(merit: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    rows = merit[merit["metric"].isin(measures) & merit["age"].isna()].rename(columns={"metric": "measure"})
+def _metric_rows(metrics: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    rows = metrics[metrics["metric"].isin(measures) & metrics["age"].isna()].rename(columns={"metric": "measure"})
     return with_interval_kinds(rows)
 
 

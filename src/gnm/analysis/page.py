@@ -16,7 +16,7 @@ from gnm.analysis.heatmaps import heatmaps
 from gnm.analysis.lines import cost_by_documents, cost_lines, measure_lines
 from gnm.analysis.measures import measure_frame
 from gnm.analysis.report import cost_frame
-from gnm.analysis.saved import SavedEvaluation, find_evaluations, merit_frame
+from gnm.analysis.saved import SavedEvaluation, find_evaluations, metric_frame
 from gnm.analysis.style import in_order, method_style, with_variant
 from gnm.analysis.tables import figures_in, select, wide
 from gnm.errors import DataError
@@ -55,11 +55,11 @@ class Folder:
     name: str
     evaluations: Mapping[str, SavedEvaluation]
 
-    def merit(self) -> pd.DataFrame:
-        """Figures of merit. Raises DataError when the folder has no evaluation."""
+    def metrics(self) -> pd.DataFrame:
+        """Metrics. Raises DataError when the folder has no evaluation."""
         if not self.evaluations:
             raise DataError(f"there are no evaluations of {self.name}")
-        parts = [merit_frame([each]).assign(method=method, variant="") for method, each in self.evaluations.items()]
+        parts = [metric_frame([each]).assign(method=method, variant="") for method, each in self.evaluations.items()]
         return select(pd.concat(parts, ignore_index=True))
 
     def measures(self, names: Sequence[str], by: str) -> pd.DataFrame:
@@ -132,21 +132,21 @@ class Page:
             return Sentence(f"No table: {error}.")
 
     def table(self, folder: Folder) -> pd.DataFrame | Sentence:
-        """The usual figures of merit and the cost, a row a method."""
+        """The usual metrics and the cost, a row a method."""
 
         def make() -> pd.DataFrame:
-            merit = folder.merit()
-            return wide(merit, figures_in(merit), folder.cost())
+            metrics = folder.metrics()
+            return wide(metrics, figures_in(metrics), folder.cost())
 
         return self.frame(make)
 
     def bars(
         self, name: str, folder: Folder, title: str, measures: Sequence[str], reference: str | None = None
     ) -> Picture | Sentence:
-        """Figures of merit beside each other, those of `measures` that some method has."""
+        """Metrics beside each other, those of `measures` that some method has."""
 
         def make() -> tuple[Figure, pd.DataFrame]:
-            frame = of_measures(folder.merit(), measures)
+            frame = of_measures(folder.metrics(), measures)
             return grouped_bars(frame, title, [*frame["measure"].unique()], reference), frame
 
         return self.draw(name, make)
@@ -154,11 +154,11 @@ class Page:
     def folders(
         self, name: str, folders: Mapping[str, Folder], title: str, measures: Sequence[str]
     ) -> Picture | Sentence:
-        """The same figures of merit in several folders, by what these are called in words; empty ones are left out."""
+        """The same metrics in several folders, by what these are called in words; empty ones are left out."""
 
         def make() -> tuple[Figure, pd.DataFrame]:
-            merits = {words: folder.merit() for words, folder in folders.items() if folder.evaluations}
-            frame = of_folders(merits, measures)
+            frames = {words: folder.metrics() for words, folder in folders.items() if folder.evaluations}
+            frame = of_folders(frames, measures)
             return grouped_bars(frame, title, _there(frame, measures)), frame
 
         return self.draw(name, make)

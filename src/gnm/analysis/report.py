@@ -18,7 +18,7 @@ with program_imports(__name__):
     import pandas as pd
 
     from gnm.analysis.figures import overview
-    from gnm.analysis.saved import SavedEvaluation, find_evaluations, merit_frame
+    from gnm.analysis.saved import SavedEvaluation, find_evaluations, metric_frame
     from gnm.analysis.style import in_order, method_style, save_figure, with_variant
     from gnm.analysis.tables import DEFAULT_FIGURES, figures_in, save_tables, select, text_table, with_said
     from gnm.program import run_program
@@ -55,16 +55,16 @@ def report(params: ReportParams) -> str:
     In the tables what is said and what leaks stands beside each contest, where there are records of it.
     Raises DataError, before anything is saved, if samples are wanted and there are no records.
     """
-    evaluations, merit, cost = read_experiment(params.evaluations)
+    evaluations, metrics, cost = read_experiment(params.evaluations)
     samples = [sample_answers(evaluations, params.samples)] if params.samples else []
-    figures = with_said(merit, params.figures_of_merit)
+    figures = with_said(metrics, params.figures_of_merit)
     # retention has lines of its own
     bars = [figure for figure in params.figures_of_merit if figure in figures and "@" not in figure]
-    save_figure(overview(merit, params.title, bars[:_MOST_BARS] or DEFAULT_FIGURES), params.output)
-    save_tables(merit, params.output, figures, cost)
+    save_figure(overview(metrics, params.title, bars[:_MOST_BARS] or DEFAULT_FIGURES), params.output)
+    save_tables(metrics, params.output, figures, cost)
     parts = [
         params.title,
-        text_table(merit, figures, cost),
+        text_table(metrics, figures, cost),
         f"{_NOTE} The table lies in {params.output}.md and .csv, the figure in {params.output}.png and .svg.",
     ]
     return "\n".join(parts + samples)
@@ -76,20 +76,20 @@ def results(folder: Path, figures: Sequence[str] | None = None, output: Path | N
     figures: those to show, such as "score" or "retention@4"; None: the usual ones that the evaluations have.
     Raises DataError if the folder has no evaluation, or none of them has one of `figures`.
     """
-    _, merit, cost = read_experiment(folder)
-    figures = figures or figures_in(merit)
+    _, metrics, cost = read_experiment(folder)
+    figures = figures or figures_in(metrics)
     if output is not None:
-        save_tables(merit, output, figures, cost)
-    return f"{text_table(merit, figures, cost)}\n{_NOTE}"
+        save_tables(metrics, output, figures, cost)
+    return f"{text_table(metrics, figures, cost)}\n{_NOTE}"
 
 
 def read_experiment(folder: Path) -> tuple[dict[str, SavedEvaluation], pd.DataFrame, pd.DataFrame]:
-    """The evaluations of a folder by method, their figures of merit, and their cost."""
+    """The evaluations of a folder by method, their metrics, and their cost."""
     folder = folder.resolve()
     found = find_evaluations(folder.parent, [folder.name])
     several = len({evaluation.variant for evaluation in found}) > 1
     evaluations = {with_variant(each.method, each.variant if several else ""): each for each in found}
-    return evaluations, select(merit_frame(found), folder.name), cost_frame(evaluations)
+    return evaluations, select(metric_frame(found), folder.name), cost_frame(evaluations)
 
 
 def cost_frame(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
@@ -153,7 +153,7 @@ def results_main(arguments: Sequence[str] | None = None) -> None:
     """Print the table of a folder of evaluations."""
     parser = argparse.ArgumentParser(prog="gnm results", description="Table of an experiment's saved evaluations.")
     parser.add_argument("folder", type=Path, help="saved_evals/EXPERIMENT, with a folder for each method")
-    parser.add_argument("figures", nargs="*", help="figures of merit, such as score or retention@4; default: the usual")
+    parser.add_argument("figures", nargs="*", help="metrics, such as score or retention@4; default: the usual")
     parser.add_argument("--output", type=Path, help="also write the table to OUTPUT.md and OUTPUT.csv")
     options = parser.parse_intermixed_args(arguments)
     with exit_on_error():

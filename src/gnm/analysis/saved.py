@@ -3,7 +3,7 @@
 - Only `summary.json` is needed, so the published evaluations of the paper read like our own.
 - The published folder names are turned into this project's method names; what follows such a name in a folder
   (`gnm_flops`, `llama3_ft_val_id`) is kept as the variant.
-- Where per-query records lie beside the summary, the figures of merit come from them and carry intervals.
+- Where per-query records lie beside the summary, the metrics come from them and carry intervals.
 """
 
 import json
@@ -18,7 +18,7 @@ import pandas as pd
 from gnm.analysis.style import METHODS
 from gnm.errors import DataError
 from gnm.files import recover_folders
-from gnm.metrics import figures_of_merit, merit_of_summary
+from gnm.metrics import metrics_of_records, metrics_of_summary
 from gnm.metrics.records import read_records
 
 PUBLISHED_NAMES = {
@@ -73,13 +73,13 @@ class SavedEvaluation:
             raise DataError(f"{path} has no rows; evaluate again to replace it")
         return found
 
-    def merit(self) -> pd.DataFrame:
-        """Figures of merit (`gnm.metrics.MERIT_COLUMNS`), with intervals where there are records, or counts alone."""
+    def metrics(self) -> pd.DataFrame:
+        """Metrics (`gnm.metrics.METRIC_COLUMNS`), with intervals where there are records, or counts alone."""
         records = self.records
         try:
             if records is None:
-                return merit_of_summary(self.summary, counts=self.counts)
-            return figures_of_merit(records)
+                return metrics_of_summary(self.summary, counts=self.counts)
+            return metrics_of_records(records)
         except DataError as error:
             raise DataError(f"{self.folder}: {error}") from error
 
@@ -115,14 +115,14 @@ def find_evaluations(root: str | Path, experiments: Collection[str] | None = Non
     return [evaluation for evaluation in found if experiments is None or evaluation.experiment in experiments]
 
 
-def merit_frame(evaluations: Sequence[SavedEvaluation]) -> pd.DataFrame:
-    """Tidy figures of merit: columns experiment, method, variant, then `gnm.metrics.MERIT_COLUMNS`.
+def metric_frame(evaluations: Sequence[SavedEvaluation]) -> pd.DataFrame:
+    """Tidy metrics: columns experiment, method, variant, then `gnm.metrics.METRIC_COLUMNS`.
 
     Evaluations without facts in their summary raise DataError with their folder's name.
     """
     parts = []
     for evaluation in evaluations:
-        part = evaluation.merit()
+        part = evaluation.metrics()
         part.insert(0, "variant", evaluation.variant)
         part.insert(0, "method", evaluation.method)
         part.insert(0, "experiment", evaluation.experiment)

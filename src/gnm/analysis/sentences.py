@@ -10,9 +10,9 @@ from gnm.analysis.style import in_order, method_style
 from gnm.analysis.tables import heading
 
 
-def ranking(merit: pd.DataFrame, figure: str = "score", order: str = "best") -> str:
-    """A sentence: the methods by one figure of merit, highest first (`order` says it in a word), with intervals."""
-    rows = merit[(merit["metric"] == figure) & merit["age"].isna()].sort_values("value", ascending=False)
+def ranking(metrics: pd.DataFrame, figure: str = "score", order: str = "best") -> str:
+    """A sentence: the methods by one metric, highest first (`order` says it in a word), with intervals."""
+    rows = metrics[(metrics["metric"] == figure) & metrics["age"].isna()].sort_values("value", ascending=False)
     if rows.empty:
         return f"{heading(figure)}: no method has it."
     told = [f"{method_style(row['method']).name} {_percent(row)}" for _, row in rows.iterrows()]

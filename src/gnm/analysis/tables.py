@@ -1,6 +1,6 @@
-"""Tables of figures of merit: a row a method in the fixed order, a column a figure, cost beside quality.
+"""Tables of metrics: a row a method in the fixed order, a column a figure, cost beside quality.
 
-- Input is the tidy frame of `saved.merit_frame`, restricted to one experiment; values are shown in percent.
+- Input is the tidy frame of `saved.metric_frame`, restricted to one experiment; values are shown in percent.
 - "86.7 [84.1, 89.0]" is the value and its 95 % interval over sequences; a value alone has no records behind it.
 - Text and Markdown are for reading; CSV keeps the plain numbers, one column each for value, low, high.
 """
@@ -32,64 +32,66 @@ _USUAL = (
 _ABSENT = "–"
 
 
-def select(merit: pd.DataFrame, experiment: str | None = None) -> pd.DataFrame:
+def select(metrics: pd.DataFrame, experiment: str | None = None) -> pd.DataFrame:
     """Rows of one experiment, with the variant, where there is one, made part of the method's name.
 
     Raises DataError when the frame holds several experiments and none is named, when the named one is absent, or
     when two evaluations fall on the same method.
     """
-    experiments = merit["experiment"].unique() if "experiment" in merit else []
+    experiments = metrics["experiment"].unique() if "experiment" in metrics else []
     if experiment is None and len(experiments) > 1:
         raise DataError(f"name one of the experiments: {', '.join(sorted(experiments))}")
     if experiment is not None:
-        merit = merit[merit["experiment"] == experiment]
-        if merit.empty:
+        metrics = metrics[metrics["experiment"] == experiment]
+        if metrics.empty:
             raise DataError(f"no figures of {experiment!r}; there are: {', '.join(sorted(experiments))}")
-    merit = merit.copy()
-    if "variant" in merit and merit["variant"].nunique() > 1:
-        merit["method"] = list(map(with_variant, merit["method"], merit["variant"]))
-    if merit.duplicated(["method", "metric", "age"]).any():
+    metrics = metrics.copy()
+    if "variant" in metrics and metrics["variant"].nunique() > 1:
+        metrics["method"] = list(map(with_variant, metrics["method"], metrics["variant"]))
+    if metrics.duplicated(["method", "metric", "age"]).any():
         raise DataError("two evaluations share one method name; give each its own results folder")
-    return merit
+    return metrics
 
 
-def figures_in(merit: pd.DataFrame) -> list[str]:
+def figures_in(metrics: pd.DataFrame) -> list[str]:
     """The usual figures that some method of the frame has, and retention at the middle and at the oldest age."""
-    has, oldest = set(merit["metric"]), merit.loc[merit["metric"] == "retention", "age"].max()
+    has, oldest = set(metrics["metric"]), metrics.loc[metrics["metric"] == "retention", "age"].max()
     ages = [] if pd.isna(oldest) or not oldest else sorted({int(oldest) // 2, int(oldest)})
     usual = [figure for figure in _USUAL if figure in has] + [f"retention@{age}" for age in ages]
-    return with_said(merit, usual)
+    return with_said(metrics, usual)
 
 
-def with_said(merit: pd.DataFrame, figures: Sequence[str]) -> list[str]:
+def with_said(metrics: pd.DataFrame, figures: Sequence[str]) -> list[str]:
     """`figures`, and beside each contest what is said and what leaks; of these, those that some method has."""
-    optional, has = {name for names in _BESIDE.values() for name in names}, set(merit["metric"])
+    optional, has = {name for names in _BESIDE.values() for name in names}, set(metrics["metric"])
     wanted = dict.fromkeys(name for figure in figures for name in (figure, *_BESIDE.get(figure, ())))
     return [name for name in wanted if name in has or name not in optional]
 
 
 def wide(
-    merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, cost: pd.DataFrame | None = None
+    metrics: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, cost: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Formatted cells: index is the method's display name, a column a figure (heading in plain words).
 
     A figure "retention@4" is retention at age 4. `cost` is a frame indexed by method; its columns are appended as
     they are named, a method without cost gets a dash.
     """
-    cells = _cells(merit, figures)
+    cells = _cells(metrics, figures)
     table = pd.DataFrame(
-        [[_percent(cells.get((method, figure))) for figure in figures] for method in in_order(merit["method"])],
-        index=pd.Index([method_style(method).name for method in in_order(merit["method"])], name="Method"),
+        [[_percent(cells.get((method, figure))) for figure in figures] for method in in_order(metrics["method"])],
+        index=pd.Index([method_style(method).name for method in in_order(metrics["method"])], name="Method"),
         columns=[heading(figure) for figure in figures],
     )
     for name in [] if cost is None else cost.columns:
-        table[str(name)] = [_amount(cost[name].get(method)) for method in in_order(merit["method"])]
+        table[str(name)] = [_amount(cost[name].get(method)) for method in in_order(metrics["method"])]
     return table
 
 
-def text_table(merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, cost: pd.DataFrame | None = None) -> str:
+def text_table(
+    metrics: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, cost: pd.DataFrame | None = None
+) -> str:
     """The table aligned for a terminal: names flush left, numbers flush right, a rule under the headings."""
-    rows = _rows(wide(merit, figures, cost))
+    rows = _rows(wide(metrics, figures, cost))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -102,26 +104,26 @@ def text_table(merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, co
 
 
 def markdown_table(
-    merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, cost: pd.DataFrame | None = None
+    metrics: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, cost: pd.DataFrame | None = None
 ) -> str:
     """The table as Markdown."""
-    rows = _rows(wide(merit, figures, cost))
+    rows = _rows(wide(metrics, figures, cost))
     rule = ["---", *["---:"] * (len(rows[0]) - 1)]
     escaped = ([cell.replace("|", "\\|") for cell in row] for row in (rows[0], rule, *rows[1:]))
     return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
 
 
-def csv_table(merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, cost: pd.DataFrame | None = None) -> str:
+def csv_table(metrics: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, cost: pd.DataFrame | None = None) -> str:
     """Plain numbers: method, then `<figure>`, `<figure>_low`, `<figure>_high` as fractions, then counts and cost."""
-    cells = _cells(merit, figures)
+    cells = _cells(metrics, figures)
     rows = []
-    for method in in_order(merit["method"]):
+    for method in in_order(metrics["method"]):
         row = {"method": method, "name": method_style(method).name}
         for figure in figures:
             cell = cells.get((method, figure))
             for suffix, key in (("", "value"), ("_low", "low"), ("_high", "high"), ("_samples", "samples")):
                 row[figure + suffix] = None if cell is None else cell[key]
-        sequences = merit.loc[merit["method"] == method, "sequences"].max()
+        sequences = metrics.loc[metrics["method"] == method, "sequences"].max()
         row["sequences"] = sequences
         for name in [] if cost is None else cost.columns:
             row[str(name)] = cost[name].get(method)
@@ -130,12 +132,12 @@ def csv_table(merit: pd.DataFrame, figures: Sequence[str] = DEFAULT_FIGURES, cos
 
 
 def save_tables(
-    merit: pd.DataFrame, path: str | Path, figures: Sequence[str] = DEFAULT_FIGURES, cost: pd.DataFrame | None = None
+    metrics: pd.DataFrame, path: str | Path, figures: Sequence[str] = DEFAULT_FIGURES, cost: pd.DataFrame | None = None
 ) -> list[Path]:
     """Write `<path>.md` and `<path>.csv`; returns the two paths."""
     paths = [Path(f"{path}.md"), Path(f"{path}.csv")]
-    write_text(paths[0], markdown_table(merit, figures, cost))
-    write_text(paths[1], csv_table(merit, figures, cost))
+    write_text(paths[0], markdown_table(metrics, figures, cost))
+    write_text(paths[1], csv_table(metrics, figures, cost))
     return paths
 
 
@@ -151,13 +153,13 @@ def heading(figure: str) -> str:
     return f"{words} (generated)" if generated else words
 
 
-def _cells(merit: pd.DataFrame, figures: Sequence[str]) -> dict[tuple[str, str], pd.Series]:
-    keys = merit["metric"].where(merit["age"].isna(), merit["metric"] + "@" + merit["age"].astype("string"))
+def _cells(metrics: pd.DataFrame, figures: Sequence[str]) -> dict[tuple[str, str], pd.Series]:
+    keys = metrics["metric"].where(metrics["age"].isna(), metrics["metric"] + "@" + metrics["age"].astype("string"))
     if absent := [figure for figure in figures if figure not in set(keys)]:
         raise DataError(
             f"no method has a figure {', '.join(map(repr, absent))}; there are: {', '.join(sorted(set(keys)))}"
         )
-    return {(row["method"], key): row for (_, row), key in zip(merit.iterrows(), keys, strict=True)}
+    return {(row["method"], key): row for (_, row), key in zip(metrics.iterrows(), keys, strict=True)}
 
 
 def _rows(table: pd.DataFrame) -> list[list[str]]:

@@ -17,7 +17,7 @@ def bootstrap_mean(
 ) -> tuple[float, float, float]:
     """Mean of samples [N], and the ends of its interval from a bootstrap over their sequences [N] (any whole numbers).
 
-    Defaults, and what fewer than two sequences give, as in `figures_of_merit`. Raises DataError without samples.
+    Defaults, and what fewer than two sequences give, as in `metrics_of_records`. Raises DataError without samples.
     """
     if not len(value):
         raise DataError("there are no samples to take a mean of")

@@ -40,12 +40,12 @@ from gnm.weights.pretrained import load_model
 with program_imports(__name__):
     import pandas as pd
 
-    from gnm.analysis.figures import merit_bars
+    from gnm.analysis.figures import metric_bars
     from gnm.analysis.saved import split_method
     from gnm.analysis.style import BLACK, save_figure, with_variant
     from gnm.analysis.tables import save_tables, text_table
     from gnm.evaluate import read_documents_of
-    from gnm.metrics import MERIT_COLUMNS, bootstrap_mean
+    from gnm.metrics import METRIC_COLUMNS, bootstrap_mean
     from gnm.program import run_program
 
 KINDS = ("learn", "ignore", "refuse")
@@ -134,20 +134,20 @@ def probe_memories(params: ProbeParams) -> str:
             read_about(settings.adapter)
     objects = Objects([*documents[0], *documents[1]])
     rows = pd.concat([_rows_of(params, method, drawn, objects) for method in params.methods], ignore_index=True)
-    merit, about = merit_of_probes(rows)
-    figures = list(dict.fromkeys(merit["metric"]))
+    metrics, about = metrics_of_probes(rows)
+    figures = list(dict.fromkeys(metrics["metric"]))
     shown = [figure for figure in figures if not figure.endswith("_above_control")]
-    bars = merit_bars(merit, f"{params.title}\n(dotted: chance)", shown)
+    bars = metric_bars(metrics, f"{params.title}\n(dotted: chance)", shown)
     for axes in bars.axes:
         axes.axvline(about["Chance, %"].mean(), color=BLACK, linestyle=":", linewidth=1.2)
     save_figure(bars, params.output)
-    save_tables(merit, params.output, figures, about)
+    save_tables(metrics, params.output, figures, about)
     where = f"The table lies in {params.output}.md and .csv, the figure in {params.output}.png and .svg."
-    return "\n".join([params.title, text_table(merit, figures, about), f"{_NOTE} {where}"])
+    return "\n".join([params.title, text_table(metrics, figures, about), f"{_NOTE} {where}"])
 
 
-def merit_of_probes(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Figures as `gnm.metrics.figures_of_merit` gives them, with a column `method`; and what else there is to know.
+def metrics_of_probes(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Figures as `gnm.metrics.metrics_of_records` gives them, with a column `method`; and what else there is to know.
 
     rows: a row for every fact of every method, as `_rows_of` makes them. Figures of each kind that there is:
     `to_learn`, `to_learn_control` and `to_learn_above_control`, the difference of the two.
@@ -168,9 +168,9 @@ def merit_of_probes(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
             counts[f"Facts to {kind.replace('_', ' ')}"] = len(some)
         slots = own.groupby(["seed", "case"])["slots"].first().mean()
         about[method] = {**counts, "Slots": round(slots, 1), "Chance, %": 100 * own["chance"].mean()}
-    merit = pd.DataFrame(found, columns=["method", *MERIT_COLUMNS])
-    merit = merit.astype({"age": "Int64", "samples": "Int64", "sequences": "Int64"})
-    return merit, pd.DataFrame.from_dict(about, orient="index")
+    metrics = pd.DataFrame(found, columns=["method", *METRIC_COLUMNS])
+    metrics = metrics.astype({"age": "Int64", "samples": "Int64", "sequences": "Int64"})
+    return metrics, pd.DataFrame.from_dict(about, orient="index")
 
 
 def _rows_of(

@@ -1,4 +1,4 @@
-"""Figures of merit with intervals, out of per-query records or of a summary.
+"""Metrics with intervals, out of per-query records or of a summary.
 
 Intervals resample whole sequences: the queries of a sequence share its documents and its memory, so they are not
 independent. One draw serves all figures of a run.
@@ -17,15 +17,15 @@ from gnm.metrics.bootstrap import interval, resampled, sequence_weights
 from gnm.metrics.samples import FACTS, GROUPS, LEAKAGE, Samples, collect
 from gnm.metrics.wilson import wilson
 
-MERIT_COLUMNS = ["metric", "age", "value", "low", "high", "samples", "sequences"]
+METRIC_COLUMNS = ["metric", "age", "value", "low", "high", "samples", "sequences"]
 
 
-def figures_of_merit(
+def metrics_of_records(
     records: pd.DataFrame, generator: np.random.Generator | None = None, resamples: int = 2000, level: float = 0.95
 ) -> pd.DataFrame:
-    """Figures of merit with percentile intervals from a bootstrap over sequences.
+    """Metrics with percentile intervals from a bootstrap over sequences.
 
-    Returns a frame with columns MERIT_COLUMNS, a row a figure; figures without samples are left out:
+    Returns a frame with columns METRIC_COLUMNS, a row a figure; figures without samples are left out:
     - `accuracy`, `specificity`, `selectivity`: mean of the matrix cells with t >= q that have samples; `score`: their
       harmonic mean (protocol, section 6). `*_age_0`: plain means right after writing, q = t.
     - `retention` at each `age`: accuracy of queries asked `age` documents after their own.
@@ -42,7 +42,7 @@ def figures_of_merit(
     Raises DataError when there are no records.
     """
     if records.empty:
-        raise DataError("there are no records to compute figures of merit from")
+        raise DataError("there are no records to compute metrics from")
     generator = np.random.default_rng(0) if generator is None else generator
     sequences = np.unique(records["sequence"])
     weights = sequence_weights(len(sequences), generator, resamples)
@@ -100,14 +100,14 @@ def figures_of_merit(
     ):
         if len(part.value):
             add(f"format_{name}", ratio(part), [part])
-    frame = pd.DataFrame(rows, columns=MERIT_COLUMNS)
+    frame = pd.DataFrame(rows, columns=METRIC_COLUMNS)
     return frame.astype({"age": "Int64", "samples": "Int64", "sequences": "Int64"})
 
 
-def merit_of_summary(
+def metrics_of_summary(
     summary: Mapping[str, Sequence[Any]], epoch: int = -1, counts: Mapping[str, Sequence[Any]] | None = None
 ) -> pd.DataFrame:
-    """The figures of merit that a summary gives: frame as `figures_of_merit`, `sequences` unknown.
+    """The metrics that a summary gives: frame as `metrics_of_records`, `sequences` unknown.
 
     With its companion `counts` figures that are shares have Wilson's intervals, and cells without samples count for
     nothing. A question that is asked again after later documents is one sample, so that figures over all ages are not
@@ -158,7 +158,7 @@ def merit_of_summary(
         if size != 0:  # 0: an empty cell of a line
             known = 0 if math.isnan(size) else int(size)
             rows.append((metric, age, float(value), *wilson(float(value), known), known or pd.NA, pd.NA))
-    frame = pd.DataFrame([row for row in rows if not math.isnan(row[2])], columns=MERIT_COLUMNS)
+    frame = pd.DataFrame([row for row in rows if not math.isnan(row[2])], columns=METRIC_COLUMNS)
     return frame.astype({"age": "Int64", "samples": "Int64", "sequences": "Int64"})
 
 
