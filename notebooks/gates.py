@@ -22,7 +22,7 @@
 # that it answers as the document states; less is better.
 
 # %%
-from gnm.analysis.gates import compression, segment_metrics
+from gnm.analysis.gates import against_kept, compression, segment_metrics
 from gnm.analysis.grouped import grouped_bars, of_measures
 from gnm.analysis.measures import PARTS
 from gnm.analysis.page import Page
@@ -43,8 +43,8 @@ folder.missing(METHODS, COMMAND)
 
 # %%
 def kept():
-    metrics = folder.metrics()
-    return compression(metrics, folder.cost(), "Score against what is kept"), metrics[metrics["metric"] == "score"]
+    metrics, cost = folder.metrics(), folder.cost()
+    return compression(metrics, cost, "Score against what is kept"), against_kept(metrics, cost)
 
 
 page.draw("gates_kept", kept)

@@ -165,7 +165,7 @@ def _costs(shape: DecoderShape, memory: MemoryShape | None, sizes: Sizes, t: int
         CACHED: (prefill_flops(shape, document, before), query_flops(shape, question, after)),
         UNCACHED: (0, query_flops(shape, question, after, cached=False)),
         RETRIEVAL: (0, query_flops(shape, question, found, cached=False)),
-        NOTHING: (0, query_flops(shape, question, round(sizes.head))),
+        NOTHING: (0, query_flops(shape, question, round(sizes.preamble))),
     }  # fmt: skip
     if memory is not None:
         slots = memory.tokens * memory.blocks
