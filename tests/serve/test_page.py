@@ -176,6 +176,24 @@ def test_texts_are_shown_as_text_and_errors_told(browser, gated):
         assert "bad" in anna.at("#status").get_attribute("class")
 
 
+def test_examples_own_text_and_files_become_the_document(browser, gated, tmp_path):
+    file = tmp_path / "own.txt"
+    file.write_text("Zürich is in Peru.", encoding="utf-8")
+    with Visit(browser, gated.url) as visit:
+        visit.told("send a key")
+        first = visit.page.input_value("#document")
+        visit.page.select_option("#example", index=1)
+        second = visit.page.input_value("#document")
+        assert first and second and first != second
+        visit.page.click("#instructions li >> nth=1 >> button")
+        chosen = visit.at("#instructions li").nth(1).inner_text()
+        assert visit.page.input_value("#instruction") == chosen
+        visit.page.set_input_files("#file", file)
+        visit.page.wait_for_function("document.getElementById('document').value.startsWith('Zürich')")
+        assert visit.page.input_value("#document") == file.read_text(encoding="utf-8")
+        assert visit.page.input_value("#instruction") == chosen
+
+
 def test_keyboard_narrow_window_and_dark(browser, tmp_path):
     with (
         running(tmp_path, Keys()) as started,
