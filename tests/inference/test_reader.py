@@ -268,7 +268,7 @@ def test_encoding_pads_on_the_right_and_joins_texts_token_by_token(tiny):
 
 
 @torch.no_grad()
-def test_a_tokenizer_without_a_head_starts_with_an_empty_prefix(tiny):
+def test_a_tokenizer_without_a_preamble_starts_with_an_empty_prefix(tiny):
     ours = reader_of(tiny, preamble=[])
     assert ours.preamble(2).lengths.tolist() == [0, 0]
     answers = ours.answer(ours.preamble(1), [[QUESTIONS[0]]], 3)

@@ -53,5 +53,5 @@ def test_contrastive_episodes_share_their_documents_and_no_two_steps_share_a_see
         seeds += [episode.seed for episode in drawn]
         for one, other in zip(drawn[::2], drawn[1::2], strict=True):
             texts = [[written.document for written in episode.steps] for episode in (one, other)]
-            assert texts[0] == texts[1] and one.sequence != other.sequence
+            assert texts[0] == texts[1] and one.episode != other.episode
     assert len(set(seeds)) == len(seeds)
