@@ -6,7 +6,7 @@
 - Some of them are valid after all, and write. After each tenth what was written is deleted, so that the memory of the
   process is that of a service without memories; it is printed, with the answers by status. The second half are the
   requests of the first again: the largest batch of questions is known by then, whose room is kept for the next one
-  (`gnm.devices`), and only a leak still grows.
+  (`gnm.devices`), and what still grows is a leak or what the allocator wastes.
 """
 
 import argparse

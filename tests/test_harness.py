@@ -1,8 +1,6 @@
 """lm-evaluation-harness on a memory: local tasks of its own form, and one that it ships, without a network."""
 
 import json
-import os
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -143,25 +141,6 @@ def test_the_command_runs_it_and_says_what_is_wrong(tmp_path, capsys, monkeypatc
     assert "|choice|" in capsys.readouterr().out.replace(" ", "")
     with pytest.raises(SystemExit, match="error: the documents of task choice have no field 'text'; they have"):
         main([*given, "--model_args", "backbone=tiny,dtype=float32,document=text"])
-
-
-def test_lm_eval_itself_knows_the_model_by_a_task_s_file(tmp_path):
-    """In a process that imports nothing of ours before; without the file's line there is no such model."""
-    code = "from functools import partial; import lm_eval.tasks; from lm_eval.tasks import TaskManager\n"
-    code += "lm_eval.tasks.TaskManager = partial(TaskManager, include_defaults=False)  # reads thousands\n"
-    code += "from lm_eval.__main__ import cli_evaluate; cli_evaluate()"
-    given = ["--model", "gnm", "--model_args", "backbone=tiny,dtype=float32,document=passage", "--device", "cpu"]
-    command = [sys.executable, "-c", code, *given, "--tasks", str(tmp_path / "task.yaml")]
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    said = []
-    for line in ({"process_docs": "gnm.harness.documents"}, {}):
-        task(tmp_path, CHOICE, **line)
-        file = tmp_path / "task.yaml"
-        file.write_text(file.read_text().replace("process_docs: ", "process_docs: !function "))
-        said.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=False))
-    known, unknown = said
-    assert known.returncode == 0 and "|choice|" in known.stdout.replace(" ", ""), known.stderr[-2000:]
-    assert unknown.returncode != 0 and "Unknown model 'gnm'" in unknown.stderr
 
 
 def test_settings_that_it_does_not_have_are_named():

@@ -4,8 +4,6 @@
 - `document` names the field of a task's documents that is written into the memory before its question is put; that text
   is taken out of the prompt, so the answer has to come from memory. Without it nothing is written.
 - Requests are put as the adapter was trained to be asked, in its own turn of a chat; texts are stripped.
-- `lm_eval` itself knows `gnm` where a task's file has `process_docs: !function gnm.harness.documents`, and is named by
-  its path: `lm_eval --model gnm --tasks ./mine.yaml`. It reads no entry points, and the file makes it load this module.
 - Not covered: `--apply_chat_template`, and rolling windows over texts longer than the model attends over.
 """
 
@@ -143,11 +141,6 @@ class HarnessMemory(LM):
                 "name another in --model_args"
             )
         return request.doc[name]
-
-
-def documents(dataset: Any) -> Any:
-    """A task's documents as they are; for `process_docs` of a task's file, which has `lm_eval` load this module."""
-    return dataset
 
 
 def _until(memory: Conversation, prompt: str, settings: dict[str, Any]) -> str:
