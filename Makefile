@@ -40,9 +40,11 @@ test-fast: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	$(BIN)/mkdocs build
 
-# dvc.lock of the folders whose results are shipped, after new results: make lock [FOLDERS="experiments/people ..."]
+# dvc.lock of the folders whose results are shipped, and the README's numbers, after new results:
+# make lock [FOLDERS="experiments/people ..."]
 lock: $(VENV)/.installed
 	$(BIN)/python tools/lock.py $(FOLDERS)
+	$(BIN)/python tools/readme.py
 
 # every figure, out of the saved evaluations, into plots/notebooks; the notebooks themselves stay as they are
 notebooks: $(VENV)/.installed

@@ -1,6 +1,7 @@
 """The documentation: it builds strictly, its tables are those of the reports, and it names every command."""
 
 import re
+import runpy
 from contextlib import redirect_stdout
 from importlib import import_module
 from io import StringIO
@@ -67,3 +68,13 @@ def test_files_that_are_named_exist(project):
 
 def test_the_readme_is_a_door(project):
     assert len((project / "README.md").read_bytes()) <= 8_192
+
+
+def test_numbers_of_the_readme_are_those_of_the_reports(project):
+    tool = runpy.run_path(str(project / "tools" / "readme.py"))
+    text = (project / "README.md").read_text(encoding="utf-8")
+    assert tool["filled"](text) == text
+    row = next(line for line in text.splitlines() if line.startswith("| Generalist |"))
+    assert tool["filled"](text.replace(row, row.replace("[", "[1"))) == text
+    with pytest.raises(SystemExit, match="no place for the table 'people'"):
+        tool["filled"](text.replace("<!-- people -->", ""))
