@@ -1,7 +1,7 @@
 """A frozen backbone shared out over processes (fully sharded data parallelism, Rajbhandari et al. 2020; torch's FSDP2).
 
 - Each process holds a share of every layer's weights; a layer is put together when it runs and taken apart after it.
-- Adapters, and what else is trained, are small and whole on each process; gradients are averaged by the caller.
+- What is trained is small and whole on each process; its gradients are averaged by the caller.
 - accelerate's own integration shards what is trained too, and leaves out processes without a GPU; this doesn't.
 """
 
@@ -21,10 +21,10 @@ def shard_backbone(module: nn.Module, model: nn.Module, processes: int, device: 
     Every process must run the same layers in the same order, and `model` must be the same on each.
     """
     mesh = init_device_mesh(device.type, (processes,))
-    whole = {parameter for name, parameter in module.named_parameters() if parameter.requires_grad or ".lora_" in name}
+    trained = {parameter for parameter in module.parameters() if parameter.requires_grad}
     for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh, ignored_params=whole)
+        fully_shard(layer, mesh=mesh, ignored_params=trained)
         for use in (pass_layer, project_slots):  # all that leaves a layer must leave through what is registered
             setattr(layer, use.__name__, MethodType(use, layer))
             register_fsdp_forward_method(layer, use.__name__)
-    fully_shard(module, mesh=mesh, ignored_params=whole)
+    fully_shard(module, mesh=mesh, ignored_params=trained)
