@@ -167,3 +167,10 @@ def test_a_text_may_begin_with_an_at_sign(tmp_path, monkeypatch, capsys):
     cli.main(["write", *given])
     beginnings = [written.beginning for written in tiny(memory=tmp_path / "m").documents]
     assert beginnings == ["@ann is in Bern.", "Of a file.", "a @ b", "@@ann"]
+
+
+@pytest.mark.parametrize("name", ["adapter", "memory"])
+def test_a_path_of_another_type_is_told_in_words(name):
+    with pytest.raises(ConfigError, match=rf"{name}.str: .*; {name}: Input should be an instance of Path") as told:
+        load(**{name: 3})
+    assert "lax-or-strict" not in str(told.value)

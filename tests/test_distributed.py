@@ -18,10 +18,14 @@ from torch.distributed.tensor import DTensor
 from gnm import evaluate as evaluation
 from gnm.config import validate
 from gnm.errors import ConfigError
+from gnm.learners import LearnerSettings, build_learner
 from gnm.metrics.records import read_records
+from gnm.models.lora import LoraSettings, add_lora, add_selector
 from gnm.params import TrainParams
 from gnm.train import Trainer
-from gnm.weights.trained import WEIGHTS
+from gnm.weights.adapters import save_adapter
+from gnm.weights.backbones import load_backbone
+from gnm.weights.trained import WEIGHTS, copied, read_weights, trained_parameters
 from processes import free_port, in_processes
 from small_runs import evaluate_params, evaluate_settings, train_params, train_settings, write_small_documents
 
@@ -83,6 +87,54 @@ def test_a_shared_out_backbone_has_the_same_gradients_and_takes_less(data, tmp_p
         for other in in_processes(count, gradients, data, tmp_path, method, True):
             compare(one, other)
             assert other["held"] < one["held"] * (0.25 + 1 / count)
+
+
+def trained_with_selector(data: Path, output: Path, changes: dict, loop: dict) -> set[str]:
+    """Parts that two steps and a validation on the adapter of `output`/first change."""
+    settings = train_settings(data, output / "second") | {"lora": None} | changes
+    settings["loop"] |= {"steps": 2, "curriculum": None, "sequence_length": 1, **loop}
+    (name,) = settings["methods"]
+    run = Trainer(validate(settings, TrainParams, "test"), name, "a test")
+    before = copied(run.parts)
+    run.fit()
+    saved = {part: read_weights(output / "second" / name, part) for part in before}
+    return {
+        part
+        for part, tensors in before.items()
+        if any(not torch.equal(tensor.bfloat16(), saved[part][each].bfloat16()) for each, tensor in tensors.items())
+    }
+
+
+SELECTS = {"method": "gnm", "write": {"reads": "nothing", "gates": {"threshold": 0.0}}}
+WITH_SELECTOR = {
+    "selecting alone": (SELECTS, {"selection_only": True}, {}, {"selector", "memory_module"}),
+    "selecting alone, shared out": (
+        SELECTS,
+        {"selection_only": True, "distributed": {"shard": True}},
+        {},
+        {"selector", "memory_module"},
+    ),
+    "some steps ask": (SELECTS, {}, {"answers_every": 2}, {"default", "selector", "memory_module"}),
+    "does not select": ({"method": "in_context_ft"}, {}, {}, {"default"}),
+}
+
+
+@pytest.mark.parametrize("case", WITH_SELECTOR)
+def test_an_adapter_with_a_selector_is_trained_on_by_two_processes(data, tmp_path, case):
+    method, changes, loop, changed = WITH_SELECTOR[case]
+    backbone = load_backbone("tiny", dtype="float32")
+    lora = LoraSettings(r=4, alpha=8)
+    add_lora(backbone.model, lora, seed=0)
+    add_selector(backbone.model, lora, 2)
+    learner = build_learner(validate(SELECTS, LearnerSettings, "test"), backbone, training=True)
+    about = {
+        "backbone": {"name": "tiny", "digest": backbone.config_digest, "dtype": "float32"},
+        "lora": lora.model_dump(mode="json"),
+        "learner": SELECTS,
+    }
+    save_adapter(tmp_path / "first", copied(trained_parameters(backbone.model, learner.own_parameters())), lora, about)
+    changes = {**changes, "methods": {"m": {**method, "adapter": str(tmp_path / "first")}}}
+    assert in_processes(2, trained_with_selector, data, tmp_path, changes, loop) == [changed, changed]
 
 
 def compare(one: dict, other: dict) -> None:

@@ -149,6 +149,9 @@ def test_a_selector_counts_with_the_layers_that_it_adapts_once_more(tiny_sizes, 
     layers = [layer for layer in backbone.model.modules() if isinstance(layer, FusedLoraLinear)]
     formed = [layer.base_layer.weight for layer in layers if SELECTOR in layer.lora_A]
     assert plan(params, "gnm", 1).adapters - without == held(selector) + held(formed)
+    methods = {"gnm": {**gated, "adapter": tmp_path.name}}
+    named_from_its_folder = validate(values | {"methods": methods}, EvaluateParams, "test")
+    assert plan(named_from_its_folder, "gnm", 1, folder=tmp_path.parent) == plan(params, "gnm", 1)
 
 
 def test_what_a_step_keeps_for_its_gradients_is_about_what_is_planned(tiny_sizes):

@@ -15,14 +15,15 @@ from gnm.data.instructions import instruction_for
 from gnm.data.types import NEIGHBOUR, PARAPHRASE
 from gnm.errors import CheckpointError, ConfigError, DataError
 from gnm.learners import LearnerSettings, build_learner
+from gnm.models.lora import LoraSettings, add_lora, add_selector
 from gnm.params import TrainParams
 from gnm.train import Trainer
 from gnm.training.batches import Material, training_batch
 from gnm.training.loss import SUMS, TrainingLoss
-from gnm.weights.adapters import load_adapter, read_about
+from gnm.weights.adapters import load_adapter, read_about, save_adapter
 from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import load_model
-from gnm.weights.trained import WEIGHTS, copied, layers_of, read_weights
+from gnm.weights.trained import WEIGHTS, copied, layers_of, read_weights, trained_parameters
 from small_runs import SAMPLING, train_params, train_settings, write_small_documents
 
 
@@ -258,6 +259,39 @@ def test_selecting_is_learned_alone(data, tmp_path):
     settings["methods"]["gnm"]["adapter"] = str(tmp_path / "second" / "gnm")  # and goes on from there
     again = copied(changed_trainer(data, tmp_path / "third", settings).parts)["selector"]
     assert all(torch.equal(tensor, again[name].bfloat16()) for name, tensor in selector.items())
+
+
+def test_steps_without_questions_need_writing_with_gradient(data, tmp_path):
+    methods = {"gnm": {**GATED, "method": "gnm_ablation"}}
+    with pytest.raises(ConfigError, match="selection_only: gnm_ablation has no gates to train alone"):
+        changed_trainer(data, tmp_path, {"methods": methods, "selection_only": True})
+
+
+@pytest.fixture
+def with_selector(tmp_path) -> Path:
+    """An untrained adapter with gates and a selector away from where it starts."""
+    backbone = load_backbone("tiny", dtype="float32")
+    add_lora(backbone.model, LoraSettings(r=4, alpha=8), seed=0)
+    add_selector(backbone.model, LoraSettings(r=4, alpha=8), 2)
+    for part in trained_parameters(backbone.model).values():
+        for name, parameter in part.items():
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+    learner = build_learner(validate(GATED, LearnerSettings, "test"), backbone, training=True)
+    about = {
+        "backbone": {"name": "tiny", "digest": backbone.config_digest, "dtype": "float32"},
+        "lora": {"r": 4, "alpha": 8},
+        "learner": GATED,
+    }
+    weights = copied(trained_parameters(backbone.model, learner.own_parameters()))
+    save_adapter(tmp_path / "selects", weights, LoraSettings(r=4, alpha=8), about)
+    return tmp_path / "selects"
+
+
+@pytest.mark.parametrize("method", [{"method": "in_context_ft"}, {"method": "gnm"}])
+def test_a_method_that_does_not_select_leaves_the_selector_as_it_is(data, tmp_path, with_selector, method):
+    run = changed_trainer(data, tmp_path, {"methods": {"m": {**method, "adapter": with_selector}}, "lora": None}, "m")
+    assert not any(parameter.requires_grad for parameter in run.parts["selector"].values())
+    assert all(parameter.requires_grad for parameter in run.parts["default"].values())
 
 
 def test_selecting_needs_an_adapter_to_start_from(data, tmp_path):
@@ -498,3 +532,23 @@ def test_checkpointed_gradients_are_the_same_and_keep_less(data, tmp_path, metho
     assert kept[1] < 0.6 * kept[0]
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["memory model", "selector", "selector alone"])
+def test_checkpointed_gradients_are_the_same_with_several_adapters(data, tmp_path, with_selector, kind):
+    changes = MEMORY_MODEL
+    if kind != "memory model":
+        methods = {"gnm": {**GATED, "adapter": with_selector}}
+        changes = {"methods": methods, "lora": None, "selection_only": kind == "selector alone"}
+    gradients = []
+    for on in (False, True):
+        loop = {**train_settings(data, tmp_path)["loop"], "gradient_checkpointing": on}
+        run = changed_trainer(data, tmp_path, {**changes, "loop": loop})
+        with torch.no_grad():
+            for parameter in run.parameters:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        losses, _ = run.module(training_batch(run.params, run.train, 0), not run.params.selection_only)
+        losses.sum().backward()
+        gradients.append([parameter.grad for parameter in run.parameters])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed, rtol=1e-4, atol=1e-6)

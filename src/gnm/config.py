@@ -157,7 +157,8 @@ def _set(params: dict[str, Any], override: str) -> None:
 
 
 def _describe(item: dict[str, Any], schema: type[BaseModel]) -> str:
-    place = ".".join(str(part) for part in item["loc"])
+    # pydantic's own names of a path's kinds, "lax-or-strict[...]", say nothing to people
+    place = ".".join(str(part) for part in item["loc"] if not str(part).startswith("lax-or-strict["))
     if item["type"] == "extra_forbidden":
         known = _fields_at(schema, item["loc"][:-1])
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)

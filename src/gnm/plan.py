@@ -143,17 +143,20 @@ def empty_bank(settings: LearnerSettings, config: LlamaConfig) -> LatentBank | N
         return LatentBank(config.hidden_size, settings.bank)
 
 
-def _selector_share(params: Params, settings: LearnerSettings, model: Model) -> float:
+def _selector_share(params: Params, settings: LearnerSettings, model: Model, folder: Path) -> float:
     """The share of the layers that a selector, the write gates' own adapter, adapts once more."""
     alone = isinstance(params, TrainParams) and params.selection_only
-    if not settings.write.gates or not (alone or settings.adapter and (settings.adapter / SELECTOR).is_dir()):
+    if not settings.write.gates or not (alone or settings.adapter and (folder / settings.adapter / SELECTOR).is_dir()):
         return 0.0
     layers = model.config.num_hidden_layers
     return gate_layer(settings.write.gates, layers) / layers
 
 
-def plan(params: Params, method: str, processes: int, tokens: int = DOCUMENT_TOKENS) -> Need:
-    """What each of `processes` needs for one method, with documents of `tokens` tokens (instruction included)."""
+def plan(params: Params, method: str, processes: int, tokens: int = DOCUMENT_TOKENS, folder: Path = Path()) -> Need:
+    """What each of `processes` needs for one method, with documents of `tokens` tokens (instruction included).
+
+    folder: the experiment's, which adapters are named from.
+    """
     settings, dtype = params.method(method), _BYTES[params.backbone.dtype]
     training = isinstance(params, TrainParams)
     lora = params.lora if training else LoraSettings() if settings.adapter else None
@@ -164,7 +167,8 @@ def plan(params: Params, method: str, processes: int, tokens: int = DOCUMENT_TOK
     bank = empty_bank(settings, model.config)
     own = sum(parameter.numel() for parameter in bank.parameters()) if bank else 0
     numbers = 4 * model.adapters + (0 if shard else dtype * model.formed)
-    need = Need(weights=weights, adapters=round(numbers * (1 + _selector_share(params, settings, model))) + 4 * own)
+    selector = _selector_share(params, settings, model, folder)
+    need = Need(weights=weights, adapters=round(numbers * (1 + selector)) + 4 * own)
 
     documents, states = _documents_and_states(params, processes)
     slots = documents * tokens
@@ -200,7 +204,7 @@ def plan(params: Params, method: str, processes: int, tokens: int = DOCUMENT_TOK
     if model.trained:
         kept += model.kept_per_token(slots, dtype, loop.gradient_checkpointing)
     states = 8 if params.opt.optimizer == "adamw" else 2
-    trained = model.trained + own
+    trained = round(model.trained * (selector + (not params.selection_only))) + own
     return replace(
         need, activations=(written * tokens + read) * kept, gradients=4 * trained, optimizer=states * trained
     )
@@ -230,7 +234,7 @@ def table(folder: Path, processes: int | None, tokens: int, overrides: Sequence[
         params = load_params(path, schema, overrides, block)
         count = processes or params.distributed.nproc_per_node
         for method in params.methods:
-            need = plan(params, method, count, tokens)
+            need = plan(params, method, count, tokens, folder)
             numbers = [*asdict(need).values(), need.total]
             rows.append((f"{block} {method}, 1 of {count}", [f"{number / 1e9:.2f}" for number in numbers]))
     width = max(len(name) for name, _ in rows)

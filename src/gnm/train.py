@@ -78,6 +78,8 @@ class Trainer:
         learner.checkpoint_gradients(params.loop.gradient_checkpointing)
         self.parts = trained_parameters(backbone.model, learner.own_parameters())
         adapters = {SELECTOR} if params.selection_only else {*ADAPTERS} if params.train_adapters else set()
+        if not settings.learns_gates:
+            adapters -= {SELECTOR}  # nothing looks at a text with it
         learned = {part: named for part, named in self.parts.items() if part in {*adapters, MODULE}}
         if not learned:
             raise ConfigError(f"train_adapters: {settings.method} has nothing but adapters to train; leave it true")
@@ -92,7 +94,9 @@ class Trainer:
             training=params.model_dump(mode="json", exclude={"output", "backbone", "methods", "lora", "distributed"}),
             **start,
         ).as_json()
-        ddp.find_unused_parameters = not learner.trains_all
+        # a step without questions stops at the gates, and a selector may go on above them
+        stops_early = params.loop.answers_every > 1 or SELECTOR in learned
+        ddp.find_unused_parameters = stops_early or not learner.trains_all
         self.module = TrainingLoss(learner, params.loop.gradients_through)
         self.sharded = params.distributed.shard and self.accelerator.num_processes > 1
         if self.sharded:

@@ -136,6 +136,10 @@ SPOILT = {
     "gnm.json with an unknown block": (rewrite_about(lambda m: m | {"lorb": None}), "unknown block 'lorb'"),
     "gnm.json without end": (lambda f: (f / "gnm.json").write_text(100_000 * "["), "gnm.json is damaged"),
     "NaN": (change_weights(lambda t: t[FIRST].fill_(float("nan"))), f"NaN or infinity in {FIRST}; restore"),
+    "numbers of 8 bits": (
+        change_weights(lambda t: t.update({FIRST: t[FIRST].to(torch.float8_e4m3fn)})),
+        f"holds {FIRST} in float8_e4m3fn; weights are in one of bfloat16, float16",
+    ),
     "infinity": (change_weights(lambda t: t[FIRST][0, 0].fill_(float("inf"))), f"NaN or infinity in {FIRST}"),
     "a tensor short": (change_weights(lambda t: t.pop(FIRST)), f"does not fit.* 1 tensors.*{FIRST}"),
     "a tensor too many": (change_weights(lambda t: t.update(extra=torch.zeros(1))), "does not fit.* 1 tensors.*extra"),

@@ -68,8 +68,13 @@ class LearnerSettings(StrictModel):
     @property
     def selects(self) -> bool:
         """Whether what is stored of a document is learned, and a matter of this document and its instruction alone."""
+        return self.learns_gates and self.method != "gnm_ablation" and self.write.reads == "nothing"
+
+    @property
+    def learns_gates(self) -> bool:
+        """Whether it has write gates that go by what was learned."""
         gates = self.write.gates
-        return keeps_slots(self.method) and gates is not None and gates.by == "gate" and self.write.reads == "nothing"
+        return keeps_slots(self.method) and gates is not None and gates.by == "gate"
 
 
 def build_learner(settings: LearnerSettings, backbone: Backbone, training: bool = False, seed: int = 0) -> Learner:
@@ -134,7 +139,7 @@ def _memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
     if settings.write.tap == "outputs":
         raise ConfigError(f"write.tap: outputs needs a memory model as backbone; {backbone.name} is a plain decoder")
     model, learner = (LongTermLM, LongTermLearner) if settings.memory.store else (MemoryLM, MemoryLearner)
-    selector = SELECTOR if settings.write.gates and has_adapter(backbone.model, SELECTOR) else None
+    selector = SELECTOR if settings.learns_gates and has_adapter(backbone.model, SELECTOR) else None
     lm = model(reader.decoder, reader.chat.preamble, settings.memory, settings.write, through, selector=selector)
     return learner(lm, reader, order, settings.gate_training)
 

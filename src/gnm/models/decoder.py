@@ -6,7 +6,8 @@ Decoders of the Llama shape work: `model.embed_tokens`, `model.layers` (with `in
 projections), `model.norm`, `model.rotary_emb`. `families.py` lists the families; any other is refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from gnm.errors import BackboneError
 from gnm.models.attention import IMPLEMENTATION, Reading, additive, rotate
 from gnm.models.families import check_family
+from gnm.models.lora import FusedLoraLinear, active_adapters, use_adapters
 from gnm.models.prefix import Prefix
 from gnm.models.taps import Tap
 
@@ -159,7 +161,9 @@ class Decoder(nn.Module):
 
         past = reading.own.get(index, ())
         if self.checkpointing and torch.is_grad_enabled():
-            hidden, *kept = checkpoint(run, hidden, *past, use_reentrant=False)
+            # by the time of the second pass other adapters may be active
+            both = partial(_contexts, active_adapters(layer))
+            hidden, *kept = checkpoint(run, hidden, *past, use_reentrant=False, context_fn=both)
         else:
             hidden, *kept = run(hidden, *past)
         if kept:
@@ -226,6 +230,11 @@ def project_slots(layer: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
         key = attention.k_norm(key)
     value = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim))
     return key.transpose(1, 2), value.transpose(1, 2)
+
+
+def _contexts(adapters: Mapping[FusedLoraLinear, str]) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """What a layer's pass and its second pass, for the gradient, run in."""
+    return nullcontext(), use_adapters(adapters)
 
 
 def _of(layer: nn.Module, function: Callable) -> Callable:

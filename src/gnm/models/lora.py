@@ -8,7 +8,7 @@
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -133,12 +133,23 @@ def keep_adapters_apart(model: nn.Module) -> None:
 @contextmanager
 def use_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
     """Run `model` with its LoRA adapter `name` instead of the active one; None: with the active one."""
-    layers = [module for module in model.modules() if name and isinstance(module, FusedLoraLinear)]
-    before = [layer.switch(name) for layer in layers]
+    with use_adapters({layer: name for layer in active_adapters(model) if name}):
+        yield
+
+
+def active_adapters(model: nn.Module) -> dict[FusedLoraLinear, str]:
+    """The active adapter of each layer of `model` that has any."""
+    return {module: module.active_adapters[0] for module in model.modules() if isinstance(module, FusedLoraLinear)}
+
+
+@contextmanager
+def use_adapters(names: Mapping[FusedLoraLinear, str]) -> Iterator[None]:
+    """Run each layer with the adapter that `names` gives it."""
+    before = {layer: layer.switch(name) for layer, name in names.items()}
     try:
         yield
     finally:
-        for layer, active in zip(layers, before, strict=True):
+        for layer, active in before.items():
             layer.switch(active)
 
 
@@ -186,11 +197,11 @@ def inject_lora(
 def add_selector(model: nn.Module, settings: LoraSettings, layers: int) -> None:
     """Put an adapter SELECTOR into the first `layers` layers of `model`, equal to the one that is and stays active.
 
-    A model that has one stays as it is.
+    A model that has one stays as it is, and so does any with 0 layers.
     """
-    if has_adapter(model, SELECTOR):
+    if not layers or has_adapter(model, SELECTOR):
         return
-    before = next(module.active_adapters[0] for module in model.modules() if isinstance(module, FusedLoraLinear))
+    before = next(iter(active_adapters(model).values()))
     inject_lora(model, settings, SELECTOR, layers=layers)
     for module in model.modules():
         if isinstance(module, FusedLoraLinear):

@@ -125,7 +125,7 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> dict[str, Any]:
         elif name not in trained_parameters(backbone.model):
             inject_lora(backbone.model, settings, name)
     own = trained_parameters(backbone.model)
-    load_weights(folder, {name: own[name] for name in adapters})
+    load_weights(folder, {name: own.get(name, {}) for name in adapters})
     backbone.model.requires_grad_(False)
     return about
 

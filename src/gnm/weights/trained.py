@@ -26,6 +26,7 @@ MODULE = "memory_module"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 Parameters = Mapping[str, Mapping[str, nn.Parameter]]
 Weights = Mapping[str, Mapping[str, Tensor]]
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _PEFT_PREFIX = "base_model.model."
 _NONE: Mapping[str, nn.Parameter] = MappingProxyType({})
 
@@ -71,13 +72,19 @@ def layers_of(names: Iterable[str]) -> int:
 
 
 def read_weights(folder: Path, part: str) -> dict[str, Tensor]:
-    """The tensors of one part. Raises CheckpointError if its file is missing or damaged, or has NaN or infinity."""
+    """The tensors of one part. Raises CheckpointError if its file is missing or damaged, has NaN or infinity,
+    or numbers of another kind."""
     path = weight_file(folder, part)
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is missing or damaged ({error}); restore it") from error
     for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            kinds = ", ".join(str(kind).removeprefix("torch.") for kind in _DTYPES)
+            raise CheckpointError(
+                f"{path} holds {name} in {str(tensor.dtype).removeprefix('torch.')}; weights are in one of {kinds}"
+            )
         if not bool(tensor.isfinite().all()):
             raise CheckpointError(f"{path} holds NaN or infinity in {name}; restore it from a copy, or train it anew")
     return tensors

@@ -21,6 +21,7 @@ from gnm.models.lora import (
     LoraSettings,
     add_lora,
     add_selector,
+    has_adapter,
     use_adapter,
 )
 from gnm.models.memory_lm import MemoryLM
@@ -380,3 +381,9 @@ def test_an_adapter_that_selects_ends_where_the_gates_look_and_another_stays_act
     with use_adapter(tiny.model, SELECTOR):
         assert sum(layer.active_adapters[0] == SELECTOR for layer in layers) == len(TARGETS) * lm.gating.layer
     assert {layer.active_adapters[0] for layer in layers} == {DEFAULT}
+
+
+def test_gates_at_the_first_layer_need_no_adapter_to_select(tiny):
+    add_lora(tiny.model, LoraSettings(r=2, alpha=4), seed=1)
+    add_selector(tiny.model, LoraSettings(r=2, alpha=4), 0)
+    assert not has_adapter(tiny.model, SELECTOR)
