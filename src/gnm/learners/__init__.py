@@ -23,10 +23,10 @@ from gnm.memory.pool import PoolSettings
 from gnm.models.blocks import BlockSettings
 from gnm.models.compression import CompressionSettings
 from gnm.models.decoder import Decoder
-from gnm.models.gates.write import GateTraining
+from gnm.models.gates.write import GateTraining, gate_layer
 from gnm.models.latent_bank import BankSettings, LatentBank
 from gnm.models.long_term import LongTermLM
-from gnm.models.lora import SELECTOR, has_adapter
+from gnm.models.lora import SELECTOR, adapted_layers
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.recurrent import RecurrentMemory, RecurrentSettings
 from gnm.models.write_settings import WriteSettings
@@ -139,9 +139,22 @@ def _memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
     if settings.write.tap == "outputs":
         raise ConfigError(f"write.tap: outputs needs a memory model as backbone; {backbone.name} is a plain decoder")
     model, learner = (LongTermLM, LongTermLearner) if settings.memory.store else (MemoryLM, MemoryLearner)
-    selector = SELECTOR if settings.learns_gates and has_adapter(backbone.model, SELECTOR) else None
+    selector = _selector(settings, backbone)
     lm = model(reader.decoder, reader.chat.preamble, settings.memory, settings.write, through, selector=selector)
     return learner(lm, reader, order, settings.gate_training)
+
+
+def _selector(settings: LearnerSettings, backbone: Backbone) -> str | None:
+    """The adapter with which write gates look at a text, None: the write's own. It must end where the gates look."""
+    ends = adapted_layers(backbone.model, SELECTOR)
+    if not ends or not settings.learns_gates:
+        return None
+    if ends != (layer := gate_layer(settings.write.gates, backbone.model.config.num_hidden_layers)):
+        raise ConfigError(
+            f"write.gates.layer: {layer}, but the adapter with which these gates select ends at layer {ends}; leave the "
+            "layer as it was trained, or load a whole adapter"
+        )
+    return SELECTOR
 
 
 def _in_context(settings: LearnerSettings, backbone: Backbone) -> Learner:

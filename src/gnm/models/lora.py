@@ -199,7 +199,7 @@ def add_selector(model: nn.Module, settings: LoraSettings, layers: int) -> None:
 
     A model that has one stays as it is, and so does any with 0 layers.
     """
-    if not layers or has_adapter(model, SELECTOR):
+    if not layers or adapted_layers(model, SELECTOR):
         return
     before = next(iter(active_adapters(model).values()))
     inject_lora(model, settings, SELECTOR, layers=layers)
@@ -211,9 +211,14 @@ def add_selector(model: nn.Module, settings: LoraSettings, layers: int) -> None:
                     part[SELECTOR].weight.data.copy_(part[before].weight.data)
 
 
-def has_adapter(model: nn.Module, name: str) -> bool:
-    """Whether any layer of `model` has an adapter `name`."""
-    return any(isinstance(module, FusedLoraLinear) and name in module.lora_A for module in model.modules())
+def adapted_layers(model: nn.Module, name: str) -> int:
+    """How many layers of the decoder `model`, from the first on, have an adapter `name`."""
+    numbers = (
+        int(path.split("layers.")[1].split(".")[0])
+        for path, module in model.named_modules()
+        if isinstance(module, FusedLoraLinear) and name in module.lora_A
+    )
+    return 1 + max(numbers, default=-1)
 
 
 def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> list[nn.Parameter]:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gnm.data.segments import split_segments
+from gnm.errors import ConfigError
+from gnm.learners import LearnerSettings, build_learner
 from gnm.memory import merge
 from gnm.memory.pool import PoolSettings
 from gnm.memory.state import PREAMBLE
@@ -19,9 +21,9 @@ from gnm.models.lora import (
     TARGETS,
     FusedLoraLinear,
     LoraSettings,
+    adapted_layers,
     add_lora,
     add_selector,
-    has_adapter,
     use_adapter,
 )
 from gnm.models.memory_lm import MemoryLM
@@ -386,4 +388,14 @@ def test_an_adapter_that_selects_ends_where_the_gates_look_and_another_stays_act
 def test_gates_at_the_first_layer_need_no_adapter_to_select(tiny):
     add_lora(tiny.model, LoraSettings(r=2, alpha=4), seed=1)
     add_selector(tiny.model, LoraSettings(r=2, alpha=4), 0)
-    assert not has_adapter(tiny.model, SELECTOR)
+    assert not adapted_layers(tiny.model, SELECTOR)
+
+
+def test_gates_that_look_elsewhere_than_their_adapter_ends_are_refused(tiny):
+    add_lora(tiny.model, LoraSettings(r=2, alpha=4), seed=1)
+    add_selector(tiny.model, LoraSettings(r=2, alpha=4), 2)
+    for layer in (None, 2):
+        settings = LearnerSettings(method="gnm", write={"gates": {"layer": layer}})
+        assert build_learner(settings, tiny, training=True).lm.selector == SELECTOR
+    with pytest.raises(ConfigError, match="write.gates.layer: 1, but the adapter .* ends at layer 2"):
+        build_learner(LearnerSettings(method="gnm", write={"gates": {"layer": 1}}), tiny, training=True)
