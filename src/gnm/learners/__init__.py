@@ -151,8 +151,8 @@ def _selector(settings: LearnerSettings, backbone: Backbone) -> str | None:
         return None
     if ends != (layer := gate_layer(settings.write.gates, backbone.model.config.num_hidden_layers)):
         raise ConfigError(
-            f"write.gates.layer: {layer}, but the adapter with which these gates select ends at layer {ends}; leave the "
-            "layer as it was trained, or load a whole adapter"
+            f"write.gates.layer: {layer}, but the adapter with which these gates select ends at layer {ends}; leave "
+            "the layer as it was trained, or load a whole adapter"
         )
     return SELECTOR
 
