@@ -29,8 +29,8 @@ from gnm.config import read_blocks
 # group's adapters are no dependencies of it, so that DVC would not train them first.
 HALVES = (
     (
-        ["data_pipelines/generate_documents", "experiments/small_exp1", "experiments/small_exp2"]
-        + ["experiments/small_generalist"],
+        ["data_pipelines/generate_documents", "experiments/small_exp1", "experiments/small_exp2"],
+        ["experiments/small_generalist"],
         ["experiments/quickstart", "experiments/small_exp3", "experiments/small_gates", "experiments/small_rivals"]
         + ["experiments/small_long", "experiments/people", "experiments/memory_analysis"],
     ),
