@@ -14,10 +14,7 @@ class BuildWithAdapter(build_py):
     def run(self) -> None:
         super().run()
         if not self.editable_mode:
-            target = Path(self.build_lib, "gnm", "adapter")
-            self.mkpath(str(target))
-            for file in sorted(ADAPTER.iterdir()):
-                self.copy_file(str(file), str(target))
+            self.copy_tree(str(ADAPTER), str(Path(self.build_lib, "gnm", "adapter")))
 
 
 setup(cmdclass={"build_py": BuildWithAdapter})

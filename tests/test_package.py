@@ -74,8 +74,9 @@ def test_the_wheel_holds_the_package_its_data_the_adapter_and_the_licence(wheel,
     source = project / "src"
     own = {str(path.relative_to(source)) for path in (source / "gnm").rglob("*") if path.is_file()}
     own = {name for name in own if "__pycache__" not in name}
-    adapter = {f"gnm/adapter/{path.name}" for path in (project / "models/smollm2-135m/gnm").iterdir()}
-    assert {"gnm/data/people/grammar.yaml", "gnm/data/facts/locations.csv", "gnm/py.typed"} <= own and len(adapter) == 5
+    shipped = project / "models/smollm2-135m/gnm"
+    adapter = {f"gnm/adapter/{path.relative_to(shipped)}" for path in shipped.rglob("*") if path.is_file()}
+    assert {"gnm/data/people/grammar.yaml", "gnm/data/facts/locations.csv", "gnm/py.typed"} <= own and len(adapter) == 7
     assert {name for name in names if name.startswith("gnm/")} == own | adapter
     others = {name.partition("/")[2] for name in names if not name.startswith("gnm/")}
     assert others == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
