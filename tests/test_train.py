@@ -251,6 +251,7 @@ def test_selecting_is_learned_alone(data, tmp_path):
     )
     assert all(torch.equal(tensor, after["default"][name]) for name, tensor in before["default"].items())
     assert not torch.equal(before["memory_module"]["gate.weight"], after["memory_module"]["gate.weight"])
+    assert "about_gate.weight" not in after["memory_module"]  # without `revise` nothing is taken back
     selector = read_weights(tmp_path / "second" / "gnm", "selector")
     assert layers_of(selector) == run.module.learner.lm.gating.layer == 2
     assert all(not torch.equal(tensor, before["default"][name]) for name, tensor in selector.items())
@@ -259,6 +260,17 @@ def test_selecting_is_learned_alone(data, tmp_path):
     settings["methods"]["gnm"]["adapter"] = str(tmp_path / "second" / "gnm")  # and goes on from there
     again = copied(changed_trainer(data, tmp_path / "third", settings).parts)["selector"]
     assert all(torch.equal(tensor, again[name].bfloat16()) for name, tensor in selector.items())
+
+
+def test_what_is_taken_back_is_told_by_the_gate_of_before(data, tmp_path):
+    revising = {**GATED, "write": {"gates": {"threshold": 0.0, "revise": True}}}
+    changed_trainer(data, tmp_path / "first", {"methods": {"gnm": revising}}).fit()
+    settings = {"methods": {"gnm": {**revising, "adapter": str(tmp_path / "first" / "gnm")}}, "lora": None}
+    changed_trainer(data, tmp_path / "second", {**settings, "selection_only": True}).fit()
+    before, after = (read_weights(tmp_path / name / "gnm", "memory_module") for name in ("first", "second"))
+    for part in ("weight", "bias"):
+        assert torch.equal(after[f"about_gate.{part}"], before[f"gate.{part}"])
+        assert not torch.equal(after[f"gate.{part}"], before[f"gate.{part}"])
 
 
 def test_steps_without_questions_need_writing_with_gradient(data, tmp_path):

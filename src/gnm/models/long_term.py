@@ -195,7 +195,7 @@ class LongTermLM(MemoryLM):
         stored = _Slots.of([store.slots(range(len(store))) for store in state.store], state.slots.device)
         inputs = torch.cat((state.slots[:, :1], stored.entries[:, None, :, -state.slots.shape[3] :]), dim=2)
         joined = replace(state, slots=inputs, store=None, **stored.behind(state))
-        return self._taken_back_of(memory, joined, instructions)
+        return self.gating.taken_back(self.decoder, self._preamble_of(memory), joined, instructions)
 
     def _revised(self, memory: Memory, revoked: Tensor, new: tuple[Tensor, Decisions] | None = None) -> Memory:
         state, gates = memory.state, []

@@ -63,7 +63,7 @@ class MemoryLM(Limited):
             layers, size = len(decoder.layers), decoder.config.hidden_size
             self.bos_embedding = nn.Parameter(torch.zeros(layers, 1, size, device=decoder.device))
             self.new_memory_positional_emb = nn.Parameter(torch.zeros(1, 1, size, device=decoder.device))
-        self.gating = Gating(decoder, write.gates) if write.gates else None
+        self.gating = Gating(decoder, write.gates, selector is not None) if write.gates else None
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """Its parameters beside the decoder and the adapters: MemoryLLM's two with tap: outputs, and those of gates."""
@@ -172,7 +172,7 @@ class MemoryLM(Limited):
         """Whether each of B instructions takes anything back: logits [B], yes from 0 on."""
         memory = self.initial(torch.zeros(len(instructions), dtype=torch.long))
         with self._writing():
-            return self.gating.revoking(self.decoder, self._preamble_of(memory), instructions)
+            return self.gating.revoking(self.decoder, self._preamble_of(memory), instructions)[1]
 
     def prefix(self, memory: Memory) -> Prefix:
         """What questions attend to: the slots' values, and their keys, rotated to the slots' present positions."""
@@ -209,17 +209,7 @@ class MemoryLM(Limited):
 
     def _taken_back(self, memory: Memory, instructions: TokenBatch) -> Tensor:
         """How far instructions take each slot back, [B, S] float32 in [0, 1]."""
-        return self._taken_back_of(memory, memory.state, instructions)
-
-    def _taken_back_of(self, memory: Memory, slots: MemoryState, instructions: TokenBatch) -> Tensor:
-        """How far `instructions` to `memory` take each of `slots` back, [B, S] float32 in [0, 1]: where they take
-        anything back, as far as the write gate says that they are about it."""
-        takes = self.gating.revoking(self.decoder, self._preamble_of(memory), instructions) >= 0
-        if not bool(takes.any()):
-            return torch.zeros_like(slots.strength)
-        with self._selecting():
-            preamble = self._preamble_of(self.initial(slots.seeds) if self.selector else memory)
-            return takes[:, None] * self.gating.about(self.decoder, preamble, slots, instructions).sigmoid()
+        return self.gating.taken_back(self.decoder, self._preamble_of(memory), memory.state, instructions)
 
     def _outputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """MemoryLLM's slots of ids [B, T]: [B, L, tokens, E], and which count [B, tokens] bool.

@@ -13,6 +13,7 @@ from gnm.inference.prompts import block, opening
 from gnm.learners import LearnerSettings, build_learner
 from gnm.learners.memory import gated_parts
 from gnm.models import attention
+from gnm.models.gates.revoke import about
 from gnm.training.batches import with_revocations
 
 FIRST, SECOND = "Oslo is big\nA horse is red\n", "Birds are blue\nMilk is white, and so is the snow\n"
@@ -45,7 +46,8 @@ def logits_of(learner, state, told=TOLD):
     """The logits of the slots of `state` after one instruction for each row."""
     lm = learner.lm
     told = learner._told([told] * state.state.batch)
-    return lm.gating.about(lm.decoder, lm._preamble_of(state), state.state, told)
+    prefix, _ = lm.gating.revoking(lm.decoder, lm._preamble_of(state), told)
+    return about(lm.decoder, lm.gating.gate, lm.gating.layer, prefix, state.state)
 
 
 @torch.no_grad()

@@ -28,18 +28,21 @@ class Gating(nn.Module):
     """The gates of a memory. All of them read the hidden states that enter one layer of its decoder.
 
     gate: the write gate; None if segments are drawn at random. keep_gate, revoke_gate: None without `revise`.
+    about_gate: tells what an instruction takes back, where the write gate looks with an adapter of its own (`apart`);
+    it is the write gate of the time before. None: the write gate tells it.
 
         decisions = gating.decide(memory.state, hidden, text.segment, capacity=None)
         decisions.stored  # which tokens become slots, [B, T] bool
     """
 
-    def __init__(self, decoder: Decoder, settings: GateSettings):
+    def __init__(self, decoder: Decoder, settings: GateSettings, apart: bool = False):
         super().__init__()
         self.settings, self.layer = settings, gate_layer(settings, len(decoder.layers))
         size, device, learned = decoder.config.hidden_size, decoder.device, settings.by == "gate"
         self.gate = LinearGate(size, device, _OPEN) if learned else None
         self.keep_gate = KeepGate(size, device) if settings.revise else None
         self.revoke_gate = LinearGate(size, device, _SHUT, _REVOKE_SCALE) if settings.revise else None
+        self.about_gate = LinearGate(size, device, _OPEN) if settings.revise and apart else None
 
     def decide(self, state: MemoryState, seen: Tensor, segment: Tensor, capacity: int | None) -> Decisions:
         """Which tokens of a new text are stored, at most `capacity` of them (None: no such limit).
@@ -67,14 +70,23 @@ class Gating(nn.Module):
         """
         return Kept(keep(self.keep_gate, self.layer, state, slots, decisions), revoked, state.source, state.segment)
 
-    def revoking(self, decoder: Decoder, preamble: Prefix, instructions: TokenBatch) -> Tensor:
-        """Whether instructions take anything back when they are read after `preamble`: logits [B]."""
-        return self.revoke_gate(instructed(decoder, preamble, instructions, self.layer)[1])
+    def taken_back(self, decoder: Decoder, preamble: Prefix, state: MemoryState, instructions: TokenBatch) -> Tensor:
+        """How far instructions take each slot back, [B, S] float32 in [0, 1].
 
-    def about(self, decoder: Decoder, preamble: Prefix, state: MemoryState, instructions: TokenBatch) -> Tensor:
-        """The write gate of each slot's segment when it is read after `preamble` and an instruction: logits [B, S]."""
-        prefix, _ = instructed(decoder, preamble, instructions, self.layer)
-        return about(decoder, self.gate, self.layer, prefix, state)
+        0 where the revoke gate says that an instruction takes nothing back; else the gate of the slot's segment, when
+        the segment is read after the instruction. preamble: what instructions are read after.
+        """
+        prefix, logits = self.revoking(decoder, preamble, instructions)
+        takes = logits >= 0
+        if not bool(takes.any()):
+            return torch.zeros_like(state.strength)
+        gate = self.gate if self.about_gate is None else self.about_gate
+        return takes[:, None] * about(decoder, gate, self.layer, prefix, state).sigmoid()
+
+    def revoking(self, decoder: Decoder, preamble: Prefix, instructions: TokenBatch) -> tuple[Prefix, Tensor]:
+        """Read instructions after `preamble`: the prefix of both, and whether each takes anything back, logits [B]."""
+        prefix, ends = instructed(decoder, preamble, instructions, self.layer)
+        return prefix, self.revoke_gate(ends)
 
 
 def _random_logits(state: MemoryState, segment: Tensor, count: int) -> Tensor:
