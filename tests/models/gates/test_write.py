@@ -1,4 +1,4 @@
-"""Write gates: what is stored and how it is read; independent writes, merging, forgetting to the bit."""
+"""Write gates: what is stored, and how it is read."""
 
 from dataclasses import replace
 
@@ -8,73 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from gated_memories import ASKED, LINES, LOGITS, SEGMENT, gated, own, tokens_of, write, written
 from gnm.data.segments import split_segments
-from gnm.errors import ConfigError
-from gnm.learners import LearnerSettings, build_learner
-from gnm.memory import merge
 from gnm.memory.pool import PoolSettings
-from gnm.memory.state import PREAMBLE
 from gnm.models.gates.write import Decisions, GateSettings, GateTraining, decide, gate_loss, segment_ends
-from gnm.models.lora import (
-    DEFAULT,
-    SELECTOR,
-    TARGETS,
-    FusedLoraLinear,
-    LoraSettings,
-    adapted_layers,
-    add_lora,
-    add_selector,
-    use_adapter,
-)
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.tokens import TokenBatch
 from gnm.models.write_settings import WriteSettings
-from stock import QUESTIONS, blocks, first_scores, reader_of
-
-ASKED = [list(QUESTIONS)]
-SEGMENT = torch.tensor([[0, 0, 1, 1, 1, 2, -1], [0, 1, 1, 1, 1, 1, 1]])
-LINES = "Instruction: Learn some.\nDocument:\n* Oslo is red\n* Rome is tin\n* Paris is new\n* Lima is cold\n\n"
-LOGITS = torch.tensor([[-1.0, 2.0, 0.5], [3.0, -2.0, 9.0]])  # the second text has two segments only
-
-
-def gated(backbone, pool=None, **gates):
-    """A memory with gates that tell segments apart (random weights), and its reader."""
-    reader = reader_of(backbone)
-    settings = WriteSettings(reads="nothing", gates=GateSettings(**{"threshold": 0.05, **gates}))
-    lm = MemoryLM(reader.decoder, reader.chat.preamble, pool or PoolSettings(), settings)
-    if lm.gating and lm.gating.gate:
-        generator = torch.Generator().manual_seed(3)
-        with torch.no_grad():
-            lm.gating.gate.weight.copy_(torch.randn(lm.gating.gate.weight.shape, generator=generator) * 5)
-            lm.gating.gate.bias.zero_()
-    return lm, reader
-
-
-def write(lm, reader, memory, texts):
-    """Each text's first two segments are its instruction and the line in front of its document."""
-    return lm.write(memory, tokens_of(reader, texts))
-
-
-def tokens_of(reader, texts):
-    rows = [split_segments(text) for text in texts]
-    return reader.encode_segments(rows, [[number >= 2 for number in range(len(row))] for row in rows])
-
-
-def written(lm, reader, texts, seed=0):
-    """One memory that was given `texts` one after another."""
-    memory = lm.initial(torch.tensor([seed]))
-    for text in texts:
-        memory = write(lm, reader, memory, [text])
-    return memory
-
-
-def own(state, row=0):
-    """The valid slots of a row and their strengths."""
-    keep = state.valid[row]
-    return state.slots[row][:, keep], state.strength[row][keep]
-
-
-# --- what is stored
+from stock import blocks, first_scores
 
 
 def test_every_limit_that_is_set_holds_and_the_strongest_come_first():
@@ -264,138 +205,3 @@ def test_answers_teach_the_gates_of_what_is_stored(tiny, reread):
     memory = written(lm, reader, blocks(1))
     reader.loss(lm.prefix(memory), ASKED).total.backward()
     assert lm.gating.gate.weight.grad.abs().sum() > 0 and lm.gating.gate.bias.grad.abs() > 0
-
-
-# --- independent writes: order, merging, forgetting
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("gates", [None, {}, {"reread": True}])
-def test_forgetting_leaves_what_there_would_be_without_the_document_to_the_bit(tiny, gates):
-    lm, reader = gated(tiny, **(gates or {}))
-    if gates is None:
-        lm = MemoryLM(lm.decoder, lm.preamble, PoolSettings(), WriteSettings(reads="nothing"))
-    first, second = ([part] for part in blocks(2))
-
-    def of(*texts):
-        memory = lm.initial(torch.tensor([0]))
-        for text in texts:
-            if gates is None:
-                memory = lm.write(memory, reader.encode(text))
-            else:
-                memory = write(lm, reader, memory, text)
-        return memory.state
-
-    left, alone = of(first, second).forget(0), of(second)
-    for name in ("slots", "valid", "strength"):
-        ours, theirs = getattr(left, name), getattr(alone, name)
-        assert ours is theirs is None or torch.equal(ours, theirs)
-    scores = [first_scores(reader, lm.prefix(lm.attach(state)), ASKED)[0] for state in (left, alone)]
-    assert torch.equal(*scores)
-
-
-@torch.no_grad()
-def test_two_memories_merge_to_the_one_that_was_given_all(tiny):
-    lm, reader = gated(tiny)
-    texts = blocks(3)
-    merged = merge(written(lm, reader, texts[:1]).state, written(lm, reader, texts[1:]).state, lm.pool)
-    whole = written(lm, reader, texts).state
-    assert merged.written == 3 and merged.documents() == whole.documents()
-    for name in whole.tensors():
-        assert torch.equal(getattr(merged, name), getattr(whole, name)), name
-
-
-@torch.no_grad()
-def test_a_merged_pool_that_is_too_full_evicts(tiny):
-    lm, reader = gated(tiny, PoolSettings(capacity=40, eviction="oldest"), threshold=0.0)
-    a, b = (written(lm, reader, [text]).state for text in blocks(2))
-    merged = merge(a, b, lm.pool)
-    assert merged.used().tolist() == [40]
-    assert merged.source[0][merged.valid[0]].tolist()[-1] == 1 and (merged.source == PREAMBLE).any()
-
-
-@torch.no_grad()
-def test_shared_positions_leave_no_trace_of_the_order(tiny):
-    lm, reader = gated(tiny)
-    texts = blocks(3)
-    for positions, alike in (("in_order", False), ("shared", True)):
-        lm.pool = PoolSettings(positions=positions)
-        scores = [
-            first_scores(reader, lm.prefix(written(lm, reader, order)), ASKED)[0] for order in (texts, texts[::-1])
-        ]
-        assert torch.allclose(*scores, atol=1e-4) == alike
-
-
-@torch.no_grad()
-def test_weakest_first_keeps_the_strongest_documents_slots(tiny):
-    lm, reader = gated(tiny, PoolSettings(capacity=30, eviction="weakest"), threshold=0.0, share=0.3)
-    before, after = (written(lm, reader, blocks(count)).state for count in (1, 2))
-    new = int((after.source == 1).sum())
-    kept = after.strength[after.valid & (after.source == 0)]
-    old = before.strength[before.source == 0]
-    assert kept.numel() == 30 - new and torch.equal(kept.sort().values, old.sort().values[-kept.numel() :])
-
-
-# --- with an adapter of their own
-
-
-def selecting(backbone, **gates):
-    """A memory whose gates look at texts with an adapter that is, at first, equal to the one that writes."""
-    add_lora(backbone.model, LoraSettings(r=2, alpha=4), seed=1)
-    with torch.no_grad():
-        for name, parameter in backbone.model.named_parameters():
-            if ".lora_B." in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1)
-    lm, reader = gated(backbone, **gates)
-    add_selector(backbone.model, LoraSettings(r=2, alpha=4), lm.gating.layer)
-    return lm, reader
-
-
-@torch.no_grad()
-def test_gates_with_an_equal_adapter_of_their_own_decide_the_same(tiny):
-    lm, reader = selecting(tiny)
-    shared = written(lm, reader, [LINES, LINES.replace("Oslo", "Bern")])
-    lm.selector = SELECTOR
-    own_pass = written(lm, reader, [LINES, LINES.replace("Oslo", "Bern")])
-    torch.testing.assert_close(own_pass.decisions.logits, shared.decisions.logits)
-    assert torch.equal(own_pass.state.slots, shared.state.slots)
-
-
-@torch.no_grad()
-def test_what_gates_learn_with_an_adapter_of_their_own_changes_no_slot(tiny):
-    lm, reader = selecting(tiny, threshold=0.0)
-    lm.selector = SELECTOR
-    before = written(lm, reader, [LINES])
-    for name, parameter in tiny.model.named_parameters():
-        if f".lora_B.{SELECTOR}." in name:
-            parameter.mul_(-3)
-    after = written(lm, reader, [LINES])
-    assert not torch.allclose(before.decisions.logits, after.decisions.logits, atol=0.1)
-    assert torch.equal(before.state.slots, after.state.slots)
-
-
-@torch.no_grad()
-def test_an_adapter_that_selects_ends_where_the_gates_look_and_another_stays_active(tiny):
-    lm, _ = selecting(tiny)
-    layers = [layer for layer in tiny.model.modules() if isinstance(layer, FusedLoraLinear)]
-    assert {layer.active_adapters[0] for layer in layers} == {DEFAULT}
-    assert sum(SELECTOR in layer.lora_A for layer in layers) == len(TARGETS) * lm.gating.layer
-    with use_adapter(tiny.model, SELECTOR):
-        assert sum(layer.active_adapters[0] == SELECTOR for layer in layers) == len(TARGETS) * lm.gating.layer
-    assert {layer.active_adapters[0] for layer in layers} == {DEFAULT}
-
-
-def test_gates_at_the_first_layer_need_no_adapter_to_select(tiny):
-    add_lora(tiny.model, LoraSettings(r=2, alpha=4), seed=1)
-    add_selector(tiny.model, LoraSettings(r=2, alpha=4), 0)
-    assert not adapted_layers(tiny.model, SELECTOR)
-
-
-def test_gates_that_look_elsewhere_than_their_adapter_ends_are_refused(tiny):
-    add_lora(tiny.model, LoraSettings(r=2, alpha=4), seed=1)
-    add_selector(tiny.model, LoraSettings(r=2, alpha=4), 2)
-    for layer in (None, 2):
-        settings = LearnerSettings(method="gnm", write={"gates": {"layer": layer}})
-        assert build_learner(settings, tiny, training=True).lm.selector == SELECTOR
-    with pytest.raises(ConfigError, match="write.gates.layer: 1, but the adapter .* ends at layer 2"):
-        build_learner(LearnerSettings(method="gnm", write={"gates": {"layer": 1}}), tiny, training=True)
