@@ -1,0 +1,197 @@
+"""The folders of experiments and pipelines at a tiny scale, in which `dvc repro` works."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from gnm.config import read_blocks
+
+# Two halves that take about as long, in groups: a group is run by one `dvc repro`, after those before it. The second
+# group's adapters are no dependencies of it, so that DVC would not train them first.
+HALVES = (
+    (
+        ["data_pipelines/generate_documents", "experiments/small_exp1", "experiments/small_exp2"],
+        ["experiments/small_generalist"],
+        ["experiments/quickstart", "experiments/small_exp3", "experiments/small_gates", "experiments/small_rivals"]
+        + ["experiments/small_long", "experiments/people", "experiments/memory_analysis"],
+    ),
+    (
+        ["data_pipelines/generate_categorized_counterfact_data_from_mapping"]
+        + [f"experiments/train_exp1_{name}" for name in ("gnm", "icl", "rag")]
+        + [f"experiments/train_exp2_{name}" for name in ("gnm", "gnm_ablation", "icl", "rag")]
+        + [f"experiments/eval_{name}" for name in ("exp1", "exp2", "exp2_train", "exp2_val_id", "exp3")],
+    ),
+)
+
+
+NAMES = [name for half in HALVES for group in half for name in group]
+
+
+# of an evaluation's methods; the first alone at the paper's scale
+KEPT = ("gnm", "generalist", "generalist_store", "block_retrieval", "no_memory")
+
+
+# of the evaluations of write gates
+KEPT_GATES = ("generalist", "generalist_all", "generalist_unlearning", "generalist_revoke", "generalist_forget")
+
+
+KEPT_GATES += ("generalist_all_random_20", "generalist_all_random_50")
+
+
+SMALL_LOOP = {"sequences": 2, "sequences_at_once": 2, "max_new_tokens": 2}
+
+
+SMALL_TRAIN = {"steps": 2, "validate_every": 2, "validation_sequences": 1, "checkpoint_every": 1}
+
+
+SMALL_DATA = {"train_files": 1, "train_documents_per_file": 60}
+
+
+BACKBONES = {"memoryllm-8b-chat": "tiny-gnm", "gnm_facts": "tiny-gnm", "gnm_all": "tiny-gnm"}
+
+
+# there whatever few sequences ask
+SHOWN = ("selectivity", "format_accuracy", "unlearning_selectivity", "forgotten_selectivity", "stored")
+
+
+SECONDS = 3600  # for all folders of a half, on a machine that others use too
+
+
+class Folders:
+    """A copy of the project's DVC files, in which `dvc repro` works."""
+
+    def __init__(self, project: Path, root: Path, programs: Path):
+        self.root, self.python = root, programs / "python"
+        for name in ("experiments", "data_pipelines", "data/counterfact", "data/people", "src/gnm/data/facts"):
+            shutil.copytree(project / name, root / name, ignore=shutil.ignore_patterns("dvc.lock", "__pycache__"))
+        probes = root / "data/people/people_dev.json"
+        probes.write_text(json.dumps(json.loads(probes.read_text())[:3]))
+        for name in ("src/gnm/revision.yaml", "src/gnm/data/taxonomy.yaml"):
+            shutil.copy(project / name, root / name)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(project / "src"),
+            "GNM_MODELS": str(root / "models"),
+            "READ_LOG": str(root / "read.log"),
+        }
+        self.dvc(root, "init", "-q", "--no-scm")
+
+        for path in root.glob("*/*/params.yaml"):
+            self.change(path, make_small)
+
+    def run(self, groups: Sequence[list[str]]) -> list["Run"]:
+        """`dvc repro` of every folder, and then what it would do in all of them once more."""
+        failed = ""
+        for names in groups:
+            try:
+                self.dvc(self.root, "repro", "--keep-going", *(f"{name}/dvc.yaml" for name in names))
+            except AssertionError as error:
+                failed += str(error)
+        names = [name for group in groups for name in group]
+        if failed:
+            return [Run(name, self, [], failed) for name in names]
+        said = self.dvc(self.root, "repro", "--dry", *(f"{name}/dvc.yaml" for name in names))
+        again = re.findall(r"^Running stage '(.*)/dvc.yaml:(.*)'", said, flags=re.MULTILINE)
+        return [Run(name, self, [s for folder, s in again if folder == name], failed) for name in names]
+
+    def dvc(self, folder: Path, *arguments: str) -> str:
+        """What `dvc` says; fails with all of it if it fails."""
+        command = [self.python, "-m", "dvc", *arguments]
+        done = subprocess.run(
+            command, cwd=folder, env=self.environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+        assert done.returncode == 0, f"{folder.name}: dvc {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def change(self, path: Path, change) -> None:
+        """Change a file of settings in place."""
+        settings = read_blocks(path)
+        change(settings)
+        path.write_text(yaml.dump(settings, Dumper=Plain, sort_keys=False))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was left to do in a folder after `dvc repro`, and what DVC said if anything went wrong."""
+
+    name: str
+    folders: Folders
+    left: list[str]
+    error: str
+
+    @property
+    def root(self) -> Path:
+        return self.folders.root
+
+
+class Plain(yaml.SafeDumper):
+    """YAML without anchors: shared values become values of their own."""
+
+    def ignore_aliases(self, data):
+        return True
+
+
+def make_small(settings: dict) -> None:
+    """The same experiment with tiny backbones, few methods, steps and sequences."""
+    at_paper_scale = settings.get("backbone", {}).get("name") == "llama3-8b-instruct"
+    if "evaluations" in settings:
+        settings["evaluations"] = {key: settings["evaluations"][key] for key in KEPT_GATES}
+        named = {item["method"] for item in settings["evaluations"].values()}
+        settings["methods"] = {key: item for key, item in settings["methods"].items() if key in named}
+        settings["methods"]["generalist_all_random"]["memory"]["capacity"] = 2000  # a byte is a token here
+        settings["probe"] |= {"documents": {"train": 6, "test": 4, "at_once": 2}}
+    elif "methods" in settings:
+        kept = KEPT[:1] if at_paper_scale else KEPT
+        settings["methods"] = {key: item for key, item in settings["methods"].items() if key in kept}
+    if "documents_drawn" in settings:
+        settings["documents_drawn"] |= {"count": 2}
+        settings["analysis"]["methods"] = {"gnm": settings["analysis"]["methods"]["gnm"]}
+        settings["analysis"]["swap"] |= {"donor": "gnm"}
+        settings["parts"] = ["layer_swap"]
+    if "trained" in settings:
+        settings["trained"] = {key: item for key, item in settings["trained"].items() if item["method"] == KEPT[0]}
+        settings["untrained"] = {KEPT[-1]: settings["untrained"][KEPT[-1]]}
+        settings["train"]["methods"] = {"gnm": settings["train"]["methods"]["gnm"]}
+    for block in (settings, *(block for block in settings.values() if isinstance(block, dict))):
+        if "backbone" in block:
+            block["backbone"] |= {"name": BACKBONES.get(block["backbone"]["name"], "tiny"), "dtype": "float32"}
+        for method in block.get("methods", {}).values():
+            if method.get("backbone"):
+                method["backbone"] = BACKBONES.get(method["backbone"], "tiny")
+        if "loop" in block:
+            make_loop_small(block["loop"])
+        if "figures_of_merit" in block:
+            block["figures_of_merit"] = [name for name in block["figures_of_merit"] if name in SHOWN]
+        if block.get("shown") == "score":
+            block["shown"] = "selectivity"
+        if "sequence_length" in block:
+            block["sequence_length"] = 3
+        if "optimizer" in block.get("opt", {}):
+            block["opt"]["optimizer"] = "adamw"
+        if "seeds" in block:
+            block["seeds"] = block["seeds"][:1]
+        if "train_files" in block:
+            block |= SMALL_DATA
+    if "distributed" in settings:
+        settings["distributed"]["nproc_per_node"] = 1
+    if "people" in settings.get("train", {}):  # goes on from what is shipped; here from what another folder leaves
+        settings["train"]["methods"]["gnm"]["adapter"] = "../../models/smollm2-135m/exp2/gnm"
+
+
+def make_loop_small(loop: dict) -> None:
+    """Two steps of training, or two sequences of evaluation, of two or three documents."""
+    loop |= SMALL_TRAIN if "steps" in loop else SMALL_LOOP
+    shorter = {"5": 2, "10": 2, "20": 3, "50": 3}
+    loop["sequence_length"] = shorter.get(str(loop["sequence_length"]), loop["sequence_length"])
+    if "documents_per_step" in loop:
+        loop["documents_per_step"] = min(loop["documents_per_step"], 8)
+    if loop.get("curriculum"):
+        loop["curriculum"] |= {"steps": 1, "documents_per_step": 2}
