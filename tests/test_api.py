@@ -5,12 +5,10 @@ import shlex
 
 import pytest
 
-from conversations import blocks, same, tiny
+from conversations import DOCUMENT, INSTRUCTION, blocks, same, tiny
 from gnm import api, cli
 from gnm.api import load
 from gnm.errors import CheckpointError, ConfigError, DataError, MemoryFileError
-
-DOCUMENT, INSTRUCTION = "* The capital of Elbonia is Orvane", "Memorize all facts."
 
 
 @pytest.fixture

@@ -8,13 +8,11 @@ import sys
 import pytest
 import torch
 
-from conversations import LINES, NOTE, same, tiny, words_in
+from conversations import DOCUMENT, INSTRUCTION, LINES, NOTE, same, tiny, words_in
 from gnm import api, cli
 from gnm.api import load
 from gnm.errors import MemoryFileError
 from gnm.memory import save_memory
-
-DOCUMENT, INSTRUCTION = "* The capital of Elbonia is Orvane", "Memorize all facts."
 
 
 @pytest.fixture

@@ -7,44 +7,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conversations import LINES, NOTE, tiny, words_in
+from conversations import DOCUMENT, INSTRUCTION, LINES, NOTE, saved_with, tiny, words_in
 from gnm import api, cli
 from gnm.api import load
 from gnm.errors import CheckpointError, ConfigError, DataError, MemoryFileError
-from gnm.learners import LearnerSettings, build_learner
 from gnm.memory import save_memory
 from gnm.memory.state import MIXED
-from gnm.models.lora import LoraSettings, add_lora
 from gnm.weights.adapters import read_about
-from gnm.weights.backbones import load_backbone
-from gnm.weights.pretrained import save_pretrained
 from spoiling import without_checksums
-
-DOCUMENT, INSTRUCTION = "* The capital of Elbonia is Orvane", "Memorize all facts."
 
 
 @pytest.fixture
 def memory():
     return load(None, backbone="tiny", dtype="float32", device="cpu")
-
-
-def saved_with(folder, gates, **biases):
-    """A saved memory model with gates; biases are of its gates by name."""
-    settings = {"method": "gnm", "write": {"gates": gates}}
-    backbone = load_backbone("tiny", dtype="float32")
-    add_lora(backbone.model, LoraSettings(r=2, alpha=4), 0)
-    lm = build_learner(LearnerSettings(**settings), backbone, training=True).lm
-    with torch.no_grad():
-        lm.gating.gate.weight.copy_(torch.linspace(-9, 9, lm.gating.gate.weight.shape[0]))
-        for name, bias in biases.items():
-            getattr(lm.gating, name).bias.fill_(bias)
-    about = {
-        "backbone": {"name": "tiny", "digest": backbone.config_digest},
-        "lora": {"r": 2, "alpha": 4},
-        "learner": settings,
-    }
-    save_pretrained(folder, backbone, lm, about)
-    return folder
 
 
 @pytest.fixture

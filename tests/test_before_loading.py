@@ -6,13 +6,13 @@ from typing import get_args
 
 import pytest
 
+from conversations import DOCUMENT, INSTRUCTION, tiny
 from gnm import api, cli
 from gnm.api import load
 from gnm.errors import BackboneError, ConfigError, GNMError, MemoryFileError
 from gnm.memory import PoolSettings
 from gnm.memory.files import read_memory
 from spoiling import flip_a_bit
-from test_api import DOCUMENT, INSTRUCTION, tiny
 
 
 @pytest.fixture(scope="module")

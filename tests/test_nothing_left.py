@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from conversations import saved_with
 from gnm import api, cli, shell
 from gnm.api import load
 from gnm.memory.state import MemoryState
 from serve.services import keys, running
-from test_api import saved_with
 
 TEXTS = (
     ("Zembla speaks quorvic\nHorses eat brelling\n", "Learn of tavascan."),

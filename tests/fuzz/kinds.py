@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
+from conversations import INSTRUCTION, LINES, saved_with
 from fuzz.damage import HOSTILE, changed, damaged, safetensors_file, safetensors_header
 from fuzz.kind import Kind
 from fuzz.record_kinds import CounterFact, Documents, Evaluations
@@ -24,7 +25,6 @@ from gnm.weights.adapters import ABOUT, load_checkpoint, save_checkpoint
 from gnm.weights.backbones import load_backbone
 from gnm.weights.trained import copied, trained_parameters
 from small_runs import evaluate_settings, train_settings
-from test_api import INSTRUCTION, LINES, saved_with
 
 
 def _loaded(folder: Path):

@@ -5,11 +5,12 @@ import io
 import pytest
 import torch
 
+from conversations import INSTRUCTION, same
 from gnm import api, cli
 from gnm.api import load
 from gnm.errors import ConfigError, MemoryFileError
 from gnm.learners.long_documents import parts_for, split_to
-from test_api import INSTRUCTION, gated, same  # noqa: F401 (a fixture)
+from test_api_gates import gated  # noqa: F401 (a fixture)
 
 FIRST, LAST = "The capital of Elbonia is Orvane.", "The currency of Elbonia is the grubnick."
 DOCUMENT = "\n".join([FIRST, *(f"Fact {n} is that {n} comes after {n - 1}." for n in range(1, 60)), LAST])
