@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from gnm.errors import ConfigError
+from gnm.models.lora import layers_of
 from gnm.training.batches import training_batch
 from gnm.training.loss import SUMS
 from gnm.weights.adapters import read_about
-from gnm.weights.trained import copied, layers_of, read_weights
+from gnm.weights.trained import copied, read_weights
 from small_runs import train_settings, write_small_documents
 from trainers import GATED, changed_trainer, with_selector
 

@@ -58,10 +58,10 @@ class Trainer:
         for step in (0, params.loop.steps - 1):
             training_batch(params, self.train, step)
         alone = {"selection_only": params.selection_only, "loop.answers_every": params.loop.answers_every > 1}
-        if any(alone.values()) and not settings.selects:
+        for key in (key for key, is_set in alone.items() if is_set and not settings.selects):
             raise ConfigError(
-                f"{max(alone, key=alone.get)}: {settings.method} has no gates to train alone; leave it out, or set "
-                "write.gates and write.reads: nothing"
+                f"{key}: {settings.method} has no gates to train alone; leave it out, or set write.gates and "
+                "write.reads: nothing"
             )
         device = pick_device(params.backbone.device, params.distributed.cuda_visible_devices)
         torch.backends.cuda.matmul.allow_tf32 = True  # adapters and scores, on a GPU's matrix units

@@ -7,8 +7,9 @@
 - A model may hold several adapters, to write, to read, to select; each has an effective weight of its own.
 """
 
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -213,12 +214,14 @@ def add_selector(model: nn.Module, settings: LoraSettings, layers: int) -> None:
 
 def adapted_layers(model: nn.Module, name: str) -> int:
     """How many layers of the decoder `model`, from the first on, have an adapter `name`."""
-    numbers = (
-        int(path.split("layers.")[1].split(".")[0])
-        for path, module in model.named_modules()
-        if isinstance(module, FusedLoraLinear) and name in module.lora_A
-    )
-    return 1 + max(numbers, default=-1)
+    modules = model.named_modules()
+    return layers_of(path for path, each in modules if isinstance(each, FusedLoraLinear) and name in each.lora_A)
+
+
+def layers_of(names: Iterable[str]) -> int:
+    """How many layers of a decoder, from the first on, the modules or parameters `names` are of."""
+    found = (re.search(r"\.layers\.(\d{1,6})\.", name) for name in names)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
 def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> list[nn.Parameter]:

@@ -20,7 +20,7 @@ import torch
 from gnm.config import validate
 from gnm.errors import CheckpointError, ConfigError
 from gnm.files import atomic_folder, recover_folder, write_json, write_text
-from gnm.models.lora import DEFAULT, SELECTOR, LoraSettings, add_selector, inject_lora
+from gnm.models.lora import DEFAULT, SELECTOR, LoraSettings, add_selector, inject_lora, layers_of
 from gnm.weights.adapter_info import VERSION, AdapterInfo
 from gnm.weights.backbones import Backbone
 from gnm.weights.checksums import check_files, checksum_of, checksums_of
@@ -29,7 +29,6 @@ from gnm.weights.trained import (
     MODULE,
     Parameters,
     Weights,
-    layers_of,
     load_weights,
     read_weights,
     trained_parameters,

@@ -6,8 +6,7 @@
 """
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from gnm.errors import CheckpointError
 from gnm.files import write_json
-from gnm.models.lora import DEFAULT, READER, SELECTOR, LoraSettings
+from gnm.models.lora import DEFAULT, READER, SELECTOR, LoraSettings, layers_of
 
 ADAPTERS = (DEFAULT, READER, SELECTOR)
 MODULE = "memory_module"
@@ -63,12 +62,6 @@ def write_weights(folder: Path, weights: Weights, settings: LoraSettings | None,
         save_file(dict(tensors), path, metadata={"format": "pt"})
         if part != MODULE:
             _write_peft_config(path.parent, settings, backbone, part == SELECTOR and layers_of(tensors))
-
-
-def layers_of(names: Iterable[str]) -> int:
-    """How many layers of a decoder, from the first on, the parameters `names` of an adapter are of."""
-    found = (re.search(r"\.layers\.(\d{1,6})\.", name) for name in names)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
 def read_weights(folder: Path, part: str) -> dict[str, Tensor]:
