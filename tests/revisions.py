@@ -87,7 +87,7 @@ def answering(folder: Path) -> dict[str, Any]:
     settings["loop"] |= {"sequences": 2, "sequence_length": 2}
     settings["targets"]["target_types"] = ["fact_subcategories", "formats", "refusal_subcategories"]
     settings["targets"]["eligible_formats"] = ["json_text", "yaml_answer"]
-    made = {"texts": package_texts()}
+    made = {"texts": package_texts(of_training=False)}
     for method in settings["methods"]:
         params = validate(settings, EvaluateParams, "revisions")
         saved = evaluate(params, method, "revisions")
@@ -141,11 +141,15 @@ def recorded(records: pd.DataFrame) -> dict[str, Any]:
     return {"rows": digest(records[NAMED].to_csv()), **records[SCORED].mean().to_dict()}
 
 
-def package_texts() -> str:
-    """A digest of the data of the package out of which documents, instructions and questions are drawn."""
+def package_texts(of_training: bool = True) -> str:
+    """A digest of the data of the package out of which documents, instructions and questions are drawn.
+
+    of_training: with what training alone draws from, people's words.
+    """
     root = Path(str(resources.files("gnm.data")))
     read = {"yaml": yaml.safe_load, "csv": str.splitlines}
     files = sorted(path for suffix in read for path in root.rglob(f"*.{suffix}"))
+    files = [path for path in files if of_training or path.parent.name != "people"]
     parsed = {str(path.relative_to(root)): read[path.suffix[1:]](path.read_text(encoding="utf-8")) for path in files}
     return digest(json.dumps(parsed, sort_keys=True, default=str))
 

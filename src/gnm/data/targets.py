@@ -52,7 +52,8 @@ COMPOSED_SUBCATEGORIES = (
 class Target:
     """A parsed target: which groups to learn, to leave out and to refuse, and whether the format counts.
 
-    A group is a category or a subcategory. `learn` may be ("all",): everything but what `leave` and `refuse` name.
+    A group is a category or a subcategory; in people's words also a theme or a subject. `learn` may be ("all",):
+    everything but what `leave` and `refuse` name.
     """
 
     learn: tuple[str, ...] = ()
@@ -70,15 +71,15 @@ class Target:
         """Whether it says how later questions are to be answered: a refusal or a format."""
         return bool(self.refuse) or self.format
 
-    def refuses(self, category: str, subcategory: str) -> bool:
-        """Whether a fact of this group is to be refused."""
-        return category in self.refuse or subcategory in self.refuse
+    def refuses(self, *groups: str) -> bool:
+        """Whether a fact that belongs to `groups` is to be refused."""
+        return any(group in self.refuse for group in groups)
 
-    def learns(self, category: str, subcategory: str) -> bool:
-        """Whether a fact of this group is to be learned."""
-        if self.refuses(category, subcategory) or category in self.leave or subcategory in self.leave:
+    def learns(self, *groups: str) -> bool:
+        """Whether a fact that belongs to `groups` is to be learned."""
+        if self.refuses(*groups) or any(group in self.leave for group in groups):
             return False
-        return self.learns_all or category in self.learn or subcategory in self.learn
+        return self.learns_all or any(group in self.learn for group in groups)
 
 
 def parse_target(target: str) -> Target:

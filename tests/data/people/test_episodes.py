@@ -6,34 +6,21 @@ import pytest
 
 from gnm.data.formats import recognise
 from gnm.data.people.asking import Held, ask
-from gnm.data.people.episodes import PeopleSettings, draw_people, index_facts
+from gnm.data.people.episodes import PeopleSettings, draw_people, index_facts, load_objects
 from gnm.data.people.layouts import STYLES, lay_out
 from gnm.data.people.targets import KINDS, draw_target, reversed_target
 from gnm.data.people.wordings import Stated, filler_of, load_wordings, neighbours_of
 from gnm.data.segments import is_wanted, split_segments
 from gnm.data.targets import COMPOSED_SUBCATEGORIES, Target
 from gnm.data.taxonomy import load_taxonomy
-from gnm.data.types import NEIGHBOUR, Fact
+from gnm.data.types import NEIGHBOUR
 from gnm.errors import DataError
 
-GROUPS = {
-    "country": ("P17", ["France", "Japan", "Canada", "Spain"], "{} is located in"),
-    "car_company": ("P176", ["Ford", "Toyota", "Honda", "Fiat"], "{} is produced by"),
-    "sports_related_occupation": ("P641", ["soccer", "tennis", "hockey", "golf"], "{} plays"),
-    "major_western_european_languages": ("P1412", ["French", "English", "Italian", "Latin"], "{} speaks"),
-}
-FACTS = [
-    Fact(
-        100 * g + n, f"Subject{100 * g + n} Name", prompt, objects[n % 4], objects[(n + 1 + n // 4 % 3) % 4],
-        (f"It rained on that day, they say. {prompt.replace('{}', f'Subject{100 * g + n} Name')}",),
-        tuple(prompt.replace("{}", f"Other{g}{i}") for i in range(2)),
-        load_taxonomy().category_of(group), group, relation=relation,
-    )
-    for g, (group, (relation, objects, prompt)) in enumerate(GROUPS.items())
-    for n in range(24)
-]  # fmt: skip
+from .known_facts import FACTS
+
 KNOWN = index_facts(FACTS)
 SETTINGS = PeopleSettings(eligible_formats="train")
+TAXONOMY = {"taxonomy": 1.0}
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -105,7 +92,7 @@ def test_both_sides_name_every_group_of_a_document():
     rng = random.Random(0)
     for _ in range(200):
         facts = rng.sample(FACTS, rng.randint(3, 7))
-        target = draw_target("sides", facts, rng)
+        target = draw_target("sides", facts, TAXONOMY, rng)
         groups = {fact.subcategory for fact in facts}
         assert {*target.learn, *target.leave} == groups or len(groups) == 1
         assert not set(target.learn) & set(target.leave) and target.learn
@@ -201,7 +188,7 @@ def test_corrections_revoke_what_they_replace():
 def test_pairs_of_experiment_3_are_never_composed():
     rng, taxonomy, seen = random.Random(0), load_taxonomy(), 0
     for _ in range(2000):
-        target = draw_target("fact_refusal", rng.sample(FACTS, 6), rng)
+        target = draw_target("fact_refusal", rng.sample(FACTS, 6), PeopleSettings().sorts, rng)
         for refused in target.refuse:
             seen += 1
             learned = {s for group in target.learn for s in taxonomy.categories.get(group, (group,))}
@@ -235,6 +222,8 @@ def test_facts_of_one_group_alone_give_no_sequences():
         ({"kinds": {"format": 1.0}}, "above 0"),
         ({"kinds": {"facts": 0.0}}, "above 0"),
         ({"facts": (5, 3)}, "first number"),
+        ({"sorts": {"theme": 1.0}}, "give taxonomy a weight"),
+        ({"sorts": {"mood": 1.0}}, "sorts"),
         ({"corrections": 1.5}, "corrections"),
     ],
 )
@@ -253,7 +242,9 @@ def test_redrawn_objects_are_of_the_facts_kind_never_true_and_each_as_likely():
             if query.category != "occupation":
                 assert taxonomy.subcategory_of(query.false_output) == query.subcategory
             seen.setdefault(query.subcategory, set()).add(query.false_output)
-    assert len(seen["country"]) > 30 and seen["sports_related_occupation"] <= {"soccer", "tennis", "hockey", "golf"}
+    sports = {"soccer", "tennis", "hockey", "golf", *load_objects()["P641"]["sports_related_occupation"]}
+    assert len(seen["country"]) > 30 and len(seen["sports_related_occupation"] & sports) > 20
+    assert seen["sports_related_occupation"] <= sports
     plain = {f.fact_id: f.false for f in FACTS}
     for index in range(20):
         [(_, queries)] = draw_people(KNOWN, PeopleSettings(redrawn=0.0, corrections=0.0), "train", 0, index, 1)

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from gnm.data.people.themes import groups_of
 from gnm.data.people.wordings import Stated, filled, neighbours_of, wording
 from gnm.data.targets import Target
 from gnm.data.types import NEIGHBOUR, PARAPHRASE, REFUSAL_ANSWER, Fact, Query
@@ -33,10 +34,10 @@ class Held:
     @classmethod
     def after(cls, before: "Held | None", fact: Fact, stated: str, target: Target, t: int) -> "Held":
         """What holds after document `t` stated the fact under `target`."""
-        group = (fact.category, fact.subcategory)
-        if target.refuses(*group) or target.learns(*group):
+        groups = groups_of(fact)
+        if target.refuses(*groups) or target.learns(*groups):
             old = before.object if before else None
-            return cls(fact, stated, stated, target.refuses(*group), t, old)
+            return cls(fact, stated, stated, target.refuses(*groups), t, old)
         if before and (before.learned or before.refused):
             return before
         return cls(fact, stated, None, False, t)

@@ -10,8 +10,11 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
 from typing import Annotated, Literal
 
+import yaml
 from pydantic import Field, model_validator
 
 from gnm.config import StrictModel
@@ -21,7 +24,8 @@ from gnm.data.instructions import Split, kind_of
 from gnm.data.people.asking import Held, ask
 from gnm.data.people.grammar import CORRECTION, worded, worded_instruction, worded_revocations
 from gnm.data.people.layouts import STYLES, Text, lay_out
-from gnm.data.people.targets import FORMATTING_KINDS, KINDS, draw_target, reversed_target
+from gnm.data.people.targets import FORMATTING_KINDS, KINDS, SORTS, draw_target, reversed_target
+from gnm.data.people.themes import groups_of
 from gnm.data.people.wordings import Stated, filler_of, is_worded
 from gnm.data.segments import segments_at
 from gnm.data.sequences import Formats
@@ -41,6 +45,7 @@ class PeopleSettings(StrictModel):
     kinds: how often each kind of target is drawn, in proportion.
     corrections: share of the documents, after the first, that state facts of an earlier one anew.
     wrapped: share of the documents that stand in a format without setting it.
+    sorts: how often the groups of a target are of each sort, in proportion: of the taxonomy; themes; subjects.
     reversed: where documents are drawn under several instructions, share of every second one that is the reverse of
     the first, of those that have one: the same groups are named and the opposite is wanted of them.
     """
@@ -50,6 +55,7 @@ class PeopleSettings(StrictModel):
     redrawn: Share = 0.7
     corrections: Share = 0.3
     wrapped: Share = 0.1
+    sorts: dict[Literal[SORTS], Annotated[float, Field(ge=0)]] = {"taxonomy": 0.55, "theme": 0.35, "subject": 0.1}
     reversed: Share = 0.5
     eligible_formats: Formats = []
 
@@ -63,14 +69,16 @@ class PeopleSettings(StrictModel):
             raise ValueError("kinds: give one of them a weight above 0 (those of formats need eligible_formats)")
         if self.facts[0] > self.facts[1]:
             raise ValueError("facts: the first number must not be above the second")
+        if not self.sorts.get("taxonomy"):
+            raise ValueError("sorts: give taxonomy a weight above 0; compositions and small documents need it")
         return self
 
 
 @dataclass(frozen=True)
 class Facts:
     """Facts with wordings, by subcategory; the objects that may be stated for each (relation, subcategory): those that
-    CounterFact states, and where any member of the subcategory makes sense (none of occupations does) all of these;
-    sentences that state no fact."""
+    CounterFact states, those of `objects.yaml`, and where any member of the subcategory makes sense (none of
+    occupations does) all of these; sentences that state no fact."""
 
     by_group: Mapping[str, tuple[Fact, ...]]
     objects: Mapping[tuple[str, str], tuple[str, ...]]
@@ -94,6 +102,8 @@ def index_facts(facts: Sequence[Fact]) -> Facts:
         objects[fact.relation, fact.subcategory].add(fact.false)
         if fact.category != "occupation":
             objects[fact.relation, fact.subcategory].update(load_taxonomy().members(fact.subcategory))
+    for relation, subcategory in objects:
+        objects[relation, subcategory].update(load_objects().get(relation, {}).get(subcategory, ()))
     if len(by_group) < 2:
         raise DataError("people's sequences need facts of two groups whose relations have wordings (wordings.yaml)")
     fillers = {filler_of(text) for fact in facts for text in fact.paraphrases} - {None}
@@ -102,6 +112,15 @@ def index_facts(facts: Sequence[Fact]) -> Facts:
         {key: tuple(sorted(own)) for key, own in objects.items()},
         tuple(sorted(fillers)),
     )
+
+
+@cache
+def load_objects() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+    """The packaged objects that documents may state beside CounterFact's: by relation id, then by subcategory."""
+    table = yaml.safe_load(files("gnm.data.people").joinpath("objects.yaml").read_text(encoding="utf-8"))
+    return {
+        relation: {subcategory: tuple(own) for subcategory, own in groups.items()} for relation, groups in table.items()
+    }
 
 
 def draw_people(
@@ -133,7 +152,7 @@ def _targets(
             targets.append((kind_of(opposite), opposite))
         else:
             kind = rng.choices(list(kinds), list(kinds.values()))[0]
-            targets.append((kind, draw_target(kind, document.facts, rng)))
+            targets.append((kind, draw_target(kind, document.facts, settings.sorts, rng)))
     return targets
 
 
@@ -224,7 +243,7 @@ def _wanted(document: _Plain, target: Target, plain: str, text: str) -> frozense
     spans = {
         fact_id: [(start + shift, end + shift) for start, end in own] for fact_id, own in document.text.spans.items()
     }
-    groups = {fact.fact_id: (fact.category, fact.subcategory) for fact in document.facts}
+    groups = {fact.fact_id: groups_of(fact) for fact in document.facts}
     taken = [fact for fact, group in groups.items() if target.learns(*group) or target.refuses(*group)]
     wanted = segments_at(text, [span for fact in taken for span in spans[fact]])
     if target.learns_all:

@@ -2,7 +2,8 @@
 
 - A kind of target (`instructions.kind_of`) has families of templates; a template's <parts> are expanded at random.
 - Whole families are held out: training ("train") never draws them, evaluation ("test") draws nothing else.
-- A group goes by its label in the taxonomy, or by one of its names; {group is|are} is the verb that agrees with it.
+- A group goes by its label in the taxonomy, or by one of its names, a theme by its names (`themes.yaml`), a subject as
+  it is; {group is|are} is the verb that agrees with it.
 """
 
 import random
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 
 from gnm.data.instructions import Split, kind_of
+from gnm.data.people.themes import load_themes
 from gnm.data.targets import ALL, Target
 from gnm.data.taxonomy import load_taxonomy
 from gnm.errors import DataError
@@ -93,12 +95,14 @@ def worded_revocations(target: Target, split: Split, rng: random.Random) -> tupl
 
 @cache
 def load_names() -> Mapping[str, tuple[str, ...]]:
-    """What people call each group of the taxonomy. DataError if one has no name."""
+    """What people call each group of the taxonomy, and each theme. DataError if one has no name."""
     taxonomy, table = load_taxonomy(), yaml.safe_load(_read("names.yaml"))
     groups = [*taxonomy.categories, *taxonomy.subcategories]
     if lacking := [group for group in groups if not table.get(group)]:
         raise DataError(f"names.yaml has no names of {', '.join(lacking)}")
-    return {group: tuple(table[group]) for group in groups}
+    return {group: tuple(table[group]) for group in groups} | {
+        name: theme.names for name, theme in load_themes().items()
+    }
 
 
 @cache
@@ -143,12 +147,19 @@ def _check_parts(name: str, parts: Mapping[str, tuple[str, ...]], above: tuple[s
 
 
 def _called(groups: tuple[str, ...], rng: random.Random) -> str:
-    """What `groups` are called, one after another; several go by names without commas, which would read as one list."""
+    """What `groups` are called, one after another; a subject goes by itself.
+
+    Several go by names without commas, which would read as one list.
+    """
     taxonomy, names = load_taxonomy(), load_names()
-    known = {group: names[group] for group in groups if group in names}
+    labelled = {*taxonomy.categories, *taxonomy.subcategories}
+    known = {group: names.get(group, (group,)) for group in groups if group != ALL}
     if len(known) > 1:
-        known = {group: [name for name in own if not re.search("[,:]", name)] for group, own in known.items()}
-    called = [taxonomy.label(group) if rng.random() < _LABEL_SHARE else rng.choice(own) for group, own in known.items()]
+        known = {group: [name for name in own if not re.search("[,:]", name)] or own for group, own in known.items()}
+    called = [
+        taxonomy.label(group) if group in labelled and rng.random() < _LABEL_SHARE else rng.choice(own)
+        for group, own in known.items()
+    ]
     if len(called) < 2:
         return "".join(called)
     return f"{', '.join(called[:-1])}{rng.choice((' and ', ' or ', ', and ', ' as well as '))}{called[-1]}"

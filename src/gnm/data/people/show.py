@@ -9,19 +9,21 @@ from gnm.data.counterfact import read_facts
 from gnm.data.instructions import Split
 from gnm.data.people.episodes import PeopleSettings, draw_people, index_facts
 from gnm.data.people.grammar import SLOTS, load_grammar, worded
+from gnm.data.people.themes import load_themes
 from gnm.data.segments import is_wanted, split_segments
 from gnm.data.taxonomy import load_taxonomy
 from gnm.errors import exit_on_error
 
 
 def instructions(count: int, split: Split, seed: int) -> str:
-    """`count` instructions of each kind about seen groups, with the kinds as headings."""
-    rng, seen, lines = random.Random(seed), load_taxonomy().seen, []
+    """`count` instructions of each kind about seen groups and themes, with the kinds as headings."""
+    rng, lines = random.Random(seed), []
+    groups = [*load_taxonomy().seen, *load_themes()]
     for kind in SLOTS:
         families = (load_grammar().train if split == "train" else load_grammar().test)[kind]
         lines.append(f"{kind} ({', '.join(families)})")
         for _ in range(count):
-            first, second = rng.sample(seen, 2)
+            first, second = rng.sample(groups, 2)
             lines.append(f"  {worded(kind, (first,), (second,), split, rng)}")
     return "\n".join(lines)
 

@@ -1,8 +1,9 @@
 """Which targets a document in people's words is given."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from gnm.data.people.themes import theme_of
 from gnm.data.targets import ALL, COMPOSED_SUBCATEGORIES, Target
 from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import Fact
@@ -18,12 +19,22 @@ FORMATTING_KINDS = {
 }
 """Kinds that set the format of later answers, with the protocol's type of such a target."""
 
+SORTS = ("taxonomy", "theme", "subject")
+"""Sorts of groups: by the kind of the object, by what is said, by whom or what it is said of."""
+
 _CATEGORY_SHARE = 0.25  # of the groups that are categories
 
 
-def draw_target(kind: str, facts: Sequence[Fact], rng: random.Random) -> Target:
-    """A target of one of KINDS for a document that states `facts`; a document of one group may get a simpler one."""
-    groups = sorted({fact.subcategory for fact in facts})
+def draw_target(kind: str, facts: Sequence[Fact], sorts: Mapping[str, float], rng: random.Random) -> Target:
+    """A target of one of KINDS for a document that states `facts`; a document of one group may get a simpler one.
+
+    sorts: how often its groups are of each of SORTS, in proportion. All groups of a target are of one sort, as others
+    would overlap; of the taxonomy if the document has one group of the sort, and for pairs to learn and to refuse.
+    """
+    sort = rng.choices(list(sorts), list(sorts.values()))[0]
+    groups = _groups(facts, sort)
+    if len(groups) < 2 or kind == "fact_refusal":
+        groups = _groups(facts, "taxonomy")
     rng.shuffle(groups)
     first, others = _widened(groups[0], rng), groups[1:]
     match kind:
@@ -67,6 +78,17 @@ def reversed_target(target: Target) -> Target | None:
     return Target(learn=(ALL,), leave=target.learn)
 
 
+def _groups(facts: Sequence[Fact], sort: str) -> list[str]:
+    """The groups of one sort that `facts` belong to."""
+    match sort:
+        case "theme":
+            return sorted({theme_of(fact.relation) for fact in facts})
+        case "subject":
+            return sorted({fact.subject for fact in facts})
+        case _:
+            return sorted({fact.subcategory for fact in facts})
+
+
 def _some(groups: Sequence[str], rng: random.Random) -> tuple[str, ...]:
     """One group, or two."""
     if len(groups) > 2 and rng.random() < 0.3:
@@ -75,8 +97,9 @@ def _some(groups: Sequence[str], rng: random.Random) -> tuple[str, ...]:
 
 
 def _widened(group: str, rng: random.Random) -> str:
-    """The subcategory, or its category."""
-    return load_taxonomy().category_of(group) if rng.random() < _CATEGORY_SHARE else group
+    """A subcategory or its category; a group of another sort as it is."""
+    taxonomy = load_taxonomy()
+    return taxonomy.category_of(group) if group in taxonomy.subcategories and rng.random() < _CATEGORY_SHARE else group
 
 
 def _may_compose(learn: str, refuse: str) -> bool:
