@@ -91,6 +91,20 @@ def test_what_is_taken_back_is_told_by_the_gate_of_before(data, tmp_path):
         assert not torch.equal(after[f"gate.{part}"], before[f"gate.{part}"])
 
 
+def test_the_gate_that_tells_what_is_taken_back_learns_with_the_main_adapter(data, tmp_path):
+    """What it reads is that adapter's: left as it is, it would read what it never saw."""
+    revising = {**GATED, "write": {"gates": {"threshold": 0.0, "revise": True}}}
+    changed_trainer(data, tmp_path / "first", {"methods": {"gnm": revising}}).fit()
+    settings = {"methods": {"gnm": {**revising, "adapter": str(tmp_path / "first" / "gnm")}}, "lora": None}
+    changed_trainer(data, tmp_path / "second", {**settings, "selection_only": True}).fit()
+    settings["methods"]["gnm"]["adapter"] = str(tmp_path / "second" / "gnm")
+    run = changed_trainer(data, tmp_path / "third", settings)
+    gating = run.module.learner.lm.gating
+    before = gating.about_gate.weight.detach().clone()
+    run.step(0)
+    assert not torch.equal(gating.about_gate.weight, before)
+
+
 def test_steps_without_questions_need_writing_with_gradient(data, tmp_path):
     methods = {"gnm": {**GATED, "method": "gnm_ablation"}}
     with pytest.raises(ConfigError, match="selection_only: gnm_ablation has no gates to train alone"):

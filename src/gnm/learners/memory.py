@@ -5,6 +5,7 @@ without gradients through writing ("Tell Me What To Learn", arXiv:2602.23201).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -122,8 +123,11 @@ class MemoryLearner(Learner):
             segments = in_block(own.wanted, own.is_rule, self.order)
             wanted[row, : len(segments)] = torch.tensor(segments)
             told[row, : len(segments)] = ~torch.tensor(in_block([True] * len(own.wanted), False, self.order))
-        device = decisions.logits.device
-        return gate_loss(decisions, wanted.to(device), told.to(device), self.gate_training)
+        labels = wanted.to(decisions.logits.device), told.to(decisions.logits.device)
+        loss = gate_loss(decisions, *labels, self.gate_training)
+        if decisions.told is None:
+            return loss
+        return loss + gate_loss(replace(decisions, logits=decisions.told), *labels, self.gate_training)
 
     def _keep_loss(self, state: Memory, labels: Sequence[WriteLabels]) -> Tensor:
         kept = state.kept

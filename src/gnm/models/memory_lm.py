@@ -123,7 +123,8 @@ class MemoryLM(Limited):
                 slots, valid = self._inputs(memory, ids, mask), mask
             if self.gating:
                 if self.selector:
-                    decisions = self.decisions(text)
+                    told = self.gating.told(slots[:, self.gating.layer], text.segment)
+                    decisions = replace(self.decisions(text), told=told)
                 else:
                     decisions = self.gating.decide(memory.state, slots[:, self.gating.layer], text.segment, self._most)
                 if self.revises:

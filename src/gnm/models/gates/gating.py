@@ -54,9 +54,18 @@ class Gating(nn.Module):
         if self.gate is None:
             logits = _random_logits(state, segment, count)
         else:
-            ends = segment_ends(segment, count)[..., None].expand(-1, -1, seen.shape[2])
-            logits = self.gate(seen.gather(1, ends))
+            logits = self.gate(_at_segment_ends(seen, segment, count))
         return decide(logits, segment, self.settings, capacity)
+
+    def told(self, seen: Tensor, segment: Tensor) -> Tensor | None:
+        """The logits of `about_gate` for each segment of a new text, [B, G] float32; None without one.
+
+        They decide nothing here. The gate learns on them, as what it reads changes while the main adapter learns.
+        seen, segment: as for `decide`, but of the main adapter's pass.
+        """
+        if self.about_gate is None:
+            return None
+        return self.about_gate(_at_segment_ends(seen, segment, int(segment.max()) + 1))
 
     def read_strength(self, decisions: Decisions) -> Tensor:
         """The strength with which stored tokens are read, [B, T] float32: their gate, or 1 with random gates."""
@@ -87,6 +96,11 @@ class Gating(nn.Module):
         """Read instructions after `preamble`: the prefix of both, and whether each takes anything back, logits [B]."""
         prefix, ends = instructed(decoder, preamble, instructions, self.layer)
         return prefix, self.revoke_gate(ends)
+
+
+def _at_segment_ends(seen: Tensor, segment: Tensor, count: int) -> Tensor:
+    """The rows of seen [B, T, E] at the last token of each of `count` segments: [B, G, E]."""
+    return seen.gather(1, segment_ends(segment, count)[..., None].expand(-1, -1, seen.shape[2]))
 
 
 def _random_logits(state: MemoryState, segment: Tensor, count: int) -> Tensor:

@@ -82,12 +82,14 @@ class Decisions:
     """What the write gates decided on one text per row.
 
     logits: [B, G] float32, of each segment, before the sigmoid. segment: [B, T] long, the segment of each token, -1 for
-    padding. stored: [B, T] bool, the tokens that become slots.
+    padding. stored: [B, T] bool, the tokens that become slots. told: [B, G] float32, the logits of the gate that tells
+    what is taken back, where that is not the write gate.
     """
 
     logits: Tensor
     segment: Tensor
     stored: Tensor
+    told: Tensor | None = None
 
     @property
     def tokens(self) -> Tensor:
