@@ -9,6 +9,7 @@ Shape letters: N segments, n slots of a segment, P numbers of a slot's entry, E 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gnm.config import StrictModel
+from gnm.memory.search import KeyIndex
 
 COLUMNS = {
     "source": torch.long,
@@ -46,6 +48,9 @@ class StoreSettings(StrictModel):
     takes: Literal["evicted", "written"] = Field(
         "evicted", description="what the pool evicts, or all that is written at once; the pool then stays empty"
     )
+    index_from: int | None = Field(
+        100_000, gt=0, description="segments from which on an index searches them (FAISS); None: all are compared"
+    )
 
     @property
     def search_key(self) -> str:
@@ -61,7 +66,8 @@ class LongTermStore:
     search_key: what `keys` are, in words. source, segment: [N] long, as in MemoryState. stored_at: [N] long, documents
     that were written when the segment left the pool. retrieved: [N] long, how often questions of a conversation read
     it. strength: [N] float32. keys: [N, E] float32 of length 1. meanings: [N, E] float32, what keep gates compare.
-    entries: N tensors [n, P] in the backbone's dtype. blank: [0, P] in that dtype.
+    entries: N tensors [n, P] in the backbone's dtype. blank: [0, P] in that dtype. index: of the first of `keys`, None:
+    a search compares them all.
     """
 
     search_key: str
@@ -74,6 +80,7 @@ class LongTermStore:
     meanings: Tensor
     blank: Tensor
     entries: tuple[Tensor, ...] = ()
+    index: KeyIndex | None = None
 
     @classmethod
     def empty(cls, search_key: str, size: int, width: int, dtype: torch.dtype) -> "LongTermStore":
@@ -116,7 +123,19 @@ class LongTermStore:
         if bool(keep.all()):
             return self
         entries = tuple(entry for entry, kept in zip(self.entries, keep.tolist(), strict=True) if kept)
-        return replace(self, **{name: getattr(self, name)[keep] for name in COLUMNS}, entries=entries)
+        index = self.index and self.index.select(keep)
+        return replace(self, **{name: getattr(self, name)[keep] for name in COLUMNS}, entries=entries, index=index)
+
+    def indexed(self, start: int | None) -> "LongTermStore":
+        """The store with an index of its keys if it has `start` segments or more, which takes a while to build.
+
+        Raises ConfigError if FAISS is needed and not installed.
+        """
+        if start is None or len(self) < start:
+            return replace(self, index=None) if self.index else self
+        if self.index and not self.index.outgrown(len(self)):
+            return self
+        return replace(self, index=KeyIndex.build(self.keys))
 
     def scaled(self, gates: Tensor) -> "LongTermStore":
         """The store after keep gates [N] float32: what is below one half goes, the rest is as much weaker."""
@@ -138,6 +157,11 @@ class LongTermStore:
     def by_age(self, which: Sequence[int]) -> tuple[int, ...]:
         """The segments `which`, those of older documents first, in each document in their order."""
         return tuple(sorted(which, key=lambda place: (int(self.source[place]), int(self.segment[place]))))
+
+    def fitting(self, which: Sequence[int], slots: int) -> list[int]:
+        """The first of the segments `which` that together have at most so many slots."""
+        ends = accumulate(len(self.entries[place]) for place in which)
+        return [place for place, end in zip(which, ends, strict=True) if end <= slots]
 
     def slots(self, which: Sequence[int]) -> dict[str, Tensor]:
         """The segments `which` slot by slot: "entries" [R, P] and, [R] each, what MemoryState says of a slot."""

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gnm.errors import ConfigError
 from gnm.memory.pool import evicted_segments, random_order
+from gnm.memory.search import nearest, uses_index
 from gnm.memory.state import PREAMBLE, MemoryState
 from gnm.memory.store import LongTermStore, StoreSettings, unit
 from gnm.models import flops
@@ -79,25 +80,28 @@ class LongTermLM(MemoryLM):
         """
         state, settings = memory.state, self._settings
         store = state.store[row]
-        if not len(store):
+        k = min(settings.k, len(store))
+        if not k:
             return [()] * len(questions)
         if settings.by == "random":
             asked = (tuple(own[real].tolist()) for own, real in zip(questions.ids, questions.mask, strict=True))
             seeds = [int(state.seeds[row]) + crc32(repr(each).encode()) for each in asked]
             scores = torch.stack([random_order(seed, state.written, len(store)) for seed in seeds])
+            best = scores.topk(k).indices
         else:
             keys = self._question_keys(questions).to(store.keys.device)
-            scores = keys @ store.keys.T + settings.strength_weight * store.strength.log()
-        best = scores.topk(min(settings.k, len(store))).indices
+            weight = settings.strength_weight
+            best = nearest(keys, store.keys, k, weight * store.strength.log() if weight else None, store.index)
         room = self.decoder.window - self._room - self._reach(state.rows([row]))
-        fits = store.lengths[best].cumsum(-1) <= room
-        return [store.by_age(own[fit].tolist()) for own, fit in zip(best, fits, strict=True)]
+        return [store.by_age(store.fitting(own[own >= 0].tolist(), room)) for own in best]
 
     def find_flops(self, store: LongTermStore, tokens: int) -> float:
         """FLOPs of finding what a question of `tokens` tokens reads of a store."""
         layers = len(self.decoder.layers)
         keys = flops.prefill_flops(self.decoder.config, tokens, len(self.preamble)) * self._settings.layer / layers
-        return keys + 2 * store.keys.numel()
+        count, k = len(store), min(self._settings.k, len(store))
+        compared = store.index.compared(count, k) if store.index and uses_index(count, k) else count
+        return keys + 2 * compared * store.keys.shape[1]
 
     def _question_keys(self, questions: TokenBatch) -> Tensor:
         """Search keys of n questions, each read after the preamble alone: [n, E] float32."""
@@ -133,11 +137,16 @@ class LongTermLM(MemoryLM):
 
     def _with_store(self, state: MemoryState) -> MemoryState:
         if state.store is not None:
-            return state
+            return replace(state, store=self._indexed(state.store))
         size, dtype = state.slots.shape[3], state.slots.dtype
         width = 2 * prod(self._side) + size
         empty = LongTermStore.empty(self._settings.search_key, size, width, dtype)
         return replace(state, store=(empty,) * state.batch)
+
+    def _indexed(self, stores: Sequence[LongTermStore]) -> tuple[LongTermStore, ...]:
+        """The stores, with an index each where they are large and questions search by their keys."""
+        start = None if self._settings.by == "random" else self._settings.index_from
+        return tuple(store.indexed(start) for store in stores)
 
     def _with_room(self, memory: Memory, new: Tensor) -> Memory:
         """The memory with room for `new` [B] slots: segments that are too many are in the store."""
@@ -150,7 +159,7 @@ class LongTermLM(MemoryLM):
             return memory
         goes = evicted_segments(state, surplus, self.pool)
         taken = [self._taken(memory, row, goes[row]) for row in range(state.batch)]
-        store = tuple(own.add(more) for own, more in zip(state.store, taken, strict=True))
+        store = self._indexed([own.add(more) for own, more in zip(state.store, taken, strict=True)])
         left = memory.select(~goes)
         return replace(left, state=replace(left.state, store=store))
 
