@@ -7,7 +7,7 @@
 Shape letters: N segments, n slots of a segment, P numbers of a slot's entry, E hidden size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal
@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gnm.config import StrictModel
+from gnm.memory.mapped import Mapped, last, read
 from gnm.memory.search import KeyIndex
 
 COLUMNS = {
@@ -51,6 +52,7 @@ class StoreSettings(StrictModel):
     index_from: int | None = Field(
         100_000, gt=0, description="segments from which on an index searches them (FAISS); None: all are compared"
     )
+    on_disk: bool = Field(False, description="a saved memory's entries stay on disk, and questions read what they find")
 
     @property
     def search_key(self) -> str:
@@ -66,8 +68,8 @@ class LongTermStore:
     search_key: what `keys` are, in words. source, segment: [N] long, as in MemoryState. stored_at: [N] long, documents
     that were written when the segment left the pool. retrieved: [N] long, how often questions of a conversation read
     it. strength: [N] float32. keys: [N, E] float32 of length 1. meanings: [N, E] float32, what keep gates compare.
-    entries: N tensors [n, P] in the backbone's dtype. blank: [0, P] in that dtype. index: of the first of `keys`, None:
-    a search compares them all.
+    entries: N tensors [n, P] in the backbone's dtype, or where they lie in a file. blank: [0, P] in that dtype. index:
+    of the first of `keys`, None: a search compares them all.
     """
 
     search_key: str
@@ -79,7 +81,7 @@ class LongTermStore:
     keys: Tensor
     meanings: Tensor
     blank: Tensor
-    entries: tuple[Tensor, ...] = ()
+    entries: tuple[Tensor | Mapped, ...] = ()
     index: KeyIndex | None = None
 
     @classmethod
@@ -109,9 +111,8 @@ class LongTermStore:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all segments with their search keys."""
-        tensors = (*self.entries, *(getattr(self, name) for name in COLUMNS))
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        """Bytes of all segments with their search keys, in memory and on disk."""
+        return sum(each.nbytes for each in (*self.entries, *(getattr(self, name) for name in COLUMNS)))
 
     def add(self, other: "LongTermStore") -> "LongTermStore":
         """This store with the segments of `other` behind its own."""
@@ -163,12 +164,17 @@ class LongTermStore:
         ends = accumulate(len(self.entries[place]) for place in which)
         return [place for place, end in zip(which, ends, strict=True) if end <= slots]
 
-    def slots(self, which: Sequence[int]) -> dict[str, Tensor]:
-        """The segments `which` slot by slot: "entries" [R, P] and, [R] each, what MemoryState says of a slot."""
+    def slots(self, which: Sequence[int], width: int | None = None) -> dict[str, Tensor]:
+        """The segments `which` slot by slot: "entries" [R, P] and, [R] each, what MemoryState says of a slot.
+
+        width: entries are the last so many numbers alone.
+        Raises MemoryFileError if an entry lies in a file that was damaged.
+        """
         index = torch.tensor(list(which), dtype=torch.long)
         sizes = self.lengths[index]
         columns = {n: getattr(self, n)[index].repeat_interleave(sizes) for n in ("source", "segment", "strength")}
-        entries = [self.entries[place] for place in which] or [self.blank]
+        found = [self.entries[place] for place in which] or [self.blank]
+        entries = [read(entry) if width is None else last(entry, width) for entry in found]
         return {"entries": torch.cat(entries), "valid": torch.ones(int(sizes.sum()), dtype=torch.bool), **columns}
 
     def slots_of(self, column: Literal["source", "segment"], document: int | None = None) -> dict[int, int]:
@@ -181,10 +187,34 @@ class LongTermStore:
                 found[number] = found.get(number, 0) + size
         return found
 
+    def with_entries(self, entries: Iterable[Tensor | Mapped]) -> "LongTermStore":
+        """The same segments, with their entries in memory or in a file."""
+        return replace(self, entries=tuple(entries))
+
+    def equals(self, other: "LongTermStore") -> bool:
+        """Whether both hold the same segments, however often questions found them."""
+        return (
+            all(torch.equal(getattr(self, name), getattr(other, name)) for name in COLUMNS if name != "retrieved")
+            and len(self) == len(other)
+            and all(torch.equal(read(one), read(two)) for one, two in zip(self.entries, other.entries, strict=True))
+        )
+
+    def columns(self) -> dict[str, Tensor]:
+        """What a file holds of it, by name, but for its entries."""
+        return {name: getattr(self, name) for name in COLUMNS} | {"lengths": self.lengths}
+
     def tensors(self) -> dict[str, Tensor]:
         """What a file holds of it, by name; entries are one tensor, cut by `lengths`."""
-        entries = torch.cat(self.entries or (self.blank,))
-        return {name: getattr(self, name) for name in COLUMNS} | {"lengths": self.lengths, "entries": entries}
+        return self.columns() | {"entries": torch.cat([read(entry) for entry in self.entries or (self.blank,)])}
+
+    @classmethod
+    def mapped(cls, search_key: str, tensors: Mapping[str, Tensor], entries: tuple[Mapped, ...]) -> "LongTermStore":
+        """The store of `tensors`, as `columns()` gives them, whose entries lie in files; "entries" has none.
+
+        Raises KeyError if a tensor is missing.
+        """
+        columns = {name: tensors[name] for name in COLUMNS}
+        return cls(search_key, **columns, blank=tensors["entries"], entries=entries)
 
     @classmethod
     def of(cls, search_key: str, tensors: Mapping[str, Tensor]) -> "LongTermStore":
@@ -216,7 +246,10 @@ class LongTermStore:
                 raise ValueError(f"{name} of the store hold a number that none can be")
         if not bool(((self.strength > 0) & (self.strength <= 1)).all()):
             raise ValueError("a strength of the store is not in (0, 1]")
-        if not self.blank.is_floating_point() or not all(bool(entry.isfinite().all()) for entry in self.entries):
+        held = (
+            entry for entry in self.entries if isinstance(entry, Tensor)
+        )  # others were checked when they were saved
+        if not self.blank.is_floating_point() or not all(bool(entry.isfinite().all()) for entry in held):
             raise ValueError("entries of the store are no numbers")
 
 

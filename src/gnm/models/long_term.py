@@ -201,8 +201,9 @@ class LongTermLM(MemoryLM):
     def _taken_back(self, memory: Memory, instructions: TokenBatch) -> Tensor:
         """How far instructions take each slot back, and behind them each slot of the store: [B, S + R] float32."""
         state = memory.state
-        stored = _Slots.of([store.slots(range(len(store))) for store in state.store], state.slots.device)
-        inputs = torch.cat((state.slots[:, :1], stored.entries[:, None, :, -state.slots.shape[3] :]), dim=2)
+        size = state.slots.shape[3]
+        stored = _Slots.of([store.slots(range(len(store)), size) for store in state.store], state.slots.device)
+        inputs = torch.cat((state.slots[:, :1], stored.entries[:, None]), dim=2)
         joined = replace(state, slots=inputs, store=None, **stored.behind(state))
         return self.gating.taken_back(self.decoder, self._preamble_of(memory), joined, instructions)
 
