@@ -136,7 +136,7 @@ class MemoryState:
 
     def without(self, document: int) -> "MemoryState":
         """The memory without the slots of `document`, in pool and store; it may have none."""
-        store = self.store and tuple(each.select(each.source != document) for each in self.store)
+        store = self.store and tuple(each.without(document) for each in self.store)
         return replace(self.select(self.source != document)[0], store=store)
 
     def rows(self, index: Tensor | list[int]) -> "MemoryState":

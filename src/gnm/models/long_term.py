@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from gnm.errors import ConfigError
+from gnm.memory.consolidation import words_of
 from gnm.memory.pool import evicted_segments, random_order
 from gnm.memory.search import nearest, uses_index
 from gnm.memory.state import PREAMBLE, MemoryState
@@ -137,15 +138,17 @@ class LongTermLM(MemoryLM):
 
     def _with_store(self, state: MemoryState) -> MemoryState:
         if state.store is not None:
-            return replace(state, store=self._indexed(state.store))
+            return replace(state, store=self._kept_up(state.store))
         size, dtype = state.slots.shape[3], state.slots.dtype
         width = 2 * prod(self._side) + size
         empty = LongTermStore.empty(self._settings.search_key, size, width, dtype)
         return replace(state, store=(empty,) * state.batch)
 
-    def _indexed(self, stores: Sequence[LongTermStore]) -> tuple[LongTermStore, ...]:
-        """The stores, with an index each where they are large and questions search by their keys."""
+    def _kept_up(self, stores: Sequence[LongTermStore]) -> tuple[LongTermStore, ...]:
+        """The stores, consolidated if they are to be, with an index each where they are large and searched by keys."""
         start = None if self._settings.by == "random" else self._settings.index_from
+        if self._settings.consolidate:
+            stores = [store.consolidated() for store in stores]
         return tuple(store.indexed(start) for store in stores)
 
     def _with_room(self, memory: Memory, new: Tensor) -> Memory:
@@ -159,7 +162,7 @@ class LongTermLM(MemoryLM):
             return memory
         goes = evicted_segments(state, surplus, self.pool)
         taken = [self._taken(memory, row, goes[row]) for row in range(state.batch)]
-        store = self._indexed([own.add(more) for own, more in zip(state.store, taken, strict=True)])
+        store = self._kept_up([own.add(more) for own, more in zip(state.store, taken, strict=True)])
         left = memory.select(~goes)
         return replace(left, state=replace(left.state, store=store))
 
@@ -215,6 +218,13 @@ class LongTermLM(MemoryLM):
             gates.append(1 - stored[row, sizes.cumsum(0) - 1])
         if new is not None:
             holds = self._restated(state, *new)
+            if self._settings.consolidate:
+                again = _words(*new)
+                both = zip(holds, state.store, again, strict=True)
+                holds = [
+                    own.masked_fill(torch.isin(store.words, said).to(own.device), torch.inf)
+                    for own, store, said in both
+                ]
             gates = [gate * own.sigmoid() for gate, own in zip(gates, holds, strict=True)]
         memory = super()._revised(memory, pool, new)
         store = tuple(own.scaled(gate.detach().cpu()) for own, gate in zip(state.store, gates, strict=True))
@@ -258,6 +268,15 @@ def early_inputs(decoder: Decoder, preamble: Sequence[int], texts: TokenBatch, l
     prefix = decoder.extend(decoder.empty_prefix(1), begun, torch.ones_like(begun, dtype=torch.bool))
     decoder.read(prefix, texts.ids[None], texts.mask[None], tap)
     return tap.seen[0]
+
+
+def _words(slots: Tensor, decisions: Decisions) -> list[Tensor]:
+    """The words of the segments that are stored of each new text with layer inputs `slots`: numbers, [G] long each."""
+    rows = []
+    for row, stored in enumerate(decisions.stored):
+        segment, inputs = decisions.segment[row][stored], slots[row, 0, stored]
+        rows.append(torch.tensor([words_of(inputs[segment == each]) for each in segment.unique()], dtype=torch.long))
+    return rows
 
 
 def _by_age(source: Tensor, segment: Tensor, valid: Tensor) -> Tensor:
