@@ -82,6 +82,8 @@ class Lines:
         size = self.questions.shape[1]
         keys = torch.from_file(str(path), shared=True, size=count * size).view(count, size)
         facts, others = len(self.phrases[0]), len(self.objects[0])
+        if count > facts * others:
+            raise SystemExit(f"{facts} prompts and {others} objects make no {count} lines; give smaller --sizes")
         for start in range(0, count, PART):
             number = torch.arange(start, min(start + PART, count))
             fact, other = number % facts, (number // facts + number) % others

@@ -92,7 +92,7 @@ def test_what_was_told_is_saved_renumbered_and_merged(tiny, tmp_path):
 
 @torch.no_grad()
 def test_with_keep_gates_a_correction_replaces_and_a_repetition_counts(tiny):
-    learner = learner_of(tiny, {"threshold": 0.0, "by": "random", "revise": True})
+    learner = learner_of(tiny, {"threshold": 0.0, "revise": True})
     gate = learner.lm.gating.keep_gate
     gate.sharpness.fill_(0.0)
     gate.bias.fill_(-9.0)  # whatever is new replaces all
