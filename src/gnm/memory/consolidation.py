@@ -37,7 +37,12 @@ class Told:
 
     def numbered(self, source: Tensor) -> "Told":
         """With other numbers [M] of the documents."""
-        return Told(self.place, source)
+        return Told(*torch.stack((self.place, source)).unique(dim=1))
+
+    def of_others(self, source: Tensor) -> "Told":
+        """Without what the document told that a segment is of; source: [N] long, the documents of the segments."""
+        other = self.source != source[self.place]
+        return Told(self.place[other], self.source[other])
 
     def times(self, count: int) -> Tensor:
         """How many documents told each of a store's `count` segments, with its own: [N] long."""

@@ -81,7 +81,9 @@ class KeyIndex:
         return lists + visited + _PROPOSED * k + count - self.covered
 
 
-def nearest(questions: Tensor, keys: Tensor, k: int, bias: Tensor | None = None, index: KeyIndex | None = None):
+def nearest(
+    questions: Tensor, keys: Tensor, k: int, bias: Tensor | None = None, index: KeyIndex | None = None
+) -> Tensor:
     """Places of the k keys with the largest score for each question, the largest first: [n, k] long.
 
     questions: [n, E]; keys: [N, E] of length 1, float32. bias: [N], added to the cosines. index: of the keys; it is

@@ -156,8 +156,7 @@ class LongTermStore:
         for place in (into != here).nonzero()[:, 0].tolist():
             if not torch.equal(last(self.entries[place], width), last(self.entries[into[place]], width)):
                 into[place] = place
-        gone = (into != here) & (self.source != self.source[into])
-        told = self.told.moved(into).add(Told(into[gone], self.source[gone]))
+        told = self.told.moved(into).add(Told(into, self.source)).of_others(self.source)
         retrieved = torch.zeros_like(self.retrieved).index_add(0, into, self.retrieved)
         return replace(self, told=told, retrieved=retrieved).select(into == here)
 
@@ -179,8 +178,9 @@ class LongTermStore:
     def renumbered(self, number: int, new: int, first: int = 0) -> "LongTermStore":
         """Document `number` as a part of document `new`, its segments counted from `first` on."""
         own = self.source == number
-        told = self.told.numbered(self.told.source.masked_fill(self.told.source == number, new))
-        return replace(self, source=self.source.masked_fill(own, new), segment=self.segment + first * own, told=told)
+        source = self.source.masked_fill(own, new)
+        told = self.told.numbered(self.told.source.masked_fill(self.told.source == number, new)).of_others(source)
+        return replace(self, source=source, segment=self.segment + first * own, told=told)
 
     def numbered_on(self, written: int) -> "LongTermStore":
         """The store of a memory that follows one of `written` documents."""
@@ -207,7 +207,7 @@ class LongTermStore:
         Raises MemoryFileError if an entry lies in a file that was damaged.
         """
         index = torch.tensor(list(which), dtype=torch.long)
-        sizes = self.lengths[index]
+        sizes = torch.tensor([len(self.entries[place]) for place in which], dtype=torch.long)
         columns = {n: getattr(self, n)[index].repeat_interleave(sizes) for n in ("source", "segment", "strength")}
         found = [self.entries[place] for place in which] or [self.blank]
         entries = [read(entry) if width is None else last(entry, width) for entry in found]
