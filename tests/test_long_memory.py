@@ -10,6 +10,8 @@ from gnm.api import load
 from gnm.errors import ConfigError, MemoryFileError
 from gnm.learners.long_documents import write_parts
 from gnm.memory import save_memory
+from gnm.memory.mapped import Mapped
+from gnm.memory.parts import parts_folder
 from gnm.shell import described
 from gnm.weights.adapters import read_about
 
@@ -121,6 +123,29 @@ def test_a_file_that_does_not_tell_is_refused_before_the_model_is_loaded(open_ga
         save_memory(tmp_path / "m", memory.state, memory._digest, {}, wrong)
         with pytest.raises(MemoryFileError, match="is damaged or no memory file .its pool: "):
             load(open_gates, device="cpu", memory=tmp_path / "m")
+
+
+def test_a_store_on_disk_answers_as_one_in_memory_and_forgets(open_gates, tmp_path):
+    memory, disk = filled(open_gates), filled(open_gates, store={"k": 2, "layer": 1, "on_disk": True})
+    disk.save_memory(tmp_path / "m")
+    assert {type(entry) for entry in disk.state.store[0].entries} == {Mapped}
+    again = small(open_gates, store={"k": 1}, memory=tmp_path / "m")
+    assert again.pool.store.on_disk and {type(entry) for entry in again.state.store[0].entries} == {Mapped}
+    again = load(open_gates, dtype="float32", device="cpu", memory=tmp_path / "m")
+    for own in (disk, again):
+        assert own.ask("Oslo is a") == memory.ask("Oslo is a")
+        own.write("Bern is old.", INSTRUCTION)
+    memory.write("Bern is old.", INSTRUCTION)
+    assert again.state.store[0].equals(memory.state.store[0])
+    again.forget(0)
+    again.save_memory(tmp_path / "m")
+    assert 0 not in load(open_gates, dtype="float32", device="cpu", memory=tmp_path / "m").state.store[0].source
+    held = sum(entry.nbytes for entry in again.state.store[0].entries)
+    assert sum(each.stat().st_size for each in parts_folder(tmp_path / "m").iterdir()) < held + 1000
+    again.undo()
+    assert again.ask("Oslo is a") == disk.ask("Oslo is a") and again.documents[0].slots > 0
+    again.save_pretrained(tmp_path / "model")
+    assert sorted(each.name for each in (tmp_path / "model").glob("*.parts")) == []
 
 
 def test_a_model_is_saved_with_its_store(open_gates, tmp_path):

@@ -8,6 +8,7 @@
 
 from collections.abc import Mapping
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -22,6 +23,7 @@ from gnm.memory import MemoryState, PoolSettings, load_memory, merge, save_memor
 from gnm.memory.files import SavedMemory, locked, read_memory
 from gnm.memory.history import History
 from gnm.memory.notes import Notes, check_notes, note_of, only_stored, without_document, without_text
+from gnm.memory.parts import filing
 from gnm.memory.state import MIXED
 from gnm.memory.versions import FileVersions
 from gnm.memory.written import Written, written_documents
@@ -155,13 +157,17 @@ class Conversation(Asking):
     def save_memory(self, path: str | Path, timeout: float = 60.0) -> None:
         """Write the memory to one safetensors file, whole or not at all. A new file can be read by its owner alone.
 
+        With a long-term store on disk (`store={"on_disk": True}`), its entries go to the folder `PATH.parts` beside it.
         Raises MemoryFileError if the file cannot be written, if another process holds it for more than `timeout`
         seconds, or if it was changed since this conversation loaded or saved it.
         """
         settings = self.pool.model_dump(mode="json", exclude_unset=True)
+        on_disk = bool(self.pool.store and self.pool.store.on_disk)
         with locked(path, timeout):
             self._versions.check(path)
-            self._versions.note(path, save_memory(path, self.state, self._digest, self._saved_notes(), settings))
+            with filing(path, self.state, self._digest, on_disk) as state:
+                self._versions.note(path, save_memory(path, state, self._digest, self._saved_notes(), settings))
+            self._memory = replace(self._memory, state=state)
 
     def load_memory(self, path: str | Path | SavedMemory) -> None:
         """Go on from a saved memory; path: its file, or what `read_memory` gave of it.

@@ -10,6 +10,7 @@ EXTRAS = {
     "datasets": "experiments",
     "dvc": "experiments",
     "dvclive": "train",
+    "faiss": "search",
     "lm_eval": "harness",
     "matplotlib": "experiments",
     "pandas": "experiments",

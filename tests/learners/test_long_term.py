@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from gnm.errors import ConfigError, MemoryFileError
 from gnm.inference.questions import Question
 from gnm.learners import LearnerSettings, build_learner
-from gnm.memory import load_memory, merge, save_memory
+from gnm.memory import load_memory, merge, save_memory, search
 
 DOCUMENTS = (
     "Oslo is a big town\nThe horse is red\n",
@@ -239,3 +239,23 @@ def test_settings_that_make_no_sense_are_refused(tiny):
         LearnerSettings(method="gnm", memory={"capacity": 70, "store": {}})
     with pytest.raises(ConfigError, match="memory.store.layer: 40 is none of the decoder's layers"):
         learner_of(tiny, capacity=70, store={"layer": 40})
+
+
+@torch.no_grad()
+def test_a_large_store_is_searched_by_an_index_that_forgets(tiny, monkeypatch):
+    monkeypatch.setattr(search, "_OF_ALL", 1)
+    settings = {"k": 1, "layer": 0, "takes": "written"}
+    exact, learner = learner_of(tiny, store=settings), learner_of(tiny, store={**settings, "index_from": 4})
+    state, phrases = written(learner, *DOCUMENTS), [["Seven green birds fly", "Ada speaks English"]]
+    store = state.state.store[0]
+    assert written(exact, *DOCUMENTS).state.store[0].index is None and store.index.covered > 4
+    assert learner.find(state, phrases) == exact.find(state, phrases)
+    assert learner.lm.find_flops(store, 5) != exact.lm.find_flops(replace(store, index=None), 5)
+    left = learner.forget(state, 1)
+    index = left.state.store[0].index
+    assert index.inner.ntotal == index.covered < store.index.covered
+    ((one, other),) = learner.find(left, phrases)
+    sources = left.state.store[0].source
+    assert int(sources[one[0]]) != 1 and int(sources[other[0]]) == 2
+    saved = replace(state.state, store=(replace(store, index=None),))
+    assert learner.lm.attach(saved).state.store[0].index.covered == len(store)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from gnm.memory.consolidation import Told
 from gnm.memory.state import PREAMBLE, MemoryState
 from gnm.memory.statistics import DocumentStatistics, as_text, statistics
 from gnm.memory.store import LongTermStore
@@ -21,15 +22,16 @@ def some_state(store=True):
         "keys": torch.ones(2, 3), "meanings": torch.ones(2, 3),
     }  # fmt: skip
     held = LongTermStore.cut("a key", columns, torch.zeros(5, 6), [3, 2])
-    return replace(state, store=(held,)) if store else state
+    told = Told(torch.tensor([1, 1]), torch.tensor([2, 3]))
+    return replace(state, store=(replace(held, told=told),)) if store else state
 
 
 def test_slots_of_pool_and_store_are_told_apart():
     assert statistics(some_state()) == [
-        DocumentStatistics(0, 3, 0, 3, 0.5, 1, 7),
-        DocumentStatistics(1, 2, 2, 2, 0.75, 1, 0),
+        DocumentStatistics(0, 3, 0, 3, 0.5, 1, 7, 0),
+        DocumentStatistics(1, 2, 2, 2, 0.75, 1, 0, 2),
     ]
-    assert statistics(some_state(store=False)) == [DocumentStatistics(1, 2, 2, 0, 0.5, 0, 0)]
+    assert statistics(some_state(store=False)) == [DocumentStatistics(1, 2, 2, 0, 0.5, 0, 0, 0)]
     ungated = replace(some_state(store=False), strength=None, segment=None)
     assert statistics(ungated)[0].strength is None
 
@@ -38,8 +40,8 @@ def test_the_table_has_a_line_a_document_and_one_of_all():
     state = some_state()
     lines = as_text(statistics(state), state).splitlines()
     assert [line.split() for line in lines[1:4]] == [
-        ["0", "3", "0", "3", "0.50", "1", "7"],
-        ["1", "2", "2", "2", "0.75", "1", "0"],
-        ["all", "2", "5", "2", "7"],
+        ["0", "3", "0", "3", "0.50", "1", "7", "0"],
+        ["1", "2", "2", "2", "0.75", "1", "0", "2"],
+        ["all", "2", "5", "2", "7", "2"],
     ]
     assert lines[4].startswith("long-term store: 0.0 MB")

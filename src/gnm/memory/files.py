@@ -22,9 +22,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from gnm.config import validate
-from gnm.errors import ConfigError, MemoryFileError
+from gnm.errors import MemoryFileError
 from gnm.files import atomic_path, remove_leftovers
 from gnm.memory.checks import check_alike, check_searchable, check_values
+from gnm.memory.file_errors import reading, saving
+from gnm.memory.parts import references, referred
 from gnm.memory.pool import PoolSettings
 from gnm.memory.state import MemoryState
 from gnm.memory.store import LongTermStore
@@ -32,19 +34,9 @@ from gnm.memory.store import LongTermStore
 FORMAT = "gnm-memory-2"
 _WITHOUT_CHECKSUM = "gnm-memory-1"
 _WITH_STORE = "gnm-memory-3"  # what reads no store must not read such a file
+_WITH_PARTS = "gnm-memory-4"  # entries of its stores lie in files beside it (parts.py)
 _TENSORS = ("slots", "valid", "source", "seeds")
 _GATED = ("strength", "segment")
-_REMEDIES = {
-    errno.ENOSPC: "make room on this disk, or name a file on another",
-    errno.EDQUOT: "make room on this disk, or name a file on another",
-    errno.EACCES: "name a file in a folder that you may write to",
-    errno.EPERM: "name a file in a folder that you may write to",
-    errno.EROFS: "name a file in a folder that you may write to",
-    errno.EISDIR: "name a file, not a folder",
-    errno.ENOTDIR: "name a file in a folder, not in a file",
-    errno.EEXIST: "name a file in a folder, not in a file",
-    errno.ENAMETOOLONG: "give it a shorter name",
-}
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,8 @@ def save_memory(
 
     model: digest of the memory model that wrote it (backbone and adapter); only that model can read its slots.
     notes: anything JSON can hold, e.g. the instructions of the documents. pool: settings of the pool, which a file
-    with a long-term store tells, as it cannot be read without them.
+    with a long-term store tells, as it cannot be read without them. A state from `parts.filing` for this path leaves
+    the entries of its stores where they are; any other file holds them itself.
     Raises MemoryFileError if the file cannot be written, or the memory holds what could not be loaded again.
     """
     check_target(path)
@@ -86,11 +79,15 @@ def save_memory(
     header = {"format": _WITH_STORE if stores else FORMAT, "model": model, "written": str(state.written)}
     header["notes"] = json.dumps(notes or {})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
+    parts = references(path, stores)
+    if parts:
+        header |= {"format": _WITH_PARTS, "parts": json.dumps(parts[0])}
     for row, store in enumerate(stores):
         header |= {"search_key": store.search_key, "pool": json.dumps(dict(pool or {}), sort_keys=True)}
-        tensors |= {f"store.{row}.{name}": tensor for name, tensor in store.tensors().items()}
+        held = {**store.columns(), **parts[1][row], "entries": store.blank} if parts else store.tensors()
+        tensors |= {f"store.{row}.{name}": tensor for name, tensor in held.items()}
     header["checksum"] = _checksum(header, tensors)
-    with _saving(path), atomic_path(path, private=True) as temporary:
+    with saving(path), atomic_path(path, private=True) as temporary:
         temporary.write_bytes(save(tensors, metadata=header))
     return header["checksum"]
 
@@ -113,7 +110,7 @@ def load_memory(
     state = saved.state
     if like is not None:
         check_searchable(saved.path, state, like.store[0].search_key if like.store else None)
-        with _reading(saved.path):
+        with reading(saved.path):
             check_alike(state, like)
         stores = state.store and tuple(each.to(like.slots.dtype) for each in state.store)
         state = replace(state, slots=state.slots.to(like.slots.dtype), store=stores)
@@ -123,12 +120,12 @@ def load_memory(
 def read_memory(path: str | Path) -> SavedMemory:
     """Read a memory file without its model. Raises MemoryFileError if there is none, or it is damaged."""
     path = checked_path(path)
-    with _reading(path):
+    with reading(path):
         with open(path, "rb"):  # its errors tell more than those of safe_open
             pass
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
-            if header.get("format") not in (FORMAT, _WITHOUT_CHECKSUM, _WITH_STORE):
+            if header.get("format") not in (FORMAT, _WITHOUT_CHECKSUM, _WITH_STORE, _WITH_PARTS):
                 raise MemoryFileError(f"{path} is no memory file of this project; give one that `gnm write` made")
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             checksum = None
@@ -139,7 +136,8 @@ def read_memory(path: str | Path) -> SavedMemory:
             # copies: `found` is the file itself, mapped, and changes if another program writes over it in place
             found = {name: tensor.clone() for name, tensor in found.items()}
             tensors = {name: found[name] for name in (*_TENSORS, *(_GATED if _GATED[0] in found else ()))}
-            stores = _stores(found, header, len(tensors["seeds"])) if header["format"] == _WITH_STORE else None
+            has_store = header["format"] in (_WITH_STORE, _WITH_PARTS)
+            stores = _stores(path, found, header, len(tensors["seeds"])) if has_store else None
         state = MemoryState(**tensors, written=int(header["written"]), store=stores)
         check_values(state)
         pool = _mapping(header, "pool")
@@ -156,23 +154,6 @@ def _mapping(header: Mapping[str, str], name: str) -> dict[str, Any]:
     return value
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """What is wrong with the memory file `path`, as a sentence."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise MemoryFileError(f"there is no memory file {path}; `gnm write` makes one") from error
-    except IsADirectoryError as error:
-        raise MemoryFileError(f"{path} is a folder and no memory file; name the file in it") from error
-    except PermissionError as error:
-        raise MemoryFileError(f"the memory file {path} may not be read; ask its owner, or change its mode") from error
-    except KeyError as error:
-        raise MemoryFileError(f"{path} is damaged (its header has no {error}); restore it from a copy") from error
-    except (SafetensorError, OSError, ValueError, RecursionError, ConfigError) as error:
-        raise MemoryFileError(f"{path} is damaged or no memory file ({error}); restore it from a copy") from error
-
-
 def checked_path(path: str | Path) -> Path:
     """`path` as a Path. Raises MemoryFileError if it is none that a file can have."""
     if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fsdecode(path):
@@ -180,13 +161,20 @@ def checked_path(path: str | Path) -> Path:
     return Path(path)
 
 
-def _stores(found: Mapping[str, torch.Tensor], header: Mapping[str, str], rows: int) -> tuple[LongTermStore, ...]:
-    """The long-term stores among a file's tensors. KeyError or ValueError if there are none, or damaged ones."""
+def _stores(
+    path: Path, found: Mapping[str, torch.Tensor], header: Mapping[str, str], rows: int
+) -> tuple[LongTermStore, ...]:
+    """The long-term stores of a file. KeyError or ValueError if there are none, or damaged ones; MemoryFileError if
+    a part of them is missing or damaged."""
     stores = []
     for row in range(rows):
         start = f"store.{row}."
         own = {name.removeprefix(start): tensor for name, tensor in found.items() if name.startswith(start)}
-        stores.append(LongTermStore.of(header["search_key"], own))
+        if header["format"] == _WITH_STORE:
+            stores.append(LongTermStore.of(header["search_key"], own))
+        else:
+            entries = referred(path, json.loads(header["parts"]), header["model"], own, own["entries"])
+            stores.append(LongTermStore.mapped(header["search_key"], own, entries))
     return tuple(stores)
 
 
@@ -202,7 +190,7 @@ def version_of(path: str | Path) -> str | None:
 def check_target(path: str | Path) -> None:
     """Raise MemoryFileError if no memory can be saved to `path`, as far as this can be known before."""
     target = Path(os.path.realpath(checked_path(path)))
-    with _saving(path):
+    with saving(path):
         names = (*target.parent.parts, f".{target.name}.12345678.part")
         if max(len(os.fsencode(name)) for name in names) > 255:
             raise OSError(errno.ENAMETOOLONG, "its name is too long")
@@ -224,7 +212,7 @@ def locked(path: str | Path, timeout: float = 60.0) -> Iterator[None]:
     """
     check_target(path)
     target = Path(os.path.realpath(path))
-    with _saving(path):
+    with saving(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target.with_name(f".{target.name}.lock"), is_singleton=True, mode=0o600)
         _acquire(lock, path, timeout)
@@ -248,16 +236,6 @@ def _acquire(lock: FileLock, path: str | Path, timeout: float) -> None:
                 f"another gnm process has had {path} open for {timeout:g} seconds; end it (a `gnm chat`?), or wait "
                 "longer with --timeout SECONDS"
             ) from error
-
-
-@contextmanager
-def _saving(path: str | Path) -> Iterator[None]:
-    """Errors of the file system, as a sentence about the memory file `path`."""
-    try:
-        yield
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno, "name another file")
-        raise MemoryFileError(f"cannot save the memory to {path}: {error.strerror or error}; {remedy}") from error
 
 
 def _checksum(header: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:

@@ -136,7 +136,7 @@ class MemoryState:
 
     def without(self, document: int) -> "MemoryState":
         """The memory without the slots of `document`, in pool and store; it may have none."""
-        store = self.store and tuple(each.select(each.source != document) for each in self.store)
+        store = self.store and tuple(each.without(document) for each in self.store)
         return replace(self.select(self.source != document)[0], store=store)
 
     def rows(self, index: Tensor | list[int]) -> "MemoryState":
@@ -158,13 +158,13 @@ class MemoryState:
     def equals(self, other: "MemoryState") -> bool:
         """Whether `other` holds the same slots of the same documents, at least one of them."""
         ours, theirs = self.tensors(), other.tensors()
-        stores = [each.tensors() for each in self.store or ()], [each.tensors() for each in other.store or ()]
-        pairs = [(ours, theirs), *zip(*stores, strict=False)]
+        stores = self.store or (), other.store or ()
         return (
             self.written == other.written > 0
+            and ours.keys() == theirs.keys()
+            and all(torch.equal(ours[name], theirs[name]) for name in ours)
             and len(stores[0]) == len(stores[1])
-            and all(one.keys() == two.keys() for one, two in pairs)
-            and all(torch.equal(one[name], two[name]) for one, two in pairs for name in one if name != "retrieved")
+            and all(own.equals(others) for own, others in zip(*stores, strict=True))
         )
 
     def tensors(self) -> dict[str, Tensor]:

@@ -7,8 +7,9 @@
 Shape letters: N segments, n slots of a segment, P numbers of a slot's entry, E hidden size.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -16,12 +17,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gnm.config import StrictModel
+from gnm.memory.consolidation import Told, merged, words_of
+from gnm.memory.mapped import Mapped, last, read
+from gnm.memory.search import KeyIndex
 
 COLUMNS = {
     "source": torch.long,
     "segment": torch.long,
     "stored_at": torch.long,
     "retrieved": torch.long,
+    "words": torch.long,
     "strength": torch.float32,
     "keys": torch.float32,
     "meanings": torch.float32,
@@ -46,6 +51,13 @@ class StoreSettings(StrictModel):
     takes: Literal["evicted", "written"] = Field(
         "evicted", description="what the pool evicts, or all that is written at once; the pool then stays empty"
     )
+    index_from: int | None = Field(
+        100_000, gt=0, description="segments from which on an index searches them (FAISS); None: all are compared"
+    )
+    consolidate: bool = Field(
+        False, description="segments of the same words become one, the newest, which tells how many documents told it"
+    )
+    on_disk: bool = Field(False, description="a saved memory's entries stay on disk, and questions read what they find")
 
     @property
     def search_key(self) -> str:
@@ -61,7 +73,9 @@ class LongTermStore:
     search_key: what `keys` are, in words. source, segment: [N] long, as in MemoryState. stored_at: [N] long, documents
     that were written when the segment left the pool. retrieved: [N] long, how often questions of a conversation read
     it. strength: [N] float32. keys: [N, E] float32 of length 1. meanings: [N, E] float32, what keep gates compare.
-    entries: N tensors [n, P] in the backbone's dtype. blank: [0, P] in that dtype.
+    words: [N] long, the same for segments of the same words. entries: N tensors [n, P] in the backbone's dtype, or
+    where they lie in a file. blank: [0, P] in that dtype. index: of the first of `keys`, None: a search compares all.
+    told: which other documents had told the same.
     """
 
     search_key: str
@@ -72,8 +86,11 @@ class LongTermStore:
     strength: Tensor
     keys: Tensor
     meanings: Tensor
+    words: Tensor
     blank: Tensor
-    entries: tuple[Tensor, ...] = ()
+    entries: tuple[Tensor | Mapped, ...] = ()
+    index: KeyIndex | None = None
+    told: Told = field(default_factory=Told.nothing)
 
     @classmethod
     def empty(cls, search_key: str, size: int, width: int, dtype: torch.dtype) -> "LongTermStore":
@@ -90,7 +107,8 @@ class LongTermStore:
         Each segment has memory of its own, which is free again when it is dropped.
         """
         cut = tuple(each.clone() for each in entries.split(list(lengths))) if len(lengths) else ()
-        return cls(search_key, **columns, blank=entries[:0].clone(), entries=cut)
+        words = _words(cut, columns["keys"].shape[1])
+        return cls(search_key, **columns, blank=entries[:0].clone(), words=words, entries=cut)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -102,21 +120,56 @@ class LongTermStore:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all segments with their search keys."""
-        tensors = (*self.entries, *(getattr(self, name) for name in COLUMNS))
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        """Bytes of all segments with their search keys, in memory and on disk."""
+        return sum(each.nbytes for each in (*self.entries, *(getattr(self, name) for name in COLUMNS)))
 
     def add(self, other: "LongTermStore") -> "LongTermStore":
         """This store with the segments of `other` behind its own."""
         columns = {name: torch.cat((getattr(self, name), getattr(other, name))) for name in COLUMNS}
-        return replace(self, **columns, entries=self.entries + other.entries)
+        told = self.told.add(other.told, len(self))
+        return replace(self, **columns, entries=self.entries + other.entries, told=told)
 
     def select(self, keep: Tensor) -> "LongTermStore":
         """The store of the segments where `keep` [N] bool."""
         if bool(keep.all()):
             return self
         entries = tuple(entry for entry, kept in zip(self.entries, keep.tolist(), strict=True) if kept)
-        return replace(self, **{name: getattr(self, name)[keep] for name in COLUMNS}, entries=entries)
+        index = self.index and self.index.select(keep)
+        told = self.told.moved(torch.where(keep, keep.long().cumsum(0) - 1, -1))
+        columns = {name: getattr(self, name)[keep] for name in COLUMNS}
+        return replace(self, **columns, entries=entries, index=index, told=told)
+
+    def without(self, document: int) -> "LongTermStore":
+        """The store without what `document` wrote, and without a trace of what it had told before another one did."""
+        return replace(self, told=self.told.without(document)).select(self.source != document)
+
+    def consolidated(self) -> "LongTermStore":
+        """The store in which segments of the same words are one: that of the newest document, found as often as all.
+
+        Segments with any other word stay apart, however near their keys are.
+        """
+        if not len(self):
+            return self
+        here, width = torch.arange(len(self)), self.keys.shape[1]
+        order = self.segment.argsort(stable=True)
+        into = merged(self.words, order[self.source[order].argsort(stable=True)])
+        for place in (into != here).nonzero()[:, 0].tolist():
+            if not torch.equal(last(self.entries[place], width), last(self.entries[into[place]], width)):
+                into[place] = place
+        told = self.told.moved(into).add(Told(into, self.source)).of_others(self.source)
+        retrieved = torch.zeros_like(self.retrieved).index_add(0, into, self.retrieved)
+        return replace(self, told=told, retrieved=retrieved).select(into == here)
+
+    def indexed(self, start: int | None) -> "LongTermStore":
+        """The store with an index of its keys if it has `start` segments or more, which takes a while to build.
+
+        Raises ConfigError if FAISS is needed and not installed.
+        """
+        if start is None or len(self) < start:
+            return replace(self, index=None) if self.index else self
+        if self.index and not self.index.outgrown(len(self)):
+            return self
+        return replace(self, index=KeyIndex.build(self.keys))
 
     def scaled(self, gates: Tensor) -> "LongTermStore":
         """The store after keep gates [N] float32: what is below one half goes, the rest is as much weaker."""
@@ -125,11 +178,14 @@ class LongTermStore:
     def renumbered(self, number: int, new: int, first: int = 0) -> "LongTermStore":
         """Document `number` as a part of document `new`, its segments counted from `first` on."""
         own = self.source == number
-        return replace(self, source=self.source.masked_fill(own, new), segment=self.segment + first * own)
+        source = self.source.masked_fill(own, new)
+        told = self.told.numbered(self.told.source.masked_fill(self.told.source == number, new)).of_others(source)
+        return replace(self, source=source, segment=self.segment + first * own, told=told)
 
     def numbered_on(self, written: int) -> "LongTermStore":
         """The store of a memory that follows one of `written` documents."""
-        return replace(self, source=self.source + written, stored_at=self.stored_at + written)
+        told = self.told.numbered(self.told.source + written)
+        return replace(self, source=self.source + written, stored_at=self.stored_at + written, told=told)
 
     def count(self, found: Sequence[int]) -> "LongTermStore":
         """The store after questions that read the segments `found`, each as often as it is named."""
@@ -139,12 +195,22 @@ class LongTermStore:
         """The segments `which`, those of older documents first, in each document in their order."""
         return tuple(sorted(which, key=lambda place: (int(self.source[place]), int(self.segment[place]))))
 
-    def slots(self, which: Sequence[int]) -> dict[str, Tensor]:
-        """The segments `which` slot by slot: "entries" [R, P] and, [R] each, what MemoryState says of a slot."""
+    def fitting(self, which: Sequence[int], slots: int) -> list[int]:
+        """The first of the segments `which` that together have at most so many slots."""
+        ends = accumulate(len(self.entries[place]) for place in which)
+        return [place for place, end in zip(which, ends, strict=True) if end <= slots]
+
+    def slots(self, which: Sequence[int], width: int | None = None) -> dict[str, Tensor]:
+        """The segments `which` slot by slot: "entries" [R, P] and, [R] each, what MemoryState says of a slot.
+
+        width: entries are the last so many numbers alone.
+        Raises MemoryFileError if an entry lies in a file that was damaged.
+        """
         index = torch.tensor(list(which), dtype=torch.long)
-        sizes = self.lengths[index]
+        sizes = torch.tensor([len(self.entries[place]) for place in which], dtype=torch.long)
         columns = {n: getattr(self, n)[index].repeat_interleave(sizes) for n in ("source", "segment", "strength")}
-        entries = [self.entries[place] for place in which] or [self.blank]
+        found = [self.entries[place] for place in which] or [self.blank]
+        entries = [read(entry) if width is None else last(entry, width) for entry in found]
         return {"entries": torch.cat(entries), "valid": torch.ones(int(sizes.sum()), dtype=torch.bool), **columns}
 
     def slots_of(self, column: Literal["source", "segment"], document: int | None = None) -> dict[int, int]:
@@ -157,10 +223,33 @@ class LongTermStore:
                 found[number] = found.get(number, 0) + size
         return found
 
+    def with_entries(self, entries: Iterable[Tensor | Mapped]) -> "LongTermStore":
+        """The same segments, with their entries in memory or in a file."""
+        return replace(self, entries=tuple(entries))
+
+    def equals(self, other: "LongTermStore") -> bool:
+        """Whether both hold the same segments, however often questions found them."""
+        return (
+            all(torch.equal(getattr(self, name), getattr(other, name)) for name in COLUMNS if name != "retrieved")
+            and len(self) == len(other)
+            and all(torch.equal(read(one), read(two)) for one, two in zip(self.entries, other.entries, strict=True))
+        )
+
+    def columns(self) -> dict[str, Tensor]:
+        """What a file holds of it, by name, but for its entries."""
+        told = {"told.place": self.told.place, "told.source": self.told.source}
+        return {name: getattr(self, name) for name in COLUMNS} | {"lengths": self.lengths, **told}
+
     def tensors(self) -> dict[str, Tensor]:
         """What a file holds of it, by name; entries are one tensor, cut by `lengths`."""
-        entries = torch.cat(self.entries or (self.blank,))
-        return {name: getattr(self, name) for name in COLUMNS} | {"lengths": self.lengths, "entries": entries}
+        return self.columns() | {"entries": torch.cat([read(entry) for entry in self.entries or (self.blank,)])}
+
+    @classmethod
+    def mapped(cls, search_key: str, tensors: Mapping[str, Tensor], entries: tuple[Mapped, ...]) -> "LongTermStore":
+        """The store of `tensors`, as `columns()` gives them, and of `entries` in files. KeyError if one is missing."""
+        columns = {name: tensors[name] for name in COLUMNS}
+        told = Told(tensors["told.place"], tensors["told.source"])
+        return cls(search_key, **columns, blank=tensors["entries"], entries=entries, told=told)
 
     @classmethod
     def of(cls, search_key: str, tensors: Mapping[str, Tensor]) -> "LongTermStore":
@@ -171,9 +260,12 @@ class LongTermStore:
         entries, lengths = tensors["entries"], tensors["lengths"]
         if entries.dim() != 2 or lengths.dim() != 1 or not bool((lengths > 0).all()) or lengths.sum() != len(entries):
             raise ValueError("the segments of the store are not as long as its entries")
+        cut = tuple(entries.split(lengths.tolist())) if len(lengths) else ()
+        if "words" not in tensors:  # a file from before there were any
+            tensors = {**tensors, "words": _words(cut, tensors["keys"].shape[-1] if tensors["keys"].dim() else 0)}
         columns = {name: tensors[name] for name in COLUMNS}
-        cut = entries.split(lengths.tolist()) if len(lengths) else ()
-        return cls(search_key, **columns, blank=entries[:0].clone(), entries=tuple(cut))
+        told = Told(tensors["told.place"], tensors["told.source"]) if "told.place" in tensors else Told.nothing()
+        return cls(search_key, **columns, blank=entries[:0].clone(), entries=cut, told=told)
 
     def to(self, dtype: torch.dtype) -> "LongTermStore":
         """The store with entries of `dtype`."""
@@ -192,8 +284,14 @@ class LongTermStore:
                 raise ValueError(f"{name} of the store hold a number that none can be")
         if not bool(((self.strength > 0) & (self.strength <= 1)).all()):
             raise ValueError("a strength of the store is not in (0, 1]")
-        if not self.blank.is_floating_point() or not all(bool(entry.isfinite().all()) for entry in self.entries):
+        self.told.check(len(self))
+        held = (entry for entry in self.entries if isinstance(entry, Tensor))  # those in files were checked before
+        if not self.blank.is_floating_point() or not all(bool(entry.isfinite().all()) for entry in held):
             raise ValueError("entries of the store are no numbers")
+
+
+def _words(entries: Sequence[Tensor], width: int) -> Tensor:
+    return torch.tensor([words_of(entry[:, -width:]) for entry in entries], dtype=torch.long)
 
 
 def unit(hidden: Tensor) -> Tensor:

@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from gnm.errors import ConfigError
+from gnm.memory.consolidation import words_of
 from gnm.memory.pool import evicted_segments, random_order
+from gnm.memory.search import nearest, uses_index
 from gnm.memory.state import PREAMBLE, MemoryState
 from gnm.memory.store import LongTermStore, StoreSettings, unit
 from gnm.models import flops
@@ -79,25 +81,28 @@ class LongTermLM(MemoryLM):
         """
         state, settings = memory.state, self._settings
         store = state.store[row]
-        if not len(store):
+        k = min(settings.k, len(store))
+        if not k:
             return [()] * len(questions)
         if settings.by == "random":
             asked = (tuple(own[real].tolist()) for own, real in zip(questions.ids, questions.mask, strict=True))
             seeds = [int(state.seeds[row]) + crc32(repr(each).encode()) for each in asked]
             scores = torch.stack([random_order(seed, state.written, len(store)) for seed in seeds])
+            best = scores.topk(k).indices
         else:
             keys = self._question_keys(questions).to(store.keys.device)
-            scores = keys @ store.keys.T + settings.strength_weight * store.strength.log()
-        best = scores.topk(min(settings.k, len(store))).indices
+            weight = settings.strength_weight
+            best = nearest(keys, store.keys, k, weight * store.strength.log() if weight else None, store.index)
         room = self.decoder.window - self._room - self._reach(state.rows([row]))
-        fits = store.lengths[best].cumsum(-1) <= room
-        return [store.by_age(own[fit].tolist()) for own, fit in zip(best, fits, strict=True)]
+        return [store.by_age(store.fitting(own[own >= 0].tolist(), room)) for own in best]
 
     def find_flops(self, store: LongTermStore, tokens: int) -> float:
         """FLOPs of finding what a question of `tokens` tokens reads of a store."""
         layers = len(self.decoder.layers)
         keys = flops.prefill_flops(self.decoder.config, tokens, len(self.preamble)) * self._settings.layer / layers
-        return keys + 2 * store.keys.numel()
+        count, k = len(store), min(self._settings.k, len(store))
+        compared = store.index.compared(count, k) if store.index and uses_index(count, k) else count
+        return keys + 2 * compared * store.keys.shape[1]
 
     def _question_keys(self, questions: TokenBatch) -> Tensor:
         """Search keys of n questions, each read after the preamble alone: [n, E] float32."""
@@ -133,11 +138,18 @@ class LongTermLM(MemoryLM):
 
     def _with_store(self, state: MemoryState) -> MemoryState:
         if state.store is not None:
-            return state
+            return replace(state, store=self._kept_up(state.store))
         size, dtype = state.slots.shape[3], state.slots.dtype
         width = 2 * prod(self._side) + size
         empty = LongTermStore.empty(self._settings.search_key, size, width, dtype)
         return replace(state, store=(empty,) * state.batch)
+
+    def _kept_up(self, stores: Sequence[LongTermStore]) -> tuple[LongTermStore, ...]:
+        """The stores, consolidated if they are to be, with an index each where they are large and searched by keys."""
+        start = None if self._settings.by == "random" else self._settings.index_from
+        if self._settings.consolidate:
+            stores = [store.consolidated() for store in stores]
+        return tuple(store.indexed(start) for store in stores)
 
     def _with_room(self, memory: Memory, new: Tensor) -> Memory:
         """The memory with room for `new` [B] slots: segments that are too many are in the store."""
@@ -150,7 +162,7 @@ class LongTermLM(MemoryLM):
             return memory
         goes = evicted_segments(state, surplus, self.pool)
         taken = [self._taken(memory, row, goes[row]) for row in range(state.batch)]
-        store = tuple(own.add(more) for own, more in zip(state.store, taken, strict=True))
+        store = self._kept_up([own.add(more) for own, more in zip(state.store, taken, strict=True)])
         left = memory.select(~goes)
         return replace(left, state=replace(left.state, store=store))
 
@@ -192,8 +204,9 @@ class LongTermLM(MemoryLM):
     def _taken_back(self, memory: Memory, instructions: TokenBatch) -> Tensor:
         """How far instructions take each slot back, and behind them each slot of the store: [B, S + R] float32."""
         state = memory.state
-        stored = _Slots.of([store.slots(range(len(store))) for store in state.store], state.slots.device)
-        inputs = torch.cat((state.slots[:, :1], stored.entries[:, None, :, -state.slots.shape[3] :]), dim=2)
+        size = state.slots.shape[3]
+        stored = _Slots.of([store.slots(range(len(store)), size) for store in state.store], state.slots.device)
+        inputs = torch.cat((state.slots[:, :1], stored.entries[:, None]), dim=2)
         joined = replace(state, slots=inputs, store=None, **stored.behind(state))
         return self.gating.taken_back(self.decoder, self._preamble_of(memory), joined, instructions)
 
@@ -205,6 +218,13 @@ class LongTermLM(MemoryLM):
             gates.append(1 - stored[row, sizes.cumsum(0) - 1])
         if new is not None:
             holds = self._restated(state, *new)
+            if self._settings.consolidate:
+                again = _words(*new)
+                both = zip(holds, state.store, again, strict=True)
+                holds = [
+                    own.masked_fill(torch.isin(store.words, said).to(own.device), torch.inf)
+                    for own, store, said in both
+                ]
             gates = [gate * own.sigmoid() for gate, own in zip(gates, holds, strict=True)]
         memory = super()._revised(memory, pool, new)
         store = tuple(own.scaled(gate.detach().cpu()) for own, gate in zip(state.store, gates, strict=True))
@@ -248,6 +268,15 @@ def early_inputs(decoder: Decoder, preamble: Sequence[int], texts: TokenBatch, l
     prefix = decoder.extend(decoder.empty_prefix(1), begun, torch.ones_like(begun, dtype=torch.bool))
     decoder.read(prefix, texts.ids[None], texts.mask[None], tap)
     return tap.seen[0]
+
+
+def _words(slots: Tensor, decisions: Decisions) -> list[Tensor]:
+    """The words of the segments that are stored of each new text with layer inputs `slots`: numbers, [G] long each."""
+    rows = []
+    for row, stored in enumerate(decisions.stored):
+        segment, inputs = decisions.segment[row][stored], slots[row, 0, stored]
+        rows.append(torch.tensor([words_of(inputs[segment == each]) for each in segment.unique()], dtype=torch.long))
+    return rows
 
 
 def _by_age(source: Tensor, segment: Tensor, valid: Tensor) -> Tensor:

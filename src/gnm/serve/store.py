@@ -17,6 +17,7 @@ from filelock import Timeout
 
 from gnm.errors import MemoryFileError
 from gnm.memory.files import locked
+from gnm.memory.parts import remove_parts
 from gnm.serve.errors import Refused
 from gnm.serve.keys import NAME
 from gnm.serve.memory import ServedMemory
@@ -95,11 +96,12 @@ class Store:
         return result
 
     def delete(self, user: str, name: str) -> None:
-        """Remove a memory's file. Raises Busy, or Refused if there is none."""
+        """Remove a memory's file and its parts. Raises Busy, or Refused if there is none."""
         self.open(user, name)
         path = self.path(user, name)
         with self._alone(path):
             path.unlink(missing_ok=True)
+            remove_parts(path)
             self._drop(path)
 
     def take_in(self, user: str, name: str, file: Path) -> ServedMemory:
