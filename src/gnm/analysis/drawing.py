@@ -1,7 +1,7 @@
 """What drawings of measures share: sizes, lines of methods, the footnote on intervals, the table beside a figure.
 
-A figure of one panel is as wide as a column of a paper, one of several as a page of two columns: letters keep their
-size in print.
+A figure of one panel is as wide as a column of a paper, one of several as a page of two columns, and none is higher
+than a page: letters keep their size in print.
 """
 
 import textwrap
@@ -17,7 +17,7 @@ from gnm.analysis.style import in_order, method_style, save_figure, style
 from gnm.errors import DataError
 from gnm.files import write_text
 
-COLUMN, PAGE = 3.35, 6.9  # inches
+COLUMN, PAGE, HEIGHT = 3.3, 6.8, 9.0  # inches
 _TRAINED = ("-", ":", "-.")  # one for each variant of a method
 _UNTRAINED = ("--", (0, (1, 3)), (0, (5, 2, 1, 2, 1, 2)))
 _MARKS = 12  # markers on a long line
@@ -132,8 +132,8 @@ def legend_below(body: SubFigure, panels: Sequence[Axes], width: float) -> None:
 
 
 def save_with_table(figure: Figure, frame: pd.DataFrame, path: Path) -> list[Path]:
-    """Save PNG and SVG, and the numbers that are drawn as CSV beside them; returns the three paths."""
-    saved = save_figure(figure, path)
+    """Save PNG and SVG at the figure's size, and the numbers drawn as CSV beside them; returns the three paths."""
+    saved = save_figure(figure, path, exact=True)
     table = saved[0].with_suffix(".csv")
     write_text(table, frame.dropna(axis="columns", how="all").to_csv(index=False))
     return [*saved, table]
