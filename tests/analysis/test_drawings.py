@@ -15,6 +15,7 @@ from gnm.analysis.measures import measure_frame
 from gnm.analysis.report import ReportParams, read_experiment, report
 from gnm.analysis.style import METHODS, method_hatch
 from gnm.errors import DataError
+from gnm.files import write_json
 
 
 @pytest.fixture
@@ -101,6 +102,7 @@ def test_figures_are_of_a_papers_sizes_and_letters_can_be_read(evaluations):
     by_age = measure_frame(evaluations, ["score", "accuracy", "selectivity"], "age")
     cells = measure_frame(evaluations, ["accuracy", "specificity", "selectivity"], "cell")
     long = pd.concat([cells, cells.assign(q=cells["q"] + 16, t=cells["t"] + 16)])
+    long = long[long["method"] == "gnm"]
     figures = [
         measure_lines(by_age, "A title", ["score", "accuracy", "selectivity"]),
         grouped_bars(at_ages(by_age, range(4)), "A title", ["score"]),
@@ -183,6 +185,19 @@ def test_cost_is_drawn_where_it_was_saved(evaluations, root):
     (root / "single" / "gnm" / "cost.json").unlink()
     with pytest.raises(DataError, match="no evaluation has saved its cost"):
         cost_by_documents(read_experiment(root / "single")[0])
+
+
+def test_the_footnote_of_costs_names_the_devices(evaluations, root):
+    for method, device in (("gnm", "a GPU"), ("retrieval", "a CPU")):
+        write_json(root / "e" / method / "run_config.json", {"made": {"device": device}})
+
+    def note(methods):
+        frame = cost_by_documents({method: evaluations[method] for method in methods})
+        return " ".join(text.get_text() for text in cost_lines(frame, "A title").subfigs[1].texts).replace("\n", " ")
+
+    several = "Seconds and MB compare within one device. a CPU: Retrieval (untrained); a GPU: GNM."
+    assert note(["gnm", "retrieval"]) == several
+    assert note(["gnm"]) == "Measured on: a GPU." and note(["no_memory"]) == ""
 
 
 def test_the_footnote_says_how_intervals_were_made(evaluations):
