@@ -39,9 +39,11 @@ def assert_nothing_is_cut(figure):
     """Figures are saved at their own size; what sticks out of it is lost."""
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
-    drawn = figure.get_tightbbox(figure.canvas.get_renderer())
-    assert drawn.x0 >= 0 and drawn.y0 >= 0
-    assert drawn.x1 <= figure.get_figwidth() and drawn.y1 <= figure.get_figheight()
+    for text in figure.findobj(Text):
+        if text.get_visible() and text.get_text():
+            place = text.get_window_extent()
+            assert place.x0 >= 0 and place.y0 >= 0, text
+            assert place.x1 <= figure.bbox.x1 and place.y1 <= figure.bbox.y1, text
 
 
 def test_heatmaps_write_every_cell_and_hatch_the_empty_ones(evaluations):
@@ -103,10 +105,17 @@ def test_figures_are_of_a_papers_sizes_and_letters_can_be_read(evaluations):
     cells = measure_frame(evaluations, ["accuracy", "specificity", "selectivity"], "cell")
     long = pd.concat([cells, cells.assign(q=cells["q"] + 16, t=cells["t"] + 16)])
     long = long[long["method"] == "gnm"]
+    devices = {
+        "gnm": "NVIDIA H100 80GB HBM3",
+        "retrieval": "CPU, 1 threads, bfloat16 computed in float32",
+        "no_memory": "M",
+    }
+    costs = cost_by_documents(evaluations)
+    costs["device"] = costs["method"].map(devices)
     figures = [
         measure_lines(by_age, "A title", ["score", "accuracy", "selectivity"]),
         grouped_bars(at_ages(by_age, range(4)), "A title", ["score"]),
-        cost_lines(cost_by_documents(evaluations), "A title"),
+        cost_lines(costs, "A title"),
         heatmaps(cells, "A title", ["accuracy", "specificity", "selectivity"])[0][0],
         heatmaps(long, "A title", ["accuracy", "specificity", "selectivity"])[0][0],
     ]
@@ -173,6 +182,16 @@ def test_lines_of_the_same_cost_are_all_seen(evaluations):
     assert (first.get_markevery(), second.get_markevery()) == ((0, 2), (1, 2))
     single = panels(cost_lines(frame[frame["t"] == 9], "A title"))[0].lines
     assert all(line.get_markevery() == (0, 1) for line in single)
+
+
+def test_what_costs_nothing_is_drawn_at_zero():
+    frame = pd.DataFrame([("gnm", "write_flops", t, 9e9 * (t + 1)) for t in range(9)]
+                         + [("retrieval", "write_flops", t, 0.0) for t in range(9)],
+                         columns=["method", "measure", "t", "value"])  # fmt: skip
+    axes = panels(cost_lines(frame, "A title"))[0]
+    assert axes.get_yscale() == "linear" and axes.get_ylim()[0] < 0
+    alone = panels(cost_lines(frame[frame["method"] == "gnm"], "A title"))[0]
+    assert alone.get_yscale() == "log"
 
 
 def test_cost_is_drawn_where_it_was_saved(evaluations, root):

@@ -80,7 +80,8 @@ def cost_by_documents(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFram
 
 
 def cost_lines(frame: pd.DataFrame, title: str) -> Figure:
-    """A panel a kind of cost that the frame (`cost_by_documents`) has; a logarithmic scale where it varies much.
+    """A panel a kind of cost that the frame (`cost_by_documents`) has; a logarithmic scale where it varies much, but
+    from 0 where a method has none of it.
 
     The footnote names the devices, where the frame has them.
     """
@@ -92,13 +93,13 @@ def cost_lines(frame: pd.DataFrame, title: str) -> Figure:
             rows = frame[frame["measure"] == measure].assign(low=np.nan, high=np.nan)
             name, scale = COST[measure]
             plot_lines(axes, rows.assign(t=rows["t"] + 1), methods, "t", scale, markers=min(len(methods), _IN_TURN))
-            span = rows["value"].max() / rows.loc[rows["value"] > 0, "value"].min()
-            if span > _WIDE:
+            least, most = rows["value"].min(), rows["value"].max()
+            if least > 0 and most > _WIDE * least:
                 axes.set_yscale("log")
-                axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if span > _DECADES else (1.0, 2.0, 5.0)))
+                axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if most > _DECADES * least else (1.0, 2.0, 5.0)))
                 axes.yaxis.set_minor_formatter(NullFormatter())
             else:
-                axes.set_ylim(0, 1.15 * scale * rows["value"].max())
+                axes.set_ylim(-0.04 * scale * most, 1.15 * scale * most)  # markers at 0 are whole
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
             axes.set_title(textwrap.fill(name, _LETTERS[_across(len(measures))]))
             _finish(axes, 1, int(frame["t"].max()) + 1, "t")
