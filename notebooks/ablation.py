@@ -14,11 +14,14 @@
 # %% [markdown]
 # # What the gradient through writing brings
 #
-# GNM, the same trained without a gradient through writing, and the untrained memory. The published
-# figure of alignment by layer belongs to the memory analysis and is not drawn here.
+# GNM, the same trained without a gradient through writing, and the untrained memory. Alignment by
+# layer comes from the memory analysis, whose notebook has its cautions.
 
 # %%
+from pathlib import Path
+
 from gnm.analysis.measures import PARTS
+from gnm.analysis.memory import draw_part
 from gnm.analysis.page import Page
 from gnm.analysis.sentences import ranking
 
@@ -29,6 +32,7 @@ NAMES = {  # published folder: this project's
 }
 OUTPUT = "../plots/notebooks"
 METHODS = ["gnm", "gnm_ablation", "memoryllm"]
+LAYERS = "memory_analysis"  # below ROOT; of the paper's checkpoints: memory_analysis_8b
 COMMAND = "cd experiments/small_exp2 && dvc repro"  # makes what is missing
 
 # %%
@@ -49,3 +53,7 @@ page.lines("ablation_by_age", folder, "With and without a gradient through writi
 
 # %%
 page.say(lambda: ranking(folder.metrics()) + " " + ranking(folder.metrics(), "selectivity"))
+
+# %%
+title = "Slots along the line from the object to leave out to the one to learn"
+page.draw("ablation_alignment", lambda: draw_part(Path(ROOT) / LAYERS, "selectivity_index", title, METHODS))

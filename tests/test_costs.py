@@ -139,5 +139,9 @@ def test_measured_seconds_stand_beside_with_their_device(evaluations):
     row = table.loc["In-context (untrained)"]
     assert (row["Write, ms"], row["Ask, ms"], row["Device"]) == (pytest.approx(100), pytest.approx(400), "a CPU")
     assert row["Questions from which GNM, generalist took less"] == pytest.approx(1.0)  # 0.2 s more, 0.2 s less
+    write_json(evaluations["in_context"].folder / "run_config.json", {"made": {"device": "a GPU"}})
+    assert math.isnan(
+        measured(evaluations).loc["In-context (untrained)", "Questions from which GNM, generalist took less"]
+    )
     with pytest.raises(DataError, match="no evaluation has saved its cost"):
         measured({})

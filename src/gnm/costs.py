@@ -119,7 +119,7 @@ def pays(found: pd.DataFrame, documents: int) -> str:
 
 def measured(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
     """Measured milliseconds of writing a document (mean of the stream) and of a question (at its end) by method, from
-    how many questions per document on the gated memory took less time than the method, and on which device.
+    how many questions per document on the gated memory took less time than a method on its device, and on which device.
 
     Raises DataError when no method has saved its cost.
     """
@@ -141,6 +141,7 @@ def measured(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
     if GATED in rows:
         writes, asks = (frame.loc[GATED, key] - frame[key] for key in ("Write, ms", "Ask, ms"))
         least = (writes.clip(lower=0) / -asks).where(~(asks >= 0), math.inf)
+        least = least.where(frame["Device"] == frame.loc[GATED, "Device"])
         frame.insert(2, f"Questions from which {method_style(GATED).name} took less", least.drop(GATED))
     return frame.rename(index=lambda method: method_style(method).name).rename_axis("Method")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import jupytext
 from evaluations import made_up_records, save_evaluation, save_memory_analysis
 
-from gnm.analysis.page import Sentence
+from gnm.analysis.shown import Sentence
 from gnm.metrics.records import write_segments
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -3,9 +3,10 @@
 import pandas as pd
 import pytest
 from evaluations import made_up_records, save_evaluation
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from gnm.analysis.drawing import COLUMN, PAGE, footnote, save_with_table
+from gnm.analysis.drawing import COLUMN, HEIGHT, PAGE, footnote, save_with_table
 from gnm.analysis.figures import overview
 from gnm.analysis.grouped import at_ages, grouped_bars, of_folders
 from gnm.analysis.heatmaps import heatmaps
@@ -14,6 +15,7 @@ from gnm.analysis.measures import measure_frame
 from gnm.analysis.report import ReportParams, read_experiment, report
 from gnm.analysis.style import METHODS, method_hatch
 from gnm.errors import DataError
+from gnm.files import write_json
 
 
 @pytest.fixture
@@ -33,10 +35,23 @@ def panels(figure):
     return figure.subfigs[0].axes
 
 
+def assert_nothing_is_cut(figure):
+    """Figures are saved at their own size; what sticks out of it is lost."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    for text in figure.findobj(Text):
+        if text.get_visible() and text.get_text():
+            place = text.get_window_extent()
+            assert place.x0 >= 0 and place.y0 >= 0, text
+            assert place.x1 <= figure.bbox.x1 and place.y1 <= figure.bbox.y1, text
+
+
 def test_heatmaps_write_every_cell_and_hatch_the_empty_ones(evaluations):
     frame = measure_frame(evaluations, ["accuracy", "selectivity"], "cell")
     frame.loc[(frame["q"] == 0) & (frame["t"] == 0), "value"] = 0.0
-    axes = heatmaps(frame, "A title", ["accuracy", "selectivity"]).axes
+    ((figure, rows),) = heatmaps(frame, "A title", ["accuracy", "selectivity"])
+    axes = figure.axes
+    pd.testing.assert_frame_equal(rows, frame)
     assert len(axes) == 6
     for panel in axes:
         assert len(panel.texts) == 9 and len(panel.patches) == 1 and panel.patches[0].get_hatch()
@@ -89,27 +104,58 @@ def test_figures_are_of_a_papers_sizes_and_letters_can_be_read(evaluations):
     by_age = measure_frame(evaluations, ["score", "accuracy", "selectivity"], "age")
     cells = measure_frame(evaluations, ["accuracy", "specificity", "selectivity"], "cell")
     long = pd.concat([cells, cells.assign(q=cells["q"] + 16, t=cells["t"] + 16)])
+    long = long[long["method"] == "gnm"]
+    devices = {
+        "gnm": "NVIDIA H100 80GB HBM3",
+        "retrieval": "CPU, 1 threads, bfloat16 computed in float32",
+        "no_memory": "M",
+    }
+    costs = cost_by_documents(evaluations)
+    costs["device"] = costs["method"].map(devices)
     figures = [
         measure_lines(by_age, "A title", ["score", "accuracy", "selectivity"]),
         grouped_bars(at_ages(by_age, range(4)), "A title", ["score"]),
-        cost_lines(cost_by_documents(evaluations), "A title"),
-        heatmaps(cells, "A title", ["accuracy", "specificity", "selectivity"]),
-        heatmaps(long, "A title", ["accuracy", "specificity", "selectivity"]),
+        cost_lines(costs, "A title"),
+        heatmaps(cells, "A title", ["accuracy", "specificity", "selectivity"])[0][0],
+        heatmaps(long, "A title", ["accuracy", "specificity", "selectivity"])[0][0],
     ]
-    assert all(figure.get_figwidth() <= PAGE + 0.01 for figure in figures)
     for figure in figures:
+        assert figure.get_figwidth() <= PAGE + 0.01 and figure.get_figheight() <= HEIGHT
         assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 5.5
+        assert_nothing_is_cut(figure)
     assert measure_lines(by_age, "A title", ["score"]).get_figwidth() == COLUMN
 
 
 def test_small_cells_have_numbers_at_every_third_document(evaluations):
     cells = measure_frame({"gnm": evaluations["gnm"]}, ["accuracy"], "cell")
     long = pd.concat([cells, cells.assign(q=cells["q"] + 40, t=cells["t"] + 40)])
-    panel, scale = heatmaps(long, "A title", ["accuracy"]).axes
+    panel, scale = heatmaps(long, "A title", ["accuracy"])[0][0].axes
     kept = long[(long["q"] % 3 == 0) & (long["t"] % 3 == 0)]
     assert sorted(text.get_text() for text in panel.texts) == sorted(f"{100 * value:.0f}" for value in kept["value"])
     assert scale.get_xlabel() == "Colours, %"
     assert {text.get_ha() for text in panel.texts if text.get_position()[0] < text.get_position()[1]} == {"left"}
+
+
+@pytest.mark.parametrize("documents", [10, 20])
+def test_heatmaps_of_many_methods_go_on_in_another_figure(evaluations, documents):
+    """None is higher than a page; every method is in one of them, and a panel that a method lacks is hatched."""
+    cells = measure_frame({"gnm": evaluations["gnm"]}, ["accuracy", "specificity", "selectivity"], "cell")
+    last = cells["t"].max()
+    cells = pd.concat([cells, cells.assign(q=documents - 1, t=documents - 1)[cells["t"] == last]])
+    cells = cells.drop_duplicates(["measure", "q", "t"])
+    methods = list(METHODS)[:7]
+    frame = pd.concat([cells.assign(method=method) for method in methods])
+    frame = frame[~((frame["method"] == methods[-1]) & (frame["measure"] == "specificity"))]
+    drawn = heatmaps(frame, "A title", ["accuracy", "specificity", "selectivity"])
+    assert [sorted(rows["method"].unique(), key=methods.index) for _, rows in drawn] == [
+        methods[:3], methods[3:5], methods[5:]]  # fmt: skip
+    assert [figure.get_suptitle() for figure, _ in drawn] == [f"A title ({page} of 3)" for page in (1, 2, 3)]
+    for figure, rows in drawn:
+        assert figure.get_figheight() <= HEIGHT
+        assert len(figure.axes) - (documents == 20) == 3 * rows["method"].nunique()
+    pd.testing.assert_frame_equal(pd.concat([rows for _, rows in drawn]), frame)
+    hatched = len(drawn[-1][0].axes[4].patches)
+    assert hatched == documents * (documents + 1) / 2
 
 
 def test_bars_of_a_methods_variants_can_be_told_apart(evaluations):
@@ -138,15 +184,39 @@ def test_lines_of_the_same_cost_are_all_seen(evaluations):
     assert all(line.get_markevery() == (0, 1) for line in single)
 
 
+def test_what_costs_nothing_is_drawn_at_zero():
+    frame = pd.DataFrame([("gnm", "write_flops", t, 9e9 * (t + 1)) for t in range(9)]
+                         + [("retrieval", "write_flops", t, 0.0) for t in range(9)],
+                         columns=["method", "measure", "t", "value"])  # fmt: skip
+    axes = panels(cost_lines(frame, "A title"))[0]
+    assert axes.get_yscale() == "linear" and axes.get_ylim()[0] < 0
+    alone = panels(cost_lines(frame[frame["method"] == "gnm"], "A title"))[0]
+    assert alone.get_yscale() == "log"
+
+
 def test_cost_is_drawn_where_it_was_saved(evaluations, root):
     frame = cost_by_documents(evaluations)
     seconds = frame[(frame["method"] == "gnm") & (frame["measure"] == "query_seconds")]
+    assert "device" in frame and frame["device"].isna().all()
     assert seconds[["t", "value"]].to_numpy().tolist() == [[3, 0.5]]
     titles = [axes.get_title() for axes in panels(cost_lines(frame, "A title"))]
     assert titles[0] == "One question, GFLOP" and len(titles) == 5
     (root / "single" / "gnm" / "cost.json").unlink()
     with pytest.raises(DataError, match="no evaluation has saved its cost"):
         cost_by_documents(read_experiment(root / "single")[0])
+
+
+def test_the_footnote_of_costs_names_the_devices(evaluations, root):
+    for method, device in (("gnm", "a GPU"), ("retrieval", "a CPU")):
+        write_json(root / "e" / method / "run_config.json", {"made": {"device": device}})
+
+    def note(methods):
+        frame = cost_by_documents({method: evaluations[method] for method in methods})
+        return " ".join(text.get_text() for text in cost_lines(frame, "A title").subfigs[1].texts).replace("\n", " ")
+
+    several = "Seconds and MB compare within one device. a CPU: Retrieval (untrained); a GPU: GNM."
+    assert note(["gnm", "retrieval"]) == several
+    assert note(["gnm"]) == "Measured on: a GPU." and note(["no_memory"]) == ""
 
 
 def test_the_footnote_says_how_intervals_were_made(evaluations):

@@ -105,6 +105,13 @@ def test_every_part_is_drawn_by_its_table(folder, part):
         assert panels[3].lines[0].get_ydata().tolist() == pytest.approx(own["value"].tolist())
 
 
+def test_a_part_is_drawn_of_some_methods_alone(folder):
+    figure, frame = draw_part(folder, "selectivity_index", "A title", ["gnm_ablation", "memoryllm"])
+    assert set(frame["method"]) == {"gnm_ablation"} and len(figure.subfigs[0].axes[0].lines) == 1
+    with pytest.raises(DataError, match="no method has selectivity_index"):
+        draw_part(folder, "selectivity_index", "A title", ["memoryllm"])
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_is_told_with_its_methods(folder, part):
     params = MemoryReportParams(evaluations=folder, output="memory", **REPORT)

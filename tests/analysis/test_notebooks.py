@@ -4,10 +4,12 @@ import jupytext
 import pandas as pd
 import pytest
 from evaluations import made_up_records, save_evaluation
+from matplotlib.figure import Figure
 from nbclient import NotebookClient
 from notebooks import FOLDERS, NAMES, PROJECT, run, said
 
 from gnm.analysis.page import Page
+from gnm.analysis.shown import Picture
 from gnm.files import write_json
 
 
@@ -98,6 +100,16 @@ def test_a_real_kernel_shows_the_pictures(own, tmp_path):
     done = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [output["data"] for cell in done.cells for output in cell.get("outputs", ()) if "data" in output]
     assert any("image/png" in data for data in outputs) and any("text/markdown" in data for data in outputs)
+
+
+def test_figures_that_belong_together_are_shown_below_each_other(tmp_path):
+    """Each has its own files; a single one has the name as it is."""
+    page = Page(tmp_path, {}, tmp_path / "plots")
+    frame = pd.DataFrame({"value": [1.0]})
+    shown = page.draw_several("x", lambda: [(Figure(), frame), (Figure(), frame.assign(value=2.0))])
+    assert [path.name for path in sorted((tmp_path / "plots").glob("*.csv"))] == ["x_1.csv", "x_2.csv"]
+    assert shown._repr_html_().count("data:image/png;base64,") == 2 and "x_1.png, x_2.png" in repr(shown)
+    assert page.draw_several("y", lambda: [(Figure(), frame)]).pictures == (Picture(tmp_path / "plots" / "y.png"),)
 
 
 def test_a_damaged_evaluation_is_a_sentence(tmp_path):

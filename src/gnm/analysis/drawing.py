@@ -1,7 +1,7 @@
 """What drawings of measures share: sizes, lines of methods, the footnote on intervals, the table beside a figure.
 
-A figure of one panel is as wide as a column of a paper, one of several as a page of two columns: letters keep their
-size in print.
+A figure of one panel is as wide as a column of a paper, one of several as a page of two columns, and none is higher
+than a page: letters keep their size in print.
 """
 
 import textwrap
@@ -17,10 +17,11 @@ from gnm.analysis.style import in_order, method_style, save_figure, style
 from gnm.errors import DataError
 from gnm.files import write_text
 
-COLUMN, PAGE = 3.35, 6.9  # inches
+COLUMN, PAGE, HEIGHT = 3.3, 6.8, 9.0  # inches
 _TRAINED = ("-", ":", "-.")  # one for each variant of a method
 _UNTRAINED = ("--", (0, (1, 3)), (0, (5, 2, 1, 2, 1, 2)))
 _MARKS = 12  # markers on a long line
+_TITLE_LETTERS, _NOTE_LETTERS = 12, 15.5  # that fit on an inch, capitals among them
 _INK, _FAINT = "#222222", "#555555"
 
 
@@ -113,12 +114,12 @@ def footnote(frame: pd.DataFrame) -> str:
 
 def sheet(width: float, height: float, title: str, note: str = "") -> tuple[Figure, SubFigure]:
     """A figure with its title, and its body above the footnote; sizes in inches, the body is `height` high."""
-    lines = textwrap.wrap(note, int(18 * width))
+    lines = textwrap.wrap(note, int(_NOTE_LETTERS * width))
     with style():
         low = 0.05 + 0.14 * len(lines)
         figure = Figure(figsize=(width, height + low), layout="constrained")
         body, foot = figure.subfigures(2, 1, height_ratios=[height, low])
-        body.suptitle(textwrap.fill(title, int(13 * width)), fontsize=10.5)
+        body.suptitle(textwrap.fill(title, int(_TITLE_LETTERS * width)), fontsize=10.5)
         foot.text(0.99, 0.5, "\n".join(lines), fontsize=7.5, color=_FAINT, ha="right", va="center")
     return figure, body
 
@@ -132,8 +133,8 @@ def legend_below(body: SubFigure, panels: Sequence[Axes], width: float) -> None:
 
 
 def save_with_table(figure: Figure, frame: pd.DataFrame, path: Path) -> list[Path]:
-    """Save PNG and SVG, and the numbers that are drawn as CSV beside them; returns the three paths."""
-    saved = save_figure(figure, path)
+    """Save PNG and SVG at the figure's size, and the numbers drawn as CSV beside them; returns the three paths."""
+    saved = save_figure(figure, path, exact=True)
     table = saved[0].with_suffix(".csv")
     write_text(table, frame.dropna(axis="columns", how="all").to_csv(index=False))
     return [*saved, table]

@@ -76,7 +76,7 @@ def grouped_bars(frame: pd.DataFrame, title: str, measures: Sequence[str], refer
     height = 0.6 + 1.7 * len(measures) + 0.8 * len(methods) / width
     figure, body = sheet(width, height, title, footnote(frame[frame["measure"].isin(measures)]))
     with style():
-        panels = body.subplots(len(measures), 1, squeeze=False)[:, 0]
+        panels = body.subplots(len(measures), 1, squeeze=False, sharex=True)[:, 0]
         for axes, measure in zip(panels, measures, strict=True):
             rows = frame[frame["measure"] == measure]
             _bars(axes, rows, methods, groups, upright=0.6 + _BAR * bars > PAGE)

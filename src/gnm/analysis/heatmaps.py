@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from gnm.analysis.drawing import PAGE, methods_of
+from gnm.analysis.drawing import HEIGHT, PAGE, methods_of
 from gnm.analysis.style import method_style, style
 from gnm.analysis.tables import heading
 from gnm.errors import DataError
@@ -16,24 +16,39 @@ from gnm.errors import DataError
 _CELL = 0.235  # inches at most
 _NUMBERED = 0.15  # inches of a cell from which its number can be read in print
 _STEP = 3  # of smaller cells, every third row and column has numbers
-_DARK = 55  # percent from which a number is written in white
+_TITLED = 0.5  # inches of a matrix's title and the space below it
+_DARK = 67  # percent from which a number is written in white
 
 
-def heatmaps(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> Figure:
-    """Methods down, measures across, as wide as a page; `frame` is `measure_frame(..., by="cell")`.
+def heatmaps(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> list[tuple[Figure, pd.DataFrame]]:
+    """Figures of methods down and measures across, each with its rows of `measure_frame(..., by="cell")`.
 
-    Cells without samples are hatched; cells below the diagonal, before the document was written, are white. Where
-    cells are too small for all numbers, those of every third document stand, and a scale of colours.
+    A figure is at most as large as a page of a paper; what does not fit goes on in the next one. Cells without samples
+    are hatched; cells below the diagonal, before the document was written, are white. Where cells are too small for all
+    numbers, those of every third document stand, and a scale of colours.
     Raises DataError when no method has one of `measures`, or the documents are single.
     """
-    methods = methods_of(frame, measures)
-    n = int(frame["t"].max()) + 1
+    methods, n = methods_of(frame, measures), int(frame["t"].max()) + 1
     if n < 2:
         raise DataError("the evaluations are of single documents; a heatmap needs sequences")
     side = min(n * _CELL, (PAGE - 0.5) / len(measures) - 0.3)
     step = 1 if side >= n * _NUMBERED else _STEP
+    most = max(1, int((HEIGHT - _around(step)) / (side + _TITLED)))
+    pages = np.array_split(np.array(methods), -(-len(methods) // most))
+    drawn = []
+    for number, page in enumerate(pages):
+        shown = frame[frame["method"].isin(page) & frame["measure"].isin(measures)]
+        name = title if len(pages) == 1 else f"{title} ({number + 1} of {len(pages)})"
+        drawn.append((_page(shown, name, page.tolist(), measures, n, side, step), shown))
+    return drawn
+
+
+def _page(
+    frame: pd.DataFrame, title: str, methods: list[str], measures: Sequence[str], n: int, side: float, step: int
+) -> Figure:
+    """side: inches of a matrix of n rows. step: of how many rows and columns one has numbers."""
     with style():
-        size = (0.5 + (side + 0.3) * len(measures), 0.8 + (side + 0.5) * len(methods) + 0.5 * (step > 1))
+        size = (0.5 + (side + 0.3) * len(measures), _around(step) + (side + _TITLED) * len(methods))
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(title, fontsize=10.5)
         panels = figure.subplots(len(methods), len(measures), squeeze=False, sharex=True, sharey=True)
@@ -53,6 +68,11 @@ def heatmaps(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> Figure
             bar.ax.tick_params(labelsize=7)
             bar.set_label("Colours, %", fontsize=7)
     return figure
+
+
+def _around(step: int) -> float:
+    """Inches of the figure's title, its labels and its scale of colours."""
+    return 0.8 + 0.5 * (step > 1)
 
 
 def _matrix(axes: Axes, cells: pd.DataFrame, n: int, step: int) -> AxesImage:

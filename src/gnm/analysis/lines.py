@@ -22,9 +22,11 @@ COST = {  # what a cost file holds, and what is counted, in which unit it is sho
     "write_seconds": ("Writing one document, seconds", 1.0),
     "kept": ("Kept: slots or tokens", 1.0),
     "bytes": ("Kept, MB", 1e-6),
-    "flops_per_token": ("As published, GFLOP", 1e-9),
+    "flops_per_token": ("Published: a pass over two questions, GFLOP", 1e-9),
 }
-_WIDE = 4  # largest over smallest cost from which a scale is logarithmic
+_WIDE, _DECADES = 4, 100  # largest over smallest cost from which a scale is logarithmic, and has only powers of ten
+_OF_A_DEVICE = ("query_seconds", "write_seconds", "bytes")
+_LONG = 12  # groups from which lines of measures have markers at every third
 _AXIS = {"age": "Documents written since", "t": "Documents seen"}
 _IN_TURN = 4  # methods whose markers take turns on lines of cost, which often lie on each other
 _LETTERS = {1: 36, 2: 36, 3: 24}  # of a panel's title, by panels across
@@ -48,9 +50,10 @@ def measure_lines(
     with style():
         for axes, (measure, rows) in zip(panels, panels_of.items(), strict=True):
             shown = rows.assign(**{along: rows[along] + (along == "t")})
-            plot_lines(axes, shown[shown["method"] != reference], lines, along)
+            markers = 3 if shown[along].nunique() > _LONG else 1
+            plot_lines(axes, shown[shown["method"] != reference], lines, along, markers=markers)
             axes.set_title(f"{heading(measure)}, %")
-            axes.set_ylim(0, 104)
+            axes.set_ylim(-4, 104)
             _finish(axes, int(shown[along].min()), int(shown[along].max()), along)
             flat = rows.loc[rows["method"] == reference, "value"]
             if len(flat):
@@ -60,7 +63,7 @@ def measure_lines(
 
 
 def cost_by_documents(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
-    """Cost of every method that saved it: columns method, measure (a key of COST), t, value.
+    """Cost of every method that saved it: columns method, measure (a key of COST), t, value, device (None: not saved).
 
     A published summary without a cost file gives its `flops_per_token`. Raises DataError when no method has any.
     """
@@ -69,33 +72,53 @@ def cost_by_documents(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFram
         cost = evaluation.cost
         if cost is None:
             cost = {"flops_per_token": np.atleast_1d(evaluation.summary.get("flops_per_token", [[]])[-1]).tolist()}
-        rows += [(method, key, t, value) for key in COST for t, value in enumerate(cost.get(key, [])) if value]
+        device = evaluation.run_config.get("made", {}).get("device")
+        rows += [(method, key, t, value, device) for key in COST for t, value in enumerate(cost.get(key, [])) if value]
     if not rows:
         raise DataError("no evaluation has saved its cost")
-    return pd.DataFrame(rows, columns=["method", "measure", "t", "value"])
+    return pd.DataFrame(rows, columns=["method", "measure", "t", "value", "device"])
 
 
 def cost_lines(frame: pd.DataFrame, title: str) -> Figure:
-    """A panel a kind of cost that the frame (`cost_by_documents`) has; a logarithmic scale where it varies much."""
+    """A panel a kind of cost that the frame (`cost_by_documents`) has; a logarithmic scale where it varies much, but
+    from 0 where a method has none of it.
+
+    The footnote names the devices, where the frame has them.
+    """
     methods, has = in_order(frame["method"]), set(frame["measure"])
     measures = [key for key in COST if key in has]
-    figure, body, panels = _panels(title, len(measures), len(methods), "")
+    figure, body, panels = _panels(title, len(measures), len(methods), _devices(frame))
     with style():
         for axes, measure in zip(panels, measures, strict=True):
             rows = frame[frame["measure"] == measure].assign(low=np.nan, high=np.nan)
             name, scale = COST[measure]
             plot_lines(axes, rows.assign(t=rows["t"] + 1), methods, "t", scale, markers=min(len(methods), _IN_TURN))
-            if rows["value"].max() > _WIDE * rows["value"].min():
+            least, most = rows["value"].min(), rows["value"].max()
+            if least > 0 and most > _WIDE * least:
                 axes.set_yscale("log")
-                axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if most > _DECADES * least else (1.0, 2.0, 5.0)))
                 axes.yaxis.set_minor_formatter(NullFormatter())
             else:
-                axes.set_ylim(0, 1.15 * scale * rows["value"].max())
+                axes.set_ylim(-0.04 * scale * most, 1.15 * scale * most)  # markers at 0 are whole
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
             axes.set_title(textwrap.fill(name, _LETTERS[_across(len(measures))]))
             _finish(axes, 1, int(frame["t"].max()) + 1, "t")
         legend_below(body, panels, figure.get_figwidth())
     return figure
+
+
+def _devices(frame: pd.DataFrame) -> str:
+    """On which device each method was measured."""
+    if "device" not in frame or frame["device"].isna().all():
+        return ""
+    timed = frame[frame["measure"].isin(_OF_A_DEVICE)].dropna(subset="device")
+    made = {
+        device: ", ".join(method_style(method).name for method in in_order(rows["method"]))
+        for device, rows in timed.groupby("device")
+    }
+    if len(made) == 1:
+        return f"Measured on: {next(iter(made))}."
+    return f"Seconds and MB compare within one device. {'; '.join(f'{one}: {names}' for one, names in made.items())}."
 
 
 def _panels(title: str, count: int, methods: int, note: str) -> tuple[Figure, SubFigure, list[Axes]]:
@@ -116,6 +139,7 @@ def _across(count: int) -> int:
 
 def _finish(axes: Axes, first: int, last: int, along: str) -> None:
     step = max(1, round((last - first) / 5))
-    axes.set_xticks([first, *(place for place in range(0, last + 1, step) if place > first + step / 3)])
-    axes.set_xlim(first - 0.5, last + 0.5)
+    axes.set_xticks([first, *(place for place in range(0, last + 1, step) if place > first + step / 2)])
+    margin = max(0.5, 0.035 * (last - first))  # of whole markers
+    axes.set_xlim(first - margin, last + margin)
     axes.set_xlabel(_AXIS[along], fontsize=8)

@@ -108,12 +108,17 @@ def peaks(frame: pd.DataFrame, measure: str = ABOVE) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "layer", "low", "high", "half", "layers", "value"])
 
 
-def draw_part(folder: Path, part: str, title: str) -> tuple[Figure, pd.DataFrame]:
-    """Figure and table of one of PARTS. Raises DataError if it is not there."""
+def draw_part(folder: Path, part: str, title: str, methods: Sequence[str] | None = None) -> tuple[Figure, pd.DataFrame]:
+    """Figure and table of one of PARTS, of all methods or those of `methods`. Raises DataError if it is not there.
+
+    The layer swap is of one method, whatever `methods` says.
+    """
     if part == "layer_swap":
         frame = lost_by_swap(read_swap(folder))
         return swap_lines(frame, title, PARTS[part]), frame
-    frame = by_layer(read_layers(folder), PARTS[part])
+    layers = read_layers(folder)
+    chosen = layers if methods is None else layers[layers["method"].isin(methods)]
+    frame = by_layer(chosen, PARTS[part])
     return layer_lines(frame, title, PARTS[part]), frame
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from gnm.analysis.drawing import legend_below, methods_of, sheet
+from gnm.analysis.drawing import COLUMN, PAGE, legend_below, methods_of, sheet
 from gnm.analysis.style import BLACK, BLUE, ORANGE, method_style, style
 from gnm.errors import DataError
 
@@ -28,7 +28,6 @@ _NAMES = {  # of a panel; the scale that values are shown in
 _CHANGES = ("change_learned", "change_left_out", "change_others")  # one scale, to compare
 _KINDS = {"writing": (BLUE, "o", "-"), "reading": (ORANGE, "s", "--"), "both": (BLACK, "^", ":")}
 _MARKS = 10  # markers on a line
-_PANEL = 2.9
 _LEAST = 5.0  # points that a panel of losses reaches at least
 
 
@@ -113,7 +112,7 @@ def _panels(title: str, count: int, lines: int, note: str) -> tuple[Figure, SubF
     """At most two panels in a row."""
     across = min(count, 2)
     down = -(-count // across)
-    figure, body = sheet(max(_PANEL * across, 4.2), 0.7 + 2.5 * down + 0.2 * -(-lines // across), title, note)
+    figure, body = sheet(PAGE if across > 1 else COLUMN, 0.7 + 2.3 * down + 0.2 * -(-lines // across), title, note)
     with style():
         panels = list(body.subplots(down, across, squeeze=False).flatten())
     return figure, body, panels[:count]

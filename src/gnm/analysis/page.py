@@ -17,35 +17,10 @@ from gnm.analysis.lines import cost_by_documents, cost_lines, measure_lines
 from gnm.analysis.measures import measure_frame
 from gnm.analysis.report import cost_frame
 from gnm.analysis.saved import SavedEvaluation, find_evaluations, metric_frame
+from gnm.analysis.shown import Picture, Pictures, Sentence
 from gnm.analysis.style import in_order, method_style, with_variant
 from gnm.analysis.tables import figures_in, select, wide
 from gnm.errors import DataError
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A drawn figure; a notebook shows its PNG."""
-
-    path: Path
-
-    def _repr_png_(self) -> bytes:
-        return self.path.read_bytes()
-
-    def __repr__(self) -> str:
-        return f"picture {self.path.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Sentence:
-    """Text; a notebook shows it as Markdown."""
-
-    text: str
-
-    def _repr_markdown_(self) -> str:
-        return self.text
-
-    def __repr__(self) -> str:
-        return self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +86,18 @@ class Page:
 
     def draw(self, name: str, make: Callable[[], tuple[Figure, pd.DataFrame]]) -> Picture | Sentence:
         """Save what `make` draws, and its table, as `output/name`; a sentence where there is nothing to draw."""
+        shown = self.draw_several(name, lambda: [make()])
+        return shown.pictures[0] if isinstance(shown, Pictures) else shown
+
+    def draw_several(self, name: str, make: Callable[[], Sequence[tuple[Figure, pd.DataFrame]]]) -> Pictures | Sentence:
+        """As `draw`, for figures that belong together: `output/name` for a single one, else `name_1`, `name_2` on."""
         try:
-            figure, frame = make()
+            drawn = make()
         except DataError as error:
             return Sentence(f"Not drawn: {error}.")
-        return Picture(save_with_table(figure, frame, Path(self.output) / name)[0])
+        names = [name] if len(drawn) == 1 else [f"{name}_{number + 1}" for number in range(len(drawn))]
+        saved = [save_with_table(*each, Path(self.output) / own) for each, own in zip(drawn, names, strict=True)]
+        return Pictures(tuple(Picture(paths[0]) for paths in saved))
 
     def say(self, make: Callable[[], str]) -> Sentence:
         """What `make` says, or that there is nothing to say."""
@@ -197,14 +179,14 @@ class Page:
 
         return self.draw(name, make)
 
-    def heatmaps(self, name: str, folder: Folder, title: str, measures: Sequence[str]) -> Picture | Sentence:
-        """Matrices of methods and measures."""
+    def heatmaps(self, name: str, folder: Folder, title: str, measures: Sequence[str]) -> Pictures | Sentence:
+        """Matrices of methods and measures, on as many pages as they need."""
 
-        def make() -> tuple[Figure, pd.DataFrame]:
+        def make() -> list[tuple[Figure, pd.DataFrame]]:
             frame = folder.measures(measures, "cell")
-            return heatmaps(frame, title, _there(frame, measures)), frame
+            return heatmaps(frame, title, _there(frame, measures))
 
-        return self.draw(name, make)
+        return self.draw_several(name, make)
 
     def cost(self, name: str, folder: Folder, title: str) -> Picture | Sentence:
         """Cost by documents seen."""

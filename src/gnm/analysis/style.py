@@ -137,10 +137,11 @@ def in_order(methods: Iterable[str]) -> list[str]:
     return sorted(set(methods), key=lambda name: (rank.get(name.partition(" (")[0], len(rank)), name))
 
 
-def save_figure(figure: Figure, path: str | Path) -> list[Path]:
+def save_figure(figure: Figure, path: str | Path, exact: bool = False) -> list[Path]:
     """Save as PNG and SVG beside each other, each whole or not at all; returns the two paths.
 
-    `path` may carry either suffix or none. The same figure gives the same bytes (no dates, fixed SVG ids).
+    `path` may carry either suffix or none. `exact`: at the figure's own size; otherwise its white margins are cut.
+    The same figure gives the same bytes (no dates, fixed SVG ids).
     """
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".png", ".svg") else path
@@ -149,6 +150,6 @@ def save_figure(figure: Figure, path: str | Path) -> list[Path]:
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             target = stem.with_name(f"{stem.name}.{suffix}")
             with atomic_path(target) as temporary:
-                figure.savefig(temporary, format=suffix, metadata=metadata, bbox_inches="tight")
+                figure.savefig(temporary, format=suffix, metadata=metadata, bbox_inches=None if exact else "tight")
             saved.append(target)
     return saved
