@@ -1,8 +1,11 @@
 """lm-evaluation-harness on a memory: local tasks of its own form, and one that it ships, without a network."""
 
 import json
+import subprocess
 import sys
+import tomllib
 from functools import partial
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -141,6 +144,36 @@ def test_the_command_runs_it_and_says_what_is_wrong(tmp_path, capsys, monkeypatc
     assert "|choice|" in capsys.readouterr().out.replace(" ", "")
     with pytest.raises(SystemExit, match="error: the documents of task choice have no field 'text'; they have"):
         main([*given, "--model_args", "backbone=tiny,dtype=float32,document=text"])
+
+
+@pytest.mark.slow
+def test_the_plain_command_finds_it_by_a_task_file_that_names_it(tmp_path):
+    """A program of its own, in which nothing has imported `gnm`; a local task, and one that the harness ships."""
+    name = task(tmp_path, {**CHOICE, "task": "facts"})
+    data = {key: value for key, value in yaml.safe_load((tmp_path / "task.yaml").read_text()).items() if "data" in key}
+    boolq = {"task": "boolq", "training_split": None, "validation_split": "test", **data}
+    group = yaml.safe_dump({"group": "from_memory", "task": [{"task": name}, boolq]})
+    hook = "metadata: {version: 2.0, model: !function gnm.harness.HarnessMemory}\n"
+    (tmp_path / "from_memory.yaml").write_text(group + hook)
+    command = [sys.executable, "-m", "lm_eval", "--model", "gnm", "--tasks", str(tmp_path / "from_memory.yaml")]
+    command += ["--model_args", "backbone=tiny,dtype=float32,document=passage", "--include_path", str(tmp_path)]
+    command += ["--device", "cpu", "--log_samples", "--output_path", str(tmp_path / "out")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for each, choices in (("facts", CHOICE["doc_to_choice"]), ("boolq", ["no", "yes"])):
+        [file] = (tmp_path / "out").rglob(f"samples_{each}_*.jsonl")
+        first = min(map(json.loads, file.read_text().splitlines()), key=lambda sample: sample["doc_id"])
+        memory = memory_with((FACTS[0]["passage"], "Memorize all facts."))
+        expected = memory.score(f"Question: {FACTS[0]['question']}?\nAnswer:", choices)
+        got = [float(pair[0]) for pair in first["filtered_resps"]]
+        assert got == pytest.approx([score.log_probability for score in expected], abs=1e-4)
+
+
+def test_the_entry_point_of_later_versions_is_the_model(project):
+    declared = tomllib.loads((project / "pyproject.toml").read_text())["project"]["entry-points"]["lm_eval.models"]
+    assert {name: EntryPoint(name, value, "lm_eval.models").load() for name, value in declared.items()} == {
+        "gnm": harness.HarnessMemory
+    }
 
 
 def test_settings_that_it_does_not_have_are_named():

@@ -1,6 +1,8 @@
 """lm-evaluation-harness on a memory: `gnm harness --model gnm --tasks boolq --model_args document=passage`.
 
 - The harness's own program, with `gnm` among its models; in Python `import gnm.harness`, then use `lm_eval` as ever.
+- The plain command `lm_eval` finds the model by a task file that names this module (docs/elsewhere.md), and in versions
+  after 0.4.13 by this package's entry point.
 - `document` names the field of a task's documents that is written into the memory before its question is put; that text
   is taken out of the prompt, so the answer has to come from memory. Without it nothing is written.
 - Requests are put as the adapter was trained to be asked, in its own turn of a chat; texts are stripped.

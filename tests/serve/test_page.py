@@ -174,6 +174,10 @@ def test_texts_are_shown_as_text_and_errors_told(browser, gated):
         anna.page.press("#words", "Enter")
         anna.told("keep gates")
         assert "bad" in anna.at("#status").get_attribute("class")
+        unchanged = {"slots": 0, "capacity": None, "stored": None, "can_undo": True, "documents": [], "dropped": 0}
+        anna.page.route("**/revoke", lambda route: route.fulfill(json=unchanged))
+        anna.page.press("#words", "Enter")
+        anna.told("Nothing is taken back")
 
 
 def test_examples_own_text_and_files_become_the_document(browser, gated, tmp_path):
@@ -230,6 +234,12 @@ def test_keyboard_narrow_window_and_dark(browser, tmp_path):
         visit.told("Answered")
         nameless = "e => ![...document.querySelectorAll('input, textarea, select')].every(e => e.labels.length)"
         assert not page.evaluate(nameless)
+        assert visit.at("#pool .what").bounding_box()["width"] > 240  # on a line of its own
+        page.click("#more summary")
+        for width in (320, 800, 1360):
+            page.set_viewport_size({"width": width, "height": 700})
+            menu = visit.at(".menu").bounding_box()
+            assert menu["x"] >= 0 and menu["x"] + menu["width"] <= width
 
 
 def page_digest(project):

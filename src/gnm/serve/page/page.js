@@ -124,6 +124,7 @@ submits("ask", "Asking", ask);
 submits("revoke", "Taking back", async () => {
   const memory = await service.revoke(name(), at("words").value);
   show(memory);
+  if (memory.dropped === 0) return "Nothing is taken back: no slot was understood to be about that.";
   return `${memory.dropped} slots are taken back; Undo brings them back.`;
 });
 at("preview").addEventListener("click", () => {
