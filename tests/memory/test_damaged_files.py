@@ -1,6 +1,8 @@
 """Memory files that are damaged, foreign or hold values that no write makes."""
 
+import errno
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -72,6 +74,14 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         load_memory(tmp_path / "absent", "a")
     with pytest.raises(MemoryFileError, match="is a folder"):
         load_memory(tmp_path, "a")
+
+
+def test_a_file_that_may_not_be_read_is_neither_absent_nor_damaged(tmp_path, monkeypatch):
+    save_memory(tmp_path / "m", some_state(), "a")
+    refused = Mock(side_effect=PermissionError(errno.EACCES, "Permission denied"))  # root may read files of mode 0
+    monkeypatch.setattr(memory_files, "open", refused, raising=False)
+    with pytest.raises(MemoryFileError, match="m may not be read; ask its owner, or change its mode"):
+        load_memory(tmp_path / "m", "a")
 
 
 # --- damage 2

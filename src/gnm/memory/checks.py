@@ -78,5 +78,7 @@ def _kind(state: MemoryState) -> dict[str, object]:
         "width": state.slots.shape[3],
         "gates": state.strength is not None,
         "numbers of a stored slot": state.store[0].blank.shape[1] if state.store else None,
+        "numbers of a search key": state.store[0].keys.shape[1] if state.store else None,
+        "numbers of a meaning": state.store[0].meanings.shape[1] if state.store else None,
         "slots of the preamble": (state.valid & (state.source == PREAMBLE)).sum(-1).tolist(),
     }

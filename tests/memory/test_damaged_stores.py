@@ -1,0 +1,90 @@
+"""Memory files whose long-term store holds values that no write makes, or that are of another model."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gnm.errors import MemoryFileError
+from gnm.memory import MemoryState, load_memory, save_memory
+from gnm.memory import files as memory_files
+from gnm.memory.store import LongTermStore, unit
+
+
+def some_store(key=4, meaning=4, entry=6):
+    """Two segments of three slots and one; key, meaning, entry: how many numbers each has."""
+    columns = {
+        "source": torch.tensor([0, 1]), "segment": torch.tensor([0, 2]), "stored_at": torch.tensor([2, 3]),
+        "retrieved": torch.tensor([0, 5]), "strength": torch.tensor([0.5, 1.0]),
+        "keys": unit(torch.randn(2, key)), "meanings": torch.randn(2, meaning),
+    }  # fmt: skip
+    return LongTermStore.cut("a key", columns, torch.randn(4, entry), (3, 1))
+
+
+def some_memory(**sizes):
+    """Three documents were written; a slot of the preamble and one of the last document are in the pool."""
+    source, segment = torch.tensor([[-1, 2]]), torch.tensor([[-1, 0]])
+    state = MemoryState(torch.randn(1, 3, 2, 5), torch.ones(1, 2, dtype=torch.bool), source, torch.tensor([7]), 3)
+    gated = {"strength": torch.ones(1, 2), "segment": segment, "store": (some_store(**sizes),)}
+    return MemoryState(**state.tensors(), written=3, **gated)
+
+
+def written_with(path, changes):
+    """A file with a right checksum and `changes` of its store, as only a program can make it; None: left out."""
+    state = some_memory()
+    tensors = {f"store.0.{name}": tensor for name, tensor in (state.store[0].tensors() | changes).items()}
+    tensors = state.tensors() | {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    header = {"format": "gnm-memory-3", "model": "a", "written": "3", "notes": "{}", "search_key": "a key"}
+    header["checksum"] = memory_files._checksum(header, tensors)
+    save_file(tensors, path, metadata=header)
+
+
+VALUES = {
+    "a source that was never written": {"source": torch.tensor([0, 3])},
+    "a source below 0": {"source": torch.tensor([-1, 1])},
+    "a segment below 0": {"segment": torch.tensor([-1, 2])},
+    "a segment without end": {"segment": torch.tensor([0, 2**40])},
+    "stored after the last document": {"stored_at": torch.tensor([2, 4])},
+    "stored before the first document": {"stored_at": torch.tensor([-1, 3])},
+    "read less often than never": {"retrieved": torch.tensor([0, -5])},
+    "a strength of 0": {"strength": torch.tensor([0.0, 1.0])},
+    "a strength above 1": {"strength": torch.tensor([0.5, 1.5])},
+    "a strength of NaN": {"strength": torch.tensor([0.5, torch.nan])},
+    "keys of infinity": {"keys": torch.full((2, 4), torch.inf)},
+    "keys of another type": {"keys": torch.ones(2, 4).double()},
+    "keys of one number": {"keys": torch.ones(2)},
+    "meanings of NaN": {"meanings": torch.full((2, 4), torch.nan)},
+    "sources of another type": {"source": torch.tensor([0.0, 1.0])},
+    "a source short": {"source": torch.tensor([0])},
+    "no keys": {"keys": None},
+    "entries of NaN": {"entries": torch.full((4, 6), torch.nan)},
+    "entries of whole numbers": {"entries": torch.ones(4, 6, dtype=torch.long)},
+    "entries of one axis": {"entries": torch.ones(4)},
+    "lengths beyond the entries": {"lengths": torch.tensor([3, 2])},
+    "a segment of no slot": {"lengths": torch.tensor([4, 0])},
+    "lengths of two axes": {"lengths": torch.tensor([[3, 1]])},
+    "no lengths": {"lengths": None},
+}
+
+
+@pytest.mark.parametrize("what", VALUES)
+def test_values_of_a_store_that_no_write_makes_are_refused(tmp_path, what):
+    written_with(tmp_path / "m", {})
+    assert len(load_memory(tmp_path / "m", "a")[0].store[0]) == 2
+    written_with(tmp_path / "m", VALUES[what])
+    with pytest.raises(MemoryFileError, match="m is damaged"):
+        load_memory(tmp_path / "m", "a")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ({"entry": 7}, "numbers of a stored slot: 6, of this model: 7"),
+        ({"key": 5}, "numbers of a search key: 4, of this model: 5"),
+        ({"meaning": 5}, "numbers of a meaning: 4, of this model: 5"),
+    ],
+)
+def test_a_store_of_another_model_is_refused(tmp_path, sizes, told):
+    save_memory(tmp_path / "m", some_memory(), "a")
+    load_memory(tmp_path / "m", "a", like=some_memory())
+    with pytest.raises(MemoryFileError, match=told):
+        load_memory(tmp_path / "m", "a", like=some_memory(**sizes))
