@@ -27,7 +27,7 @@ from gnm.models.taps import Tap
 class Decoder(nn.Module):
     """Runs the backbone's own layers, and has no weights of its own.
 
-    Raises BackboneError for a model of another family than those in `families.py`.
+    Raises BackboneError for a model whose family or settings `families.py` does not support.
 
         hidden = decoder.read(decoder.empty_prefix(1), ids, mask)  # ids and mask [1, n, T]
         scores = decoder.logits(hidden[mask])
