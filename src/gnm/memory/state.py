@@ -100,7 +100,7 @@ class MemoryState:
     def segment_numbers(self) -> Tensor:
         """A number for each slot, the same for slots of one segment of one document: [B, S] long, -1 without a segment.
 
-        Numbers grow with the documents. Only for memories with gates.
+        Older documents have smaller numbers. Only for memories with gates.
         """
         own = self.valid & (self.source >= 0)
         width = int(self.segment.max()) + 1 if self.segment.numel() else 1
@@ -109,8 +109,8 @@ class MemoryState:
     def select(self, keep: Tensor) -> tuple["MemoryState", Tensor]:
         """The state with the slots where `keep` is true, moved to the left; the long-term store stays as it is.
 
-        keep: [B, S] bool, the same slots in every layer. Or [B, L, S] bool, different slots in different layers, equally
-        many in each: then all slots of a row that drops any become MIXED.
+        keep: [B, S] bool, the same slots in every layer. Or [B, L, S] bool, different slots in different layers, but as
+        many in each; then all slots of a row that drops any become MIXED.
         Also returns the indices [B, L, S'] long of the kept slots, for tensors that are held beside the state.
         """
         per_layer = keep.dim() == 3
@@ -165,7 +165,7 @@ class MemoryState:
         return replace(self, **{name: tensor.detach() for name, tensor in self.tensors().items()})
 
     def equals(self, other: "MemoryState") -> bool:
-        """Whether both hold the same slots of the same documents. Two memories without documents are not equal.
+        """Whether both hold the same slots of the same documents. False if nothing was written into them.
 
         How often questions found a segment of the store (`retrieved`) does not count.
         """

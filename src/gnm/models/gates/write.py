@@ -28,8 +28,8 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class GateSettings(StrictModel):
-    """Which tokens of a document are stored: those whose gate reaches `threshold`, the strongest first, up to the limits
-    `share` and `slots` if they are set.
+    """Which tokens of a document are stored: those whose gate reaches `threshold`; where `share` or `slots` limit how
+    many, the strongest.
 
     Tokens of one segment are equally strong. If a limit cuts them, the later ones are stored, because they have read
     the earlier ones.
@@ -63,8 +63,8 @@ class GateSettings(StrictModel):
 class GateTraining(StrictModel):
     """Weights of the losses that train gates, beside the loss of the answers.
 
-    segments: cross-entropy of each gate with its label, whether the segment is to be stored. In each document the wanted
-    segments together weigh as much as the unwanted ones together.
+    segments: cross-entropy of each gate with its label, whether the segment is to be stored. In each document, the
+    wanted segments together weigh as much as the unwanted ones together.
     budget: the square of the mean gate of a document's tokens minus `share`, if the mean is larger.
     entropy: the entropy of each gate; this term pushes gates away from one half.
     keep: with gates.revise, cross-entropy of the keep gates with whether a stored segment still holds.
