@@ -102,7 +102,7 @@ class LongTermLearner(MemoryLearner):
     ) -> list[list]:
         """The answers to all that is asked, row by row. `read` answers the groups of a few contexts at a time.
 
-        read: takes prefixes of B' contexts and, for each, the questions of its group; returns their answers alike.
+        read: takes the prefixes of some contexts, and a list of questions for each; returns a list of answers for each.
         """
         answers: list[list] = [[None] * len(row) for row in asked]
         groups = list(self._grouped(state, asked).items())
@@ -120,7 +120,7 @@ class LongTermLearner(MemoryLearner):
 def sample_texts() -> tuple[str, ...]:
     """A fixed sample of texts, from which whitening learns what the hidden states of all texts have in common.
 
-    Each text has three lines; each line states one fact of `gnm.data.facts` in one of its relation's wordings.
+    Each line of a text states one fact of `gnm.data.facts` in one of its relation's wordings.
     """
     facts, relations, lines = load_facts(), load_relations(), []
     for number, fact in enumerate(facts[:: len(facts) // _SAMPLE_LINES][:_SAMPLE_LINES]):

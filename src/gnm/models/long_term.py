@@ -41,7 +41,7 @@ from gnm.models.whitening import Whitening
 class LongTermLM(MemoryLM):
     """A MemoryLM with gates and `pool.store`.
 
-    sample: texts whose mean and variance whitened search keys are corrected for; to be set before the first write.
+    sample: texts on which the whitening of search keys is fitted (`whitening.py`). Set it before the first write.
     Raises ConfigError if the decoder has no layer `store.layer`.
 
         memory = lm.write(lm.initial(torch.tensor([0])), text)
@@ -132,7 +132,8 @@ class LongTermLM(MemoryLM):
         joined = found.behind(state)
         order = _by_age(joined["source"], joined["segment"], joined["valid"])
         joined = {name: tensor.gather(1, order) for name, tensor in joined.items()}
-        slots = state.slots.new_empty(len(rows), 0, order.shape[1], state.slots.shape[3])  # a prefix needs keys and values only
+        # a prefix is made of keys and values alone, so the slots have no layers here
+        slots = state.slots.new_empty(len(rows), 0, order.shape[1], state.slots.shape[3])
         sides = [
             tuple(_ordered(torch.cat((pool[rows], own), dim=2), order) for pool, own in zip(*both, strict=True))
             for both in zip((memory.keys, memory.values), self._sides(found.entries), strict=True)

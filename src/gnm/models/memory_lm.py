@@ -1,16 +1,14 @@
 """A decoder with a latent memory: it writes a text into slots, and reads slots as a prefix of keys and values.
 
-- A write is one pass of the decoder over the text. A tap (`taps.py`) takes the slots from this pass. With
-  `tap: inputs` they are the input of every layer at every token. With `tap: outputs` they are the output of every layer
-  at the last `write.tokens` places, as in MemoryLLM.
-- A memory of inputs whose writes read all earlier slots is exact without training: it gives the same answers as the
-  texts in the context.
-- A question attends to the slots' keys and values, which stand in front of it. Each slot is projected once, at the end
-  of its write; `attach` projects all slots of a state, such as one from a file.
-- Keys are kept without rotation (`Memory.keys`): after an eviction a slot is read at another position.
+- A write is one pass of the decoder over the text, from which a tap (`taps.py`) takes the slots. With `tap: inputs`
+  they are the input of every layer at every token. With `tap: outputs` they are the output of every layer at the last
+  `write.tokens` places, as in MemoryLLM.
+- A memory of inputs whose writes read all earlier slots needs no training to answer as with the texts in the context.
+- A question attends to keys and values of the slots. Each slot is projected once, at the end of its write (or by
+  `attach`). Keys are kept without rotation: after an eviction a slot is read at another position.
 - With gates (`gates/gating.py`) only some segments of a text become slots, and stored segments may be dropped. The
-  write gates read the hidden states of the write's pass. If there is a selector, an adapter of their own, they read
-  those of an extra pass with it: so training the selector does not change what the slots hold.
+  write gates read the hidden states of the write's pass; with a selector, an adapter of their own, those of an extra
+  pass. So training the selector does not change what the slots hold.
 
 Shape letters: B states, L layers, S slots of the pool, T tokens of a text, E hidden size.
 """
@@ -36,8 +34,7 @@ from gnm.models.taps import InputTap, LayerTap, OutputTap
 from gnm.models.tokens import TokenBatch
 from gnm.models.write_settings import WriteSettings
 
-MARKS = ("bos_embedding", "new_memory_positional_emb")
-"""Names of MemoryLLM's own parameters, as in its checkpoints."""
+MARKS = ("bos_embedding", "new_memory_positional_emb")  # MemoryLLM's own parameters, as its checkpoints name them
 
 
 class MemoryLM(Limited):
@@ -115,10 +112,9 @@ class MemoryLM(Limited):
         return Memory(state, *self.decoder.project(state.slots))
 
     def write(self, memory: Memory, text: TokenBatch, instructions: TokenBatch | None = None) -> Memory:
-        """The memories after one more text each; `memory` itself stays as it was.
+        """The memories after one more text each, a document with its instruction; `memory` itself stays as it was.
 
-        text: the texts [B, T], each a document with its instruction. instructions: the same instructions without the
-        documents; only keep gates need them.
+        instructions: those of the texts, without the documents; only keep gates need them.
         Raises MemoryFileError if a text is longer than the pool, or if memory and question together would take more
         positions than the decoder attends over.
         """
@@ -160,10 +156,8 @@ class MemoryLM(Limited):
         return Memory(state, *sides, decisions, memory.kept)
 
     def decisions(self, text: TokenBatch) -> Decisions:
-        """What the write gates decide on one text per row. The pool is not read, as with `write.reads: nothing`.
-
-        Nothing is written. The pass ends at the gates' layer, so it takes a fraction of a write's time.
-        """
+        """What the write gates decide on one text per row, without a write: the pass ends at the gates' layer, and does
+        not read the pool (as with `write.reads: nothing`)."""
         tap = LayerTap(self.gating.layer, ends_before=self.gating.layer)
         with self._selecting():
             memory = self.initial(torch.zeros(len(text), dtype=torch.long))
@@ -197,10 +191,8 @@ class MemoryLM(Limited):
         return tap.slots
 
     def _reread(self, memory: Memory, text: TokenBatch, stored: Tensor) -> Tensor:
-        """Layer inputs of the `stored` [B, T] tokens from a second pass, over instruction and stored tokens alone.
-
-        Returns [B, L, S', E], the stored tokens of each row packed to the left; S' is the most of a row.
-        """
+        """Layer inputs of the `stored` [B, T] tokens, packed to the left: [B, L, S', E]. They are from a second pass,
+        over instruction and stored tokens alone."""
         index, mask = pack(stored | (text.mask & ~text.is_document))
         slots = self._inputs(memory, text.ids.gather(1, index), mask)
         return slots_at(slots, pack(stored.gather(1, index) & mask)[0])
@@ -212,8 +204,7 @@ class MemoryLM(Limited):
     def _revised(self, memory: Memory, revoked: Tensor, new: tuple[Tensor, Decisions] | None = None) -> Memory:
         """The memory without the slots that an instruction takes back, and without those that a new text replaces.
 
-        revoked: [B, S] float32 in [0, 1], how far the instruction takes each slot back. new: the layer inputs
-        [B, L, T, E] of the text and the decisions on it; None: there is no text, so no slot is replaced.
+        revoked: from `_taken_back`. new: the text's layer inputs [B, L, T, E], and the decisions on it; None: no text.
         """
         state = memory.state
         if new is not None:
@@ -244,10 +235,7 @@ class MemoryLM(Limited):
         return tap.slots, tap.valid
 
     def _read_by_write(self, memory: Memory, reused: Tensor | None = None) -> Prefix:
-        """What a write attends to, as `write.reads` says.
-
-        reused: [B] long, how many of the pool's last slots stand in the pass itself (`_outputs`); they are left out.
-        """
+        """What a write attends to (`write.reads`), without the last `reused` [B] slots, which are in its own pass."""
         reads, state = self.write_settings.reads, memory.state
         if reads == "all" and reused is None and self.writer is None:
             return self.prefix(memory)
@@ -271,10 +259,9 @@ class MemoryLM(Limited):
         return self._prefix(seen.keys, seen.values, seen.state)
 
     def _prefix(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], state: MemoryState) -> Prefix:
-        """The prefix of the slots of `state`, whose keys and values are given.
+        """The prefix of the slots of `state`, behind `bos_embedding` if the tap is `outputs` and the pool not empty.
 
-        With tap: outputs, `bos_embedding` stands in front where the pool is not empty. With gates, the logarithm of a
-        slot's strength is added to its attention scores.
+        With gates, the logarithm of a slot's strength is added to its attention scores.
         """
         valid, positions = state.valid, state.positions(self.pool.positions == "shared")
         bias = None if state.strength is None else state.strength.log()
