@@ -3,8 +3,8 @@
 - The words that all questions begin with (`ChatFormat.encode_lead`) are read once for each state, and join the prefix.
 - The questions of one state are read in one pass, and none sees another (`packed.py`, which also generates).
 - Logits are computed at the tokens of answers only; the others do not pass through the LM head.
-- Of each question two objects compete, the target and the other one. They are compared at the first token in which they
-  differ, where the content of the answer begins: after the opening words of a format, if it has one.
+- Each question has two objects that compete, the target and the other one. Their scores are compared at the first token
+  in which they differ, where the content of the answer begins: after the opening words of a format, if it has one.
 
 Shape letters: B states, n questions per state, T tokens, E hidden size.
 """

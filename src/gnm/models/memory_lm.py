@@ -121,7 +121,7 @@ class MemoryLM(Limited):
         ids, mask = text.ids, text.mask
         self.check_text(int(mask.sum(-1).max()))
         if self._keeps_all:
-            self._check_readable(self._reach_with(memory.state, mask.sum(-1)))  # before the pass, as it can be known
+            self._check_readable(self._reach_with(memory.state, mask.sum(-1)))  # all tokens become slots
         gated, decisions, memory = {}, None, replace(memory, kept=None)
         with self._writing():
             if self.write_settings.tap == "outputs":
