@@ -24,7 +24,7 @@ DEFAULT_ADAPTER = default_adapter()
 
 
 class _Given(StrictModel):
-    """The arguments of `load`; no value is taken for one of another type."""
+    """The arguments of `load`. Their types are checked strictly: "8" is refused where a number is needed."""
 
     model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
@@ -55,14 +55,16 @@ def load(
     undo_steps: int = 20,
     memory: str | Path | SavedMemory | None = None,
 ) -> Conversation:
-    """Load a model with its memory adapter, with the memory that is given or was saved with it, or an empty one.
+    """Load a model with its memory adapter, and return a Conversation that holds one memory.
+
+    The memory is the one that `memory` names, else the one that was saved with the model, else an empty one.
 
         memory = load()
         memory.write("Oslo lies on a fjord.", "Learn all facts.")
         memory.ask("Oslo lies on a")
 
     adapter: the folder of a trained memory adapter or of a saved model, or a repository of the hub ("owner/name").
-    None: the backbone without any adapter. The default is the adapter that is shipped.
+    None: the backbone without any adapter, as method "memoryllm". The default is the adapter that is shipped.
     backbone: a name of gnm.weights.backbones. None: the backbone that the adapter was trained on.
     dtype: of the backbone's weights. device: "cpu", "cuda", or "auto" for a GPU if there is one.
     capacity: the most slots that the pool holds. eviction: which slots go when it is full ("random", "oldest",
@@ -73,11 +75,11 @@ def load(
     them are in `gnm.memory.store.StoreSettings`. It needs write gates and a capacity.
     keep_notes: whether the memory keeps words of its documents (instruction, stored text) for people to read.
     undo_steps: how many changes can be undone.
-    memory: a memory file, or what `read_memory` gave of it. One with a long-term store tells the settings of its pool
-    and of its store, which count where no others are given.
-    All that can be known without the model is checked before it is loaded. Raises BackboneError or CheckpointError if
-    model or adapter cannot be loaded, ConfigError for a setting that makes no sense, MemoryFileError if the memory is
-    damaged or another model's.
+    memory: a memory file, or the SavedMemory that `read_memory` returned for it. A file with a long-term store also
+    holds the settings of its pool and store. They replace the model's settings; arguments of this call replace both.
+    The model is loaded last, after all checks that do not need it. Raises BackboneError or CheckpointError if model or
+    adapter cannot be loaded, ConfigError for a wrong setting, MemoryFileError if the memory is damaged or belongs to
+    another model.
     """
     given = {"adapter": adapter, "backbone": backbone, "dtype": dtype, "device": device, "capacity": capacity,
              "eviction": eviction, "gates": gates, "store": store, "keep_notes": keep_notes,
@@ -94,8 +96,8 @@ def load(
     if name is None:
         raise CheckpointError("neither an adapter nor a backbone is named; give one of them")
     where = f"the settings of {adapter or name}"
-    validate(about["learner"], LearnerSettings, where)
-    pool = {name: given[name] for name in ("capacity", "eviction") if given[name] is not None}
+    validate(about["learner"], LearnerSettings, where)  # the model's own settings first, so that errors name them
+    pool = {key: given[key] for key in ("capacity", "eviction") if given[key] is not None}
     changed: dict[str, Any] = {"memory": _pool(about["learner"].get("memory", {}), saved, pool, store)}
     if gates is not None:
         write = about["learner"].get("write", {})
@@ -114,13 +116,13 @@ def load(
     if folder is not None:
         about, loaded = load_model(folder, loaded)
     learner = cast(MemoryLearner, build_learner(settings, loaded))
-    lora = loaded.memory.shape.lora if loaded.memory else None
-    own = {
+    lora = loaded.memory.shape.lora if loaded.memory else None  # published MemoryLLM models have adapters of their own
+    actual = {  # what was loaded just now; it replaces what the adapter's file says
         "backbone": BackboneInfo(name=loaded.name, digest=loaded.config_digest, dtype=dtype),
         "lora": about["lora"] or lora,
         "learner": settings.model_dump(mode="json", exclude={"adapter", "backbone"}, exclude_unset=True),
     }
-    about = AdapterInfo(**{**about, **own}).as_json()
+    about = AdapterInfo(**{**about, **actual}).as_json()
     conversation = Conversation(
         learner.eval(), loaded, about, model_digest(loaded), keep_notes=keep_notes, undo_steps=undo_steps
     )
@@ -132,12 +134,15 @@ def load(
 def _pool(
     own: Mapping[str, Any], saved: SavedMemory | None, given: Mapping[str, Any], store: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Settings of the pool: the model's own, over these those of a memory with a long-term store, over these what is
-    given. Raises ConfigError for a store that would never get anything."""
-    told = saved.pool if saved is not None and saved.state.store else {}
-    pool = {**own, **told, **given}
+    """Settings of the pool. The arguments `given` to `load` come first, then those of a `saved` memory with a long-term
+    store, then the model's `own`.
+
+    Raises ConfigError for a store that would stay empty, because a pool without a capacity evicts nothing.
+    """
+    from_file = saved.pool if saved is not None and saved.state.store else {}
+    pool = {**own, **from_file, **given}
     if store is not None:
-        pool["store"] = {**(told.get("store") or {}), **store}
+        pool["store"] = {**(from_file.get("store") or {}), **store}
         if pool.get("capacity") is None and pool["store"].get("takes", "evicted") == "evicted":
             raise ConfigError(
                 "a store keeps what a full pool drops, and a pool without a capacity drops nothing; give its size too: "

@@ -1,11 +1,13 @@
 """Evaluate methods: `torchrun --nproc_per_node N -m gnm.evaluate --method NAME [--block B] [key=value ...]`.
 
-- After each document of a sequence (or every `loop.ask_every`-th) every query of it and of the earlier ones is
-  answered (protocol, section 6); and once by the same method with nothing written, to tell memory from knowledge.
-- Sequences are shared out among processes and gathered again; each one's result depends on nothing but itself, up to
-  rounding: in bfloat16 a few answers differ where other numbers of sequences are read at once.
-- Written per method: records.parquet (a row a query), summary.json, counts.json, cost.json, run_config.json; with
-  write gates also segments.parquet (a row a segment of a written text). The folder is replaced whole.
+- After each document of a sequence (or each `loop.ask_every`-th) the method answers all queries about it and about the
+  earlier documents (`docs/protocol.md`, section 6). It answers each query once more with nothing written: this tells
+  what comes from memory from what the backbone knows.
+- Sequences are divided among processes, and their results gathered. The result of a sequence does not depend on the
+  other sequences, except for rounding: in bfloat16 a few answers change with `loop.sequences_at_once`.
+- One folder is written per method: records.parquet (one row per query), summary.json, counts.json, cost.json,
+  run_config.json; with write gates also segments.parquet (one row per segment of a written text). An older folder is
+  replaced as a whole.
 """
 
 import time
@@ -48,26 +50,29 @@ _TIMED_QUESTIONS = 5
 def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
     """Evaluate one method of `params` and write its folder under `params.output`; returns that folder.
 
-    Raises ConfigError if `params` have no such method; DataError, CheckpointError, BackboneError before any work.
+    command: the command line of the run; it is recorded in run_config.json.
+    Raises before the first write: ConfigError if `params` have no such method or it cannot do what `loop.forget` asks,
+    DataError for documents that are wrong or too few, CheckpointError or BackboneError if adapter or backbone cannot
+    be loaded, MemoryFileError for a document that is too long for the method.
     """
-    started, settings = time.time(), params.method(method)
-    documents, drawn = read_documents_of(params.data), params.sequences()
+    started, learner_settings = time.time(), params.method(method)
+    documents, sequence_settings = read_documents_of(params.data), params.sequences()
     seeds = [seed for seed in params.seeds for _ in range(params.loop.sequences)]
     sequences = [
         sequence
         for seed in params.seeds
-        for sequence in evaluation_sequences(documents, drawn, params.loop.sequences, seed)
+        for sequence in evaluation_sequences(documents, sequence_settings, params.loop.sequences, seed)
     ]
     device = pick_device(params.backbone.device, params.distributed.cuda_visible_devices)
     processes = PartialState(cpu=device.type == "cpu")
     origin = provenance(processes.device)
     backbone = load_backbone(**params.backbone_of(method), device=processes.device)
     adapter = None
-    if settings.adapter:
-        adapter, backbone = load_model(settings.adapter, backbone)
-    learner = build_learner(settings, backbone).eval()
+    if learner_settings.adapter:
+        adapter, backbone = load_model(learner_settings.adapter, backbone)
+    learner = build_learner(learner_settings, backbone).eval()
     if params.loop.forget == "document" and not learner.can_forget:
-        raise ConfigError(f"loop.forget: {settings.method} cannot take back a single document; leave it out")
+        raise ConfigError(f"loop.forget: {learner_settings.method} cannot take back a single document; leave it out")
     steps = [step for sequence in sequences for step in sequence.steps]
     learner.check([step.document for step in steps], [step.instruction for step in steps])
 
@@ -89,7 +94,7 @@ def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
         made = {"command": command, "seconds": round(time.time() - started), **origin}
         config = params.model_dump(mode="json", exclude={"methods"}) | {
             "method": method,
-            "learner": settings.model_dump(mode="json"),
+            "learner": learner_settings.model_dump(mode="json"),
             "backbone_digest": backbone.config_digest,
             "adapter": adapter,
             "made": made | {"processes": processes.num_processes},
@@ -106,7 +111,7 @@ def evaluate(params: EvaluateParams, method: str, command: str) -> Path:
 
 
 def read_documents_of(paths: Sequence[Path]) -> list:
-    """The documents of all files."""
+    """The documents of all files, in order."""
     return [document for path in paths for document in read_documents(path)]
 
 
@@ -117,11 +122,16 @@ def run_sequences(
     params: EvaluateParams,
     known: dict[Question, Answer],
 ) -> tuple[list[dict], list[dict], list[dict]]:
-    """Write and ask through a batch of (index, sequence); returns rows of records, of cost after each document, and of
-    what was decided on each segment. known: answers with nothing written, by question; those of the batch are added."""
+    """Write the documents of a batch of (index, sequence), and ask after each. All sequences are equally long.
+
+    Returns three lists of rows: records (one per query and document), costs (one per document and sequence, and the
+    timed questions at the end), segments (one per segment of a written text).
+    known: answers with nothing written, by question. The function adds those that are missing for this batch.
+    """
     settings, loop = params.sequences(), params.loop
     state = learner.reset([index for index, _ in batch])
-    rows, costs, segments, plain = [], [], [], []
+    rows, costs, segments = [], [], []
+    unwritten = []  # for each of `rows`, the question that is asked with nothing written
     length = len(batch[0][1].steps)
     for t in range(length):
         steps = [sequence.steps[t] for _, sequence in batch]
@@ -142,40 +152,46 @@ def run_sequences(
             ]
             for (q, query), answer in zip(queries[row] if asks else [], answers[row], strict=True):
                 rows.append(record((index, sequence), q, t, query, answer, cost.query_flops, settings))
-                plain.append(Question(query.input, query.true_output, query.false_output))
-    if loop.forget:
+                unwritten.append(Question(query.input, query.true_output, query.false_output))
+    if loop.forget:  # all is asked once more, at t = length
         state = _forget(learner, state, batch, params)
         answers = learner.answer(state, questions, loop.max_new_tokens)
-        for row, named in enumerate(batch):
-            taught = parse_target(named[1].steps[0].target)
+        by_words = loop.forget == "instruction"
+        for row, (index, sequence) in enumerate(batch):
+            target = parse_target(sequence.steps[0].target)
             for (q, query), answer in zip(queries[row], answers[row], strict=True):
                 flops = learner.cost(state, row, Question.of(query)).query_flops
-                told = loop.forget == "instruction" and query.learn and taught.learns(query.category, query.subcategory)
-                gone = "forgotten" if q == 0 or told else "remaining"
-                rows.append(record(named, q, length, query, answer, flops, settings) | {gone: True})
-                plain.append(Question(query.input, query.true_output, query.false_output))
-    _answer_unwritten(learner, rows, plain, known, loop.max_new_tokens)
+                # the instruction also takes back what later documents taught of the first one's target
+                revoked = by_words and query.learn and target.learns(query.category, query.subcategory)
+                kind = "forgotten" if q == 0 or revoked else "remaining"
+                rows.append(record((index, sequence), q, length, query, answer, flops, settings) | {kind: True})
+                unwritten.append(Question(query.input, query.true_output, query.false_output))
+    _answer_unwritten(learner, rows, unwritten, known, loop.max_new_tokens)
     for seconds in _query_seconds(learner, state, questions, loop.max_new_tokens):
         costs.append({"t": length - 1, "query_seconds": seconds})
     return rows, costs, segments
 
 
 def _answer_unwritten(
-    learner: Learner, rows: list[dict], asked: list[Question], known: dict[Question, Answer], max_new_tokens: int
+    learner: Learner, rows: list[dict], questions: list[Question], known: dict[Question, Answer], max_new_tokens: int
 ) -> None:
-    """Add to each of `rows` what the learner answers with nothing written; asked: its question, for the true object
-    beside the document's."""
-    fresh = list(dict.fromkeys(question for question in asked if question not in known))
+    """Add to each of `rows` what the learner answers with nothing written.
+
+    questions: one for each row, with the true object as target and the document's false one as the other.
+    known: as in `run_sequences`.
+    """
+    fresh = list(dict.fromkeys(question for question in questions if question not in known))
     answers = learner.answer(learner.reset([0]), [fresh], max_new_tokens)[0]
     known.update(zip(fresh, answers, strict=True))
-    for row, question in zip(rows, asked, strict=True):
+    for row, question in zip(rows, questions, strict=True):
         answer = known[question]
         row["known_fact_correct"] = answer.target_score > answer.other_score
         row["known_generated"] = answer.text
 
 
 def _forget(learner: Learner, state, batch: Sequence[tuple[int, Episode]], params: EvaluateParams):
-    """The state without the first document, or after an instruction that takes back what its target taught."""
+    """The state without the first document; or after one more instruction, which takes back what the first
+    instruction asked to learn (`loop.forget`)."""
     if params.loop.forget == "document":
         return learner.forget(state, 0)
     return learner.revoke(state, [revoking_instruction(each.steps[0].target, "test") for _, each in batch])
@@ -187,11 +203,13 @@ def record(
 ) -> dict:  # fmt: skip
     """One row of records.parquet: the answer after document `t` to a query about document `q`.
 
-    A verdict on facts is given where no refusal is expected, on formats and on refusals where `settings` have any.
+    sequence: its index and its documents. flops: FLOPs of reading the query.
+    A verdict is None where it makes no sense: on facts where a refusal is expected, on formats or refusals where
+    `settings` draw none.
     """
-    index, documents = sequence
+    index, episode = sequence
     refusals = bool(set(settings.target_types) & {*REFUSAL_TYPES, *COMPOSITION_TYPES})
-    found = recognise(answer.text)
+    wrapping = recognise(answer.text)  # the format of the answer, and where its content begins
     fact = not query.should_refuse
     return {
         "sequence": index,
@@ -204,8 +222,8 @@ def record(
         "refuse": query.refuse,
         "should_refuse": query.should_refuse,
         "neighbor_of_should_refuse": query.neighbor_of_should_refuse,
-        "composition": documents.steps[q].target_type in COMPOSITION_TYPES,
-        "unlearning": documents.unlearning and t == len(documents.steps) - 1,
+        "composition": episode.steps[q].target_type in COMPOSITION_TYPES,
+        "unlearning": episode.unlearning and t == len(episode.steps) - 1,
         "forgotten": False,
         "remaining": False,
         "input": query.input,
@@ -217,9 +235,9 @@ def record(
         "fact_correct": answer.target_score > answer.other_score if fact else None,
         "generated_correct": query.target_output.casefold() in answer.text.casefold() if fact else None,
         "format_expected": query.format,
-        "format_correct": found.format == query.format if settings.sets_format else None,
-        "format_age": format_age(documents, t) if query.format else None,
-        "refused": is_refusal(answer.text[found.offset :]) if refusals else None,
+        "format_correct": wrapping.format == query.format if settings.sets_format else None,
+        "format_age": format_age(episode, t) if query.format else None,
+        "refused": is_refusal(answer.text[wrapping.offset :]) if refusals else None,
         "nll": answer.nll,
         "num_answer_tokens": answer.tokens,
         "flops_per_token": flops,
@@ -227,9 +245,10 @@ def record(
 
 
 def _query_seconds(learner: Learner, state, questions, max_new_tokens: int) -> list[float]:
-    """Seconds to answer one question that was not asked before, each time alone, per sequence of the batch."""
+    """Seconds to answer one question, measured _TIMED_QUESTIONS times: the time of a batch divided by its sequences."""
     seconds = []
     for number in range(_TIMED_QUESTIONS):
+        # the number in front makes each question a new one
         fresh = [[replace(row[0], phrase=f"({number}) {row[0].phrase}")] for row in questions]
         started = time.perf_counter()
         learner.answer(state, fresh, max_new_tokens)
@@ -238,7 +257,8 @@ def _query_seconds(learner: Learner, state, questions, max_new_tokens: int) -> l
 
 
 def _mean_cost(costs: Sequence[dict]) -> dict[str, list[float | None]]:
-    """Means over sequences by t: tokens or slots kept, bytes of them, FLOPs and seconds a query, seconds a write."""
+    """Means over sequences, one for each t: tokens or slots kept, their bytes, FLOPs and seconds of a query, seconds of
+    a write. None where nothing was measured."""
     length = max(cost["t"] for cost in costs) + 1
     table = {}
     for name in ("kept", "bytes", "query_flops", "query_seconds", "write_seconds"):

@@ -2,10 +2,10 @@
 
 - A step draws episodes, writes their documents one after another, and asks queries after each document. The loss is
   the mean cross-entropy over the answers' tokens, and a loss of the method's own if it has one (write gates).
-- `loop.gradients_through`: whether gradients reach the writing of the current document only ("last"), or of every
-  earlier one too ("all").
-- The episodes of a step are a pure function of seed and step. So a run that was killed and started again, on as many
-  processes, ends with the same weights to the bit. Another number of processes changes only the order of sums.
+- `loop.gradients_through` says how far gradients go back: to the writing of the current document ("last"), or of every
+  earlier document too ("all").
+- The episodes of a step are a pure function of seed and step. So a run that was killed and is started again with the
+  same number of processes ends with the same weights, bit for bit. Another number changes only the order of sums.
 """
 
 import time
@@ -42,7 +42,9 @@ class Trainer:
 
         Trainer(params, "gnm", "python -m gnm.train --method gnm").fit()
 
-    command: how the run was started, for the record in the adapter.
+    params: the settings of all methods. method: the name of the one to train. command: the command line of the run; it
+    is recorded in the adapter.
+    Raises ConfigError, DataError, BackboneError or CheckpointError before the first step.
     """
 
     def __init__(self, params: TrainParams, method: str, command: str):
@@ -54,17 +56,18 @@ class Trainer:
         self.validation = validation_episodes(
             params, Material.read([params.data.validation], people and people.validation)
         )
-        # documents that are too few for the curriculum's steps or for later ones are refused here
+        # too few documents raise here: for the first step, which the curriculum draws if there is one, or for the last
         for step in (0, params.loop.steps - 1):
             training_batch(params, self.train, step)
-        alone = {"selection_only": params.selection_only, "loop.answers_every": params.loop.answers_every > 1}
-        for key in (key for key, is_set in alone.items() if is_set and not settings.selects):
+        # settings that train the write gates in steps without questions
+        gates_alone = {"selection_only": params.selection_only, "loop.answers_every": params.loop.answers_every > 1}
+        for key in (key for key, is_set in gates_alone.items() if is_set and not settings.selects):
             raise ConfigError(
                 f"{key}: {settings.method} has no gates to train alone; leave it out, or set write.gates and "
                 "write.reads: nothing"
             )
         device = pick_device(params.backbone.device, params.distributed.cuda_visible_devices)
-        torch.backends.cuda.matmul.allow_tf32 = True  # adapters and scores, on a GPU's matrix units
+        torch.backends.cuda.matmul.allow_tf32 = True  # faster float32 products on a GPU: adapters, logits
         ddp = DistributedDataParallelKwargs()
         self.accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[ddp])
         self._check_processes()
@@ -79,7 +82,7 @@ class Trainer:
         self.parts = trained_parameters(backbone.model, learner.own_parameters())
         adapters = {SELECTOR} if params.selection_only else {*ADAPTERS} if params.train_adapters else set()
         if not settings.learns_gates:
-            adapters -= {SELECTOR}  # nothing looks at a text with it
+            adapters -= {SELECTOR}  # without learned gates no pass uses the selector, so it would get no gradient
         learned = {part: named for part, named in self.parts.items() if part in {*adapters, MODULE}}
         if not learned:
             raise ConfigError(f"train_adapters: {settings.method} has nothing but adapters to train; leave it true")
@@ -94,7 +97,8 @@ class Trainer:
             training=params.model_dump(mode="json", exclude={"output", "backbone", "methods", "lora", "distributed"}),
             **start,
         ).as_json()
-        # a step without questions stops at the gates, and a selector may go on above them
+        # parameters without a gradient: all above the gates' layer in a step without questions, and the selector's, if
+        # it has layers above the gates' layer
         stops_early = params.loop.answers_every > 1 or SELECTOR in learned
         ddp.find_unused_parameters = stops_early or not learner.trains_all
         self.module = TrainingLoss(learner, params.loop.gradients_through)
@@ -111,6 +115,7 @@ class Trainer:
         self.optimizer = self.accelerator.prepare(build_optimizer(learned, params.opt, self.device))
 
     def _check_processes(self) -> None:
+        """Raise ConfigError if a step has fewer sequences than there are processes."""
         loop, processes = self.params.loop, self.accelerator.num_processes
         fewest = loop.fewest_sequences
         if fewest < processes:
@@ -121,21 +126,24 @@ class Trainer:
 
     @property
     def checkpoint(self) -> Path:
+        """The hidden folder beside the output where a run saves its checkpoints."""
         return self.output.parent / f".{self.output.name}-checkpoint"
 
     def fit(self) -> None:
         """Train to the last step, or until validation stops improving, and save the best adapter.
 
-        Where a checkpoint of the same settings is left of a killed run, training goes on from it.
+        If a killed run with the same settings left a checkpoint, training goes on from it.
+        progress["bad"] counts the validations without improvement since the best one.
         """
-        loop, start = self.params.loop, time.time()
+        loop, started = self.params.loop, time.time()
         progress = {"step": 0, "best": None, "best_step": 0, "bad": 0, "seconds": 0.0}
         best = copied(self.parts)
         found = load_checkpoint(self.checkpoint, self.parts, self.about)
         if found:
-            self.optimizer.load_state_dict(found[0]["optimizer"])
-            best, progress = found[0]["best"], found[1]
-            start -= progress["seconds"]
+            held, progress = found
+            self.optimizer.load_state_dict(held["optimizer"])
+            best = held["best"]
+            started -= progress["seconds"]
         main = self.accelerator.is_main_process
         bar = tqdm(total=loop.steps, initial=progress["step"], disable=not main, desc=self.output.name, mininterval=5)
         with TrainingLog(self.output, progress["step"], enabled=main) as live:
@@ -143,7 +151,7 @@ class Trainer:
             while progress["step"] < loop.steps and progress["bad"] < loop.patience:
                 step = progress["step"]
                 means = self.step(step, next(drawn))
-                progress |= {"step": step + 1, "seconds": time.time() - start}
+                progress |= {"step": step + 1, "seconds": time.time() - started}
                 bar.update()
                 bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
                 live.log("train", means | {"seconds": progress["seconds"]})
@@ -181,7 +189,7 @@ class Trainer:
         own = batch[self.accelerator.process_index :: num_processes]
         set_learning_rate(self.optimizer, self.params.opt, step, self.params.loop.steps)
         self.module.train(False)  # no dropout anywhere: training mode would change nothing but the model's flags
-        losses, sums = self.module(own, self.params.asks(step))
+        losses, sums = self.module(own, self.params.asks(step))  # losses: sums over answers' tokens, and over documents
         everywhere = self.accelerator.reduce(sums.to(self.device))
         counts = torch.tensor([everywhere[SUMS.index(name)].item() for name in ("tokens", "documents")])
         # gradients are averaged over processes: scale so that the average is the mean over all tokens and documents
@@ -202,7 +210,8 @@ class Trainer:
         batches = list(_batches(self.validation, size))
         for first in range(0, len(batches), processes):
             place = first + self.accelerator.process_index
-            # where batches run out, all processes still run the same passes: a share of weights may be needed elsewhere
+            # a process whose batches run out reads the last one again, uncounted: with a sharded backbone the others
+            # need its share of the weights in every pass
             batch = batches[min(place, len(batches) - 1)]
             found = self.accelerator.unwrap_model(self.module)(batch, not self.params.selection_only)[1]
             sums += found if place < len(batches) else 0

@@ -32,9 +32,9 @@ _LEAST = 5.0  # points that a panel of losses reaches at least
 
 
 def layer_lines(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> Figure:
-    """A panel a measure, a line a method with a band of its interval; `frame` is `memory.by_layer`.
+    """One panel for each of `measures`, by layer. Each method is a line in it, with its interval as a band.
 
-    Raises DataError when no method has one of `measures`.
+    frame: from `memory.by_layer`. Raises DataError if no method has one of `measures`.
     """
     methods = methods_of(frame, measures)
     figure, body, panels = _panels(title, len(measures), len(methods), _note(frame))
@@ -54,9 +54,9 @@ def layer_lines(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> Fig
 
 
 def swap_lines(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> Figure:
-    """A panel a measure, a line for writing, reading and both; `frame` is `memory.lost_by_swap`.
+    """One panel for each of `measures`, by the layers that are swapped. Writing, reading and both are a line each.
 
-    Raises DataError when the frame has none of `measures`.
+    frame: from `memory.lost_by_swap`. Raises DataError if it has none of `measures`.
     """
     measures = [measure for measure in measures if measure in set(frame["measure"])]
     if not measures:

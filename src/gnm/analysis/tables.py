@@ -1,7 +1,8 @@
-"""Tables of metrics: a row a method in the fixed order, a column a figure, cost beside quality.
+"""Tables of metrics: one row for each method, in a fixed order; one column for each figure; cost beside quality.
 
 - Input is the tidy frame of `saved.metric_frame`, restricted to one experiment; values are shown in percent.
-- "86.7 [84.1, 89.0]" is the value and its 95 % interval over sequences; a value alone has no records behind it.
+- "86.7 [84.1, 89.0]" is the value and its 95 % interval over sequences. A value without interval comes from a summary:
+  its records are not there.
 - Text and Markdown are for reading; CSV keeps the plain numbers, one column each for value, low, high.
 """
 
@@ -33,10 +34,10 @@ _ABSENT = "–"
 
 
 def select(metrics: pd.DataFrame, experiment: str | None = None) -> pd.DataFrame:
-    """Rows of one experiment, with the variant, where there is one, made part of the method's name.
+    """The rows of one experiment. If they have several variants, a method's name gets its variant.
 
-    Raises DataError when the frame holds several experiments and none is named, when the named one is absent, or
-    when two evaluations fall on the same method.
+    Raises DataError if the frame holds several experiments and none is named, if the named one is absent, or if two
+    evaluations have the same method's name.
     """
     experiments = metrics["experiment"].unique() if "experiment" in metrics else []
     if experiment is None and len(experiments) > 1:

@@ -105,7 +105,7 @@ def categorise(splits: Mapping[str, Iterable[Placed]]) -> Categorised:
 
 
 def write_facts(path: str | Path, facts: Iterable[Fact]) -> None:
-    """Write facts as a JSON list, one object a fact with the fields of Fact."""
+    """Write facts as a JSON list; each object has the fields of Fact."""
     write_json(path, [asdict(fact) for fact in facts], indent=1)
 
 

@@ -5,9 +5,10 @@
   `all_but_country`, and several groups where one stands: `country+religion`. `parse_target` reads it, everything
   else goes by the parsed value.
 - Where a group is both to be learned and to be refused, refusing wins.
-- Held-out subcategories (`groups`) reach wider targets too. Under "seen" a category, or `all`, is a target
-  only in documents in which it covers no held-out fact, so none is ever learned in training. Under "unseen"
-  neither is one, because the instruction for it was trained on.
+- Some subcategories are held out of training. `groups` says which targets a document can have. "seen", for training:
+  subcategories that are not held out; a category, or `all`, only where it covers no held-out fact of the document.
+  "unseen", for evaluation: held-out subcategories alone, because training gives instructions for categories and `all`.
+  "all": every group.
 """
 
 from collections.abc import Iterable
@@ -117,9 +118,11 @@ def expected_queries(pairs: Iterable[Pair], target: str) -> tuple[Query, ...]:
 
 
 def targets_in(document: Document, target_types: Iterable[str], groups: Groups) -> dict[str, tuple[str, ...]]:
-    """Targets that `document` can be given, by target type; types without any are left out.
+    """The targets that `document` can have: {target type: targets}. A target type without any is left out.
 
-    A group is a target only if the document has facts of it and `groups` admits it (see the module's notes).
+    groups: which groups may be targets ("seen", "unseen" or "all"; see the notes at the top of this file). The document
+    must also have facts of the group.
+    Raises DataError for an unknown target type.
     """
     taxonomy = load_taxonomy()
     found = {}

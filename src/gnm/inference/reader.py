@@ -1,10 +1,12 @@
-"""The reader: it asks questions whose tokens attend to a prefix, to answer them or to train on them.
+"""The reader: it turns questions into tokens, which attend to a prefix, and answers them or computes their loss.
 
-- The words that all questions begin with are read once for each state, and join the prefix.
-- The questions of one state are read in one pass, and none sees another (`packed.py`).
-- Logits are computed at the places of answers only; the other places do not pass through the LM head.
+- The words that all questions begin with (`ChatFormat.encode_lead`) are read once for each state, and join the prefix.
+- The questions of one state are read in one pass, and none sees another (`packed.py`, which also generates).
+- Logits are computed at the tokens of answers only; the others do not pass through the LM head.
+- Each question has two objects that compete, the target and the other one. Their scores are compared at the first token
+  in which they differ, where the content of the answer begins: after the opening words of a format, if it has one.
 
-Shape letters: B states, n questions per state, T tokens.
+Shape letters: B states, n questions per state, T tokens, E hidden size.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from gnm.data.formats import recognise
 from gnm.inference.chat import ChatFormat
-from gnm.inference.packed import PackedPasses
+from gnm.inference.packed import Begun, PackedPasses
 from gnm.inference.padding import pad
 from gnm.inference.questions import Answer, AnswerLoss, Question
 from gnm.models import flops
@@ -28,7 +30,8 @@ from gnm.models.tokens import TokenBatch
 class Reader:
     """Asks questions behind prefixes; also turns texts into tokens.
 
-    lead: token ids in front of every question, for prefixes that do not hold the preamble.
+    chat: how a question and its answer are put into tokens.
+    lead: token ids in front of the words that every question begins with, for prefixes without the preamble.
 
         prefix = lm.prefix(memory)
         reader.say(prefix, [["Oslo lies on a"]], max_new_tokens=4)
@@ -40,9 +43,10 @@ class Reader:
         self.passes = PackedPasses(decoder, chat.end_of_turn)
 
     def recalling(self, recall: Callable[[Tensor], Tensor]) -> "Reader":
-        """A reader with the same parts that applies `recall` to the questions' last hidden states [B, n, T, E].
+        """A copy of this reader that changes the questions' last hidden states [B, n, T, E] before the LM head.
 
-        The logits are then those of what `recall` returns. It belongs to B states: ask with the prefixes of these.
+        recall: takes them and returns others of the same shape, for the B states that it was made for; so the copy can
+        answer with prefixes of these states only. The latent bank reads in this way.
         """
         reader = copy(self)
         reader.passes = PackedPasses(self.decoder, self.chat.end_of_turn, recall)
@@ -55,10 +59,11 @@ class Reader:
     def encode_segments(
         self, rows: Sequence[Sequence[str]], is_document: Sequence[Sequence[bool]] | None = None
     ) -> TokenBatch:
-        """Texts as tokens. rows: the segments of each text. is_document: which segments are a document's; None: all.
+        """Texts as tokens, one text per row, with the segment of each token.
 
-        The segments of a text are joined and then tokenised. A token across a border belongs to the segment in which it
-        ends.
+        rows: the segments of each text. is_document: which segments belong to a document; None: all.
+        The segments of a text are joined and then tokenised. A token that spans two segments belongs to the one in
+        which it ends.
         """
         tokens = [self.chat.encode_with_ends("".join(row)) for row in rows]
         ids, mask = (part.flatten(1) for part in pad([[own] for own, _ in tokens], self.decoder.device))
@@ -66,9 +71,9 @@ class Reader:
         for row, (_, ends) in enumerate(tokens):
             borders = torch.tensor([len(part) for part in rows[row]]).cumsum(0)
             number = torch.searchsorted(borders, torch.tensor(ends, dtype=torch.long))
-            own = [True] * len(rows[row]) if is_document is None else is_document[row]
+            belongs = [True] * len(rows[row]) if is_document is None else is_document[row]
             segment[row, : len(ends)] = number
-            of_document[row, : len(ends)] = torch.tensor(own, dtype=torch.bool)[number]
+            of_document[row, : len(ends)] = torch.tensor(belongs, dtype=torch.bool)[number]
         return TokenBatch(ids, mask, segment.to(ids.device), of_document.to(ids.device))
 
     def preamble(self, batch: int) -> Prefix:
@@ -85,7 +90,7 @@ class Reader:
         return flops.query_flops(self.decoder.config, prompt, prefix_tokens, 1)
 
     def question_tokens(self, asked: Question) -> int:
-        """How many tokens a question has before its answer, without the words that all questions begin with."""
+        """How many tokens a question has before its answer; the words that all questions begin with do not count."""
         return len(self._prompt(asked))
 
     def prefill_flops(self, tokens: int) -> float:
@@ -100,25 +105,31 @@ class Reader:
         return self.decoder.extend(prefix, ids[:, 0], mask[:, 0])
 
     def loss(self, prefix: Prefix, questions: Sequence[Sequence[Question]]) -> AnswerLoss:
-        """The cross-entropy of the questions' targets. Row b holds the questions of state b, as many as it likes."""
+        """The cross-entropy of the answers that the questions expect, and whether the target wins at each.
+
+        questions: row b holds those of state b; rows may have different lengths.
+        """
         prompts = [[self._prompt(q) for q in row] for row in questions]
         answers = [[self._answer(q) for q in row] for row in questions]
         if not any(prompts):
             return AnswerLoss(torch.zeros((), device=self.decoder.device), 0, [[] for _ in questions])
         # the last answer token is predicted, never read
-        rows = [[p + a[:-1] for p, a in zip(ps, as_, strict=True)] for ps, as_ in zip(prompts, answers, strict=True)]
+        both = zip(prompts, answers, strict=True)
+        rows = [[prompt + answer[:-1] for prompt, answer in zip(*row, strict=True)] for row in both]
         ids, mask = pad(rows, self.decoder.device)
         hidden = self.passes.read(self.shared(prefix), ids, mask)
-        spots, targets, contests = [], [], []  # a contest: where two objects differ, and their tokens there
+        spots, targets = [], []  # places in `hidden` whose next token belongs to an answer, and this token
+        contests = []  # for each question: the place in `spots` where its two objects differ, and their tokens there
         width, length = ids.shape[1:]
-        for row, (ps, as_) in enumerate(zip(prompts, answers, strict=True)):
-            for column, (p, a) in enumerate(zip(ps, as_, strict=True)):
-                common, *pair = self._contest(questions[row][column])
-                step = min(self._content_step(a) + len(common), len(a) - 1)
+        for row, asked in enumerate(questions):
+            for column, q in enumerate(asked):
+                prompt, answer = prompts[row][column], answers[row][column]
+                common, *pair = self._contest(q)
+                step = min(self._content_step(answer) + len(common), len(answer) - 1)
                 contests.append((len(spots) + step, *pair))
-                first = (row * width + column) * length + len(p) - 1
-                spots += range(first, first + len(a))
-                targets += a
+                first = (row * width + column) * length + len(prompt) - 1
+                spots += range(first, first + len(answer))
+                targets += answer
         logits = self.decoder.logits(hidden.flatten(0, 2)[torch.tensor(spots, device=hidden.device)])
         expected = torch.tensor(targets, device=hidden.device)
         spot, target, other = torch.tensor(contests, device=hidden.device).T
@@ -130,7 +141,10 @@ class Reader:
     def answer(
         self, prefix: Prefix, questions: Sequence[Sequence[Question]], max_new_tokens: int
     ) -> list[list[Answer]]:
-        """Answer every question greedily, and score its target and the other object. Row b: questions of state b."""
+        """Answer every question greedily, and score its target and the other object.
+
+        questions: row b holds those of state b. One pass reads all of them, or as many as `attention.at_once` allows.
+        """
         prefix, width = self.shared(prefix), max(map(len, questions), default=0)
         number = self._at_once(prefix, max((len(self._prompt(q)) for row in questions for q in row), default=1))
         parts = [
@@ -140,11 +154,14 @@ class Reader:
         return [[answer for part in parts for answer in part[row]] for row in range(len(questions))]
 
     def _at_once(self, prefix: Prefix, longest: int) -> int:
-        """How many questions of a state are read in one pass. longest: tokens of the longest prompt."""
+        """How many questions of a state one pass reads at most. longest: tokens of the longest prompt."""
         scores = prefix.valid.numel() * self.decoder.config.num_attention_heads * longest
         return at_once(scores)
 
-    def _answer_some(self, prefix, questions, max_new_tokens: int) -> list[list[Answer]]:
+    def _answer_some(
+        self, prefix: Prefix, questions: Sequence[Sequence[Question]], max_new_tokens: int
+    ) -> list[list[Answer]]:
+        """As `answer`, in one pass. prefix: with the words that every question begins with."""
         begun = self.passes.begin(prefix, [[self._prompt(q) for q in row] for row in questions])
         nll = self._target_nll(prefix, begun, questions)
         watched = torch.zeros(*begun.mask.shape[:2], 2, dtype=torch.long, device=begun.mask.device)
@@ -162,10 +179,13 @@ class Reader:
                 answers[row].append(Answer(self._text(tokens), *pair, nll[row][column], len(self._answer(q))))
         return answers
 
-    def _late_contests(self, prefix, questions, said) -> dict[tuple[int, int], list[float]]:
-        """The scores of both objects' tokens where they first differ, of the questions whose objects begin alike.
+    def _late_contests(
+        self, prefix: Prefix, questions: Sequence[Sequence[Question]], said: list[list[list[int]]]
+    ) -> dict[tuple[int, int], list[float]]:
+        """Scores of target and other object, {(row, column): [target, other]}, for questions whose objects begin alike.
 
-        What they have in common is read after what was `said` up to the content.
+        Such objects are compared in a pass of their own, over the prompt, the opening words of the answer `said`
+        (token ids; those before its content), and the tokens that both objects have in common.
         """
         prompts: list[list[list[int]]] = [[] for _ in questions]
         places: dict[tuple[int, int], tuple[int, list[int]]] = {}
@@ -182,20 +202,21 @@ class Reader:
         return {(row, column): scores[row, place, pair].tolist() for (row, column), (place, pair) in places.items()}
 
     def say(self, prefix: Prefix, phrases: Sequence[Sequence[str]], max_new_tokens: int) -> list[list[str]]:
-        """What is answered, greedily, to each state's phrases; nothing is scored.
+        """Greedy answers to phrases, as texts; nothing is scored. phrases: row b holds those for state b.
 
-        A pass over the phrases, with the words that all begin with, and one over each token of the answers.
+        Unlike `answer`, the words that all questions begin with are read as part of each prompt: a pass less.
         """
         prompts = [[self._shared + self.chat.encode_question(phrase) for phrase in row] for row in phrases]
         return self._said(prefix, prompts, max_new_tokens)
 
     def complete(self, prefix: Prefix, requests: Sequence[str], max_new_tokens: int) -> list[str]:
-        """What the backbone says, greedily, to one free request per state."""
+        """Greedy answers to free requests, as texts: one request for each state, read behind its prefix."""
         prompts = [[self.chat.encode(text) + self.chat.tail] for text in requests]
         return [row[0] for row in self._said(prefix, prompts, max_new_tokens)]
 
     @torch.no_grad()
     def _said(self, prefix: Prefix, prompts: list[list[list[int]]], max_new_tokens: int) -> list[list[str]]:
+        """Greedy answers to `prompts`, given as token ids, row b those for state b."""
         number = self._at_once(prefix, max((len(prompt) for row in prompts for prompt in row), default=1))
         answers: list[list[str]] = [[] for _ in prompts]
         for start in range(0, max(map(len, prompts), default=0), number):
@@ -205,7 +226,8 @@ class Reader:
                 row += map(self._text, found)
         return answers
 
-    def _target_nll(self, prefix, begun, questions) -> list[list[float]]:
+    def _target_nll(self, prefix: Prefix, begun: Begun, questions: Sequence[Sequence[Question]]) -> list[list[float]]:
+        """Sum of -log p (nats) of each question's expected answer. begun: the prompts, read behind `prefix`."""
         answers = [[self._answer(q) for q in row] for row in questions]
         first = begun.scores.log_softmax(-1)
         total = [[-float(first[r, c, a[0]]) for c, a in enumerate(row)] for r, row in enumerate(answers)]
@@ -227,12 +249,15 @@ class Reader:
         return self.chat.encode_question(asked.phrase)
 
     def _answer(self, asked: Question) -> list[int]:
+        """Token ids of the expected answer, with the end of turn."""
         said = asked.target if asked.said is None else asked.said
         return self.chat.encode_answer(said) + self.chat.end_of_turn[:1]
 
     def _contest(self, asked: Question) -> tuple[list[int], int, int]:
-        """The tokens that target and other object begin with alike, and the next one of each; the end of turn is the
-        last token of an object. Objects that are the same have nothing in common here."""
+        """The tokens with which both the target and the other object begin, and the next token of each.
+
+        The end of turn counts as the last token of an object. Two equal objects are compared at their first token.
+        """
         target, other = (
             self.chat.encode_answer(text) + self.chat.end_of_turn[:1] for text in (asked.target, asked.other)
         )
@@ -243,7 +268,7 @@ class Reader:
         return self.chat.said(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _content_step(self, tokens: Sequence[int]) -> int:
-        """The place among the answer's `tokens` of the one with which its content begins."""
+        """The index in an answer's `tokens` at which its content begins, after the opening words of a format."""
         decode = self.tokenizer.decode
         offset = recognise(decode(tokens, skip_special_tokens=True)).offset
         if not offset:

@@ -1,7 +1,8 @@
 """Latent memory with a long-term store: each question reads the pool and the stored segments that it finds.
 
-Questions that find the same segments share one prefix and are read side by side, so that an answer depends on nothing
-but its own question.
+The pool of a row with the segments that a question finds is the question's context. Questions with the same context
+share one prefix and are read in one pass; others have a prefix of their own. So an answer depends on its own question
+alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,23 +20,29 @@ from gnm.models.prefix import Prefix
 from gnm.models.projected import Memory
 
 CONTEXTS_AT_ONCE = 16
+"""How many prefixes are held at once while questions are answered."""
 _SAMPLE_LINES, _LINES_OF_A_TEXT = 160, 3
 
 Found = tuple[int, ...]
+"""Segments that a question finds: their places in the store, oldest first."""
 Asked = TypeVar("Asked", Question, str)
+"""What is asked: a question with its expected answer, or a phrase alone."""
 
 
 class LongTermLearner(MemoryLearner):
     """A MemoryLearner whose memory is a LongTermLM."""
 
-    same_passes = False  # as many as there are different contexts
+    same_passes = False  # the number of passes depends on how many different contexts the questions have
 
     def __init__(self, lm: LongTermLM, reader: Reader, *settings):
         super().__init__(lm, reader, *settings)
         lm.sample = reader.encode(sample_texts())
 
     def find(self, state: Memory, phrases: Sequence[Sequence[str]]) -> list[list[Found]]:
-        """The segments of its sequence's store that each phrase reads, by their places there, oldest first."""
+        """The segments that each phrase reads of the store of its row: their places in it, oldest first.
+
+        phrases: row b holds those for state b. A space is put before each, as before a word in the middle of a text.
+        """
         found: list[list[Found]] = [[] for _ in phrases]
         for row, own in enumerate(phrases):
             if own:
@@ -49,6 +56,7 @@ class LongTermLearner(MemoryLearner):
         return self._in_contexts(state, phrases, lambda *read: self.reader.say(*read, max_new_tokens))
 
     def prefix(self, state: Memory, requests: Sequence[str]) -> Prefix:
+        """One prefix for all requests: the pool, with every segment that any of them finds."""
         found = self.find(state, [requests])[0]
         return self.lm.recalled(state, [(0, tuple(sorted({place for each in found for place in each})))])
 
@@ -73,7 +81,7 @@ class LongTermLearner(MemoryLearner):
         return loss._replace(right=right)
 
     def cost(self, state: Memory, row: int, asked: Question) -> Cost:
-        """Kept: slots of pool and store. A question pays for finding its segments, and for reading pool and these."""
+        """Kept: the slots of pool and store. Query FLOPs: finding the segments, then reading pool and segments."""
         pool, store = super().cost(state, row, asked), state.state.store[row]
         found = self.find(state, [[asked.phrase] if each == row else [] for each in range(state.state.batch)])[row][0]
         read = self.reader.query_flops(asked, int(pool.kept) + sum(len(store.entries[place]) for place in found))
@@ -81,7 +89,7 @@ class LongTermLearner(MemoryLearner):
         return Cost(pool.kept + int(store.lengths.sum()), pool.bytes + store.bytes, read + finding)
 
     def _grouped(self, state: Memory, asked: Sequence[Sequence[Asked]]) -> dict[tuple[int, Found], list[int]]:
-        """The places in each row of what is asked there, by the context that it is read in."""
+        """Questions grouped by context: {(row, segments found): places of the questions in that row of `asked`}."""
         groups: dict[tuple[int, Found], list[int]] = {}
         phrases = [[each if isinstance(each, str) else each.phrase for each in row] for row in asked]
         for row, own in enumerate(self.find(state, phrases)):
@@ -92,7 +100,10 @@ class LongTermLearner(MemoryLearner):
     def _in_contexts(
         self, state: Memory, asked: Sequence[Sequence[Asked]], read: Callable[[Prefix, list[list[Asked]]], Any]
     ) -> list[list]:
-        """What `read` gives for what is asked of each sequence, a few contexts at a time."""
+        """The answers to all that is asked, row by row. `read` answers the groups of a few contexts at a time.
+
+        read: takes the prefixes of some contexts, and a list of questions for each; returns a list of answers for each.
+        """
         answers: list[list] = [[None] * len(row) for row in asked]
         groups = list(self._grouped(state, asked).items())
         for start in range(0, len(groups), CONTEXTS_AT_ONCE):
@@ -107,7 +118,10 @@ class LongTermLearner(MemoryLearner):
 
 @cache
 def sample_texts() -> tuple[str, ...]:
-    """A fixed sample of statements, of the embedded facts in all their wordings: what texts have in common."""
+    """A fixed sample of texts, from which whitening learns what the hidden states of all texts have in common.
+
+    Each line of a text states one fact of `gnm.data.facts` in one of its relation's wordings.
+    """
     facts, relations, lines = load_facts(), load_relations(), []
     for number, fact in enumerate(facts[:: len(facts) // _SAMPLE_LINES][:_SAMPLE_LINES]):
         relation = relations[fact.relation]

@@ -29,7 +29,8 @@ from gnm.models.tokens import TokenBatch
 class MemoryLearner(Learner):
     """Writes with a MemoryLM, and answers with its prefix in front of each question.
 
-    order: whether the instruction stands before or after its document. gate_training: weights of the gates' losses.
+    lm: writes and holds the memory. reader: makes tokens, and asks. order: whether the instruction stands before or
+    after its document. gate_training: weights of the gates' losses.
 
         state = learner.write(learner.reset([0]), ["Oslo lies on a fjord."], ["Learn all facts."])
         learner.say(state, [["Oslo lies on"]], max_new_tokens=4)
@@ -48,7 +49,7 @@ class MemoryLearner(Learner):
         self.lm, self.reader, self.order = lm, reader, order
         self.gated, self.gate_training = lm.gating is not None, gate_training
         self.learned_gates = self.gated and lm.gating.gate is not None
-        # an adapter that only writes, and the mark of what is written, and gates
+        # whether there are parameters that only writing uses: its adapter, MemoryLLM's marks, gates
         own = lm.write_settings.tap == "outputs" or self.learned_gates
         self.trains_all = not lm.revises and (lm.gradient_through_writing or not own)
         self.same_passes = not lm.revises  # what an instruction takes back is read once more
@@ -82,7 +83,7 @@ class MemoryLearner(Learner):
         return bool(self.lm.revoking(self._told([instruction])) >= 0)
 
     def _told(self, instructions: Sequence[str]) -> TokenBatch:
-        """Instructions by themselves, as the tokens that stand in front of a document."""
+        """Instructions without their documents, as tokens. The tokens are those that stand in front of a document."""
         return self.reader.encode([opening(instruction) for instruction in instructions])
 
     def forget(self, state: Memory, document: int) -> Memory:
@@ -166,12 +167,15 @@ class MemoryLearner(Learner):
         return self.lm.prefix(state)
 
     def contexts(self, state: Memory, phrases: Sequence[str]) -> list[tuple[Prefix, list[int]]]:
-        """What each of `phrases` to the memory `state`, of one row, reads: prefixes of one row, each with the places of
-        the phrases that read it."""
+        """The prefixes that `phrases` read, each with the places in `phrases` of those that read it.
+
+        state: of one memory. Each prefix has one row.
+        """
         return [(self.lm.prefix(state), list(range(len(phrases))))]
 
     def counted(self, state: Memory, phrases: Sequence[Sequence[str]]) -> Memory:
-        """The memory after `phrases` were asked. Only a long-term store changes: it counts what questions find."""
+        """The memory after `phrases` were asked. Only a long-term store changes: it counts how often each of its
+        segments was found."""
         return state
 
     def loss(self, state, questions):

@@ -1,4 +1,4 @@
-"""The state of memories: a frozen value with a batch axis. A function takes one and returns another.
+"""The state of memories: a frozen value with a batch axis. Nothing changes it in place; each method returns a new one.
 
 Shape letters: B states, L layers, S slots, E hidden size.
 """
@@ -13,14 +13,15 @@ from gnm.memory.store import LongTermStore
 PREAMBLE = -1
 """The source of slots of the preamble, with which every conversation starts. They are never evicted or forgotten."""
 MIXED = -2
-"""The source of slots that belong to no single document: those of a trained starting pool, and what is left after an
-eviction that drops other slots in each layer. They are evicted like all others, and cannot be forgotten by document."""
+"""The source of slots that belong to no single document: those of a trained starting pool, and all that are left after
+an eviction that dropped different slots in different layers. They are evicted like all others, and cannot be forgotten
+by document."""
 
 
 def pack(keep: Tensor) -> tuple[Tensor, Tensor]:
-    """The places where `keep` [..., S] is true, moved to the left in their order.
+    """The places where `keep` [..., S] bool is true, moved to the left in their order.
 
-    Returns their indices [..., S'] long, padded with 0 up to the longest row, and which are no padding, [..., S'] bool.
+    Returns their indices [..., S'] long, padded with 0 up to the longest row S'; and which are real, [..., S'] bool.
     """
     length = int(keep.sum(-1).max()) if keep.numel() else 0
     index = (~keep).int().argsort(dim=-1, stable=True)[..., :length]
@@ -63,7 +64,7 @@ class MemoryState:
         return self.valid.flip(-1).long().cumsum(-1).flip(-1)
 
     def used(self) -> Tensor:
-        """How many slots count against the pool's capacity, [B] long: all valid ones but the preamble's."""
+        """How many slots count against the pool's capacity, [B] long: all valid ones except the preamble's."""
         return (self.valid & (self.source != PREAMBLE)).sum(-1)
 
     def positions(self, shared: bool = False) -> Tensor:
@@ -74,36 +75,43 @@ class MemoryState:
         place = (self.valid.long().cumsum(-1) - 1).clamp(min=0)
         if not shared:
             return place
-        kind = torch.where(self.valid, self.source, PREAMBLE) - MIXED
+        kind = torch.where(self.valid, self.source, PREAMBLE) - MIXED  # from 0 on, so that it can be an index
+        # the place of the first slot of each source
         first = torch.full((self.batch, self.written - MIXED), self.slots.shape[2], device=place.device)
         first = first.scatter_reduce(1, kind, place.where(self.valid, self.slots.shape[2]), "amin")
         preamble = (self.valid & (self.source == PREAMBLE)).sum(-1, keepdim=True)
         return torch.where(kind == PREAMBLE - MIXED, place, preamble + place - first.gather(1, kind))
 
     def documents(self, row: int = 0) -> dict[int, int]:
-        """How many slots of each document are in the memory, and its store: {document: slots}, oldest first."""
+        """How many slots each document has in pool and store of memory `row`: {document: slots}, oldest first."""
         sources, counts = self.source[row][self.valid[row]].unique(return_counts=True)
         slots = {int(s): int(c) for s, c in zip(sources, counts, strict=True) if s >= 0}
         return _sum(slots, self.store[row].slots_of("source")) if self.store else slots
 
     def segments(self, document: int, row: int = 0) -> dict[int, int]:
-        """How many slots of each segment of `document` are in a memory with gates: {segment: slots}."""
+        """How many slots each segment of `document` has in pool and store of memory `row`: {segment: slots}.
+
+        Only for memories with gates.
+        """
         held = self.segment[row][self.valid[row] & (self.source[row] == document)]
         slots = {int(s): int(c) for s, c in zip(*held.unique(return_counts=True), strict=True)}
         return _sum(slots, self.store[row].slots_of("segment", document)) if self.store else slots
 
     def segment_numbers(self) -> Tensor:
-        """A number for each slot that tells the segments of all documents apart: [B, S] long, -1 without a segment."""
+        """A number for each slot, the same for slots of one segment of one document: [B, S] long, -1 without a segment.
+
+        Older documents have smaller numbers. Only for memories with gates.
+        """
         own = self.valid & (self.source >= 0)
         width = int(self.segment.max()) + 1 if self.segment.numel() else 1
         return (self.source * width + self.segment).masked_fill(~own, -1)
 
     def select(self, keep: Tensor) -> tuple["MemoryState", Tensor]:
-        """The state with the slots where `keep` is true, moved to the left.
+        """The state with the slots where `keep` is true, moved to the left; the long-term store stays as it is.
 
-        keep: [B, S] bool, the same slots in every layer; or [B, L, S] bool, equally many in each layer. The second
-        makes what is left of the documents MIXED. Also returns the indices [B, L, S'] long of the kept slots, for
-        tensors that are held beside the state.
+        keep: [B, S] bool, the same slots in every layer. Or [B, L, S] bool, different slots in different layers, but as
+        many in each; then all slots of a row that drops any become MIXED.
+        Also returns the indices [B, L, S'] long of the kept slots, for tensors that are held beside the state.
         """
         per_layer = keep.dim() == 3
         index, valid = pack(keep & (self.valid[:, None] if per_layer else self.valid))
@@ -135,28 +143,32 @@ class MemoryState:
         return self.without(document)
 
     def without(self, document: int) -> "MemoryState":
-        """The memory without the slots of `document`, in pool and store; it may have none."""
+        """The memory without the slots of `document`, in pool and store. Unlike `forget` it raises nothing if there are
+        none."""
         store = self.store and tuple(each.without(document) for each in self.store)
         return replace(self.select(self.source != document)[0], store=store)
 
     def rows(self, index: Tensor | list[int]) -> "MemoryState":
-        """The memories of the rows in `index`, as a batch of their own."""
+        """The memories of the rows in `index`, with their stores, as a batch of their own."""
         index = torch.as_tensor(index, device=self.slots.device)
         store = self.store and tuple(self.store[row] for row in index.tolist())
         return replace(self, **{name: tensor[index] for name, tensor in self.tensors().items()}, store=store)
 
     def to(self, device: torch.device | str) -> "MemoryState":
-        """The same memory on `device`; itself if it is there."""
+        """The same memory with its tensors on `device`; itself if they are there. The store stays on the CPU."""
         if self.slots.device == torch.device(device):
             return self
         return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def detach(self) -> "MemoryState":
-        """The same memory without its graph of gradients."""
+        """The same memory, cut from the graph of gradients."""
         return replace(self, **{name: tensor.detach() for name, tensor in self.tensors().items()})
 
     def equals(self, other: "MemoryState") -> bool:
-        """Whether `other` holds the same slots of the same documents, at least one of them."""
+        """Whether both hold the same slots of the same documents. False if nothing was written into them.
+
+        How often questions found a segment of the store (`retrieved`) does not count.
+        """
         ours, theirs = self.tensors(), other.tensors()
         stores = self.store or (), other.store or ()
         return (
@@ -174,5 +186,5 @@ class MemoryState:
 
 
 def _sum(slots: dict[int, int], others: dict[int, int]) -> dict[int, int]:
-    """Both counts together, in the order of their numbers."""
+    """The sums of two counts, {number: slots}, in the order of their numbers."""
     return {number: slots.get(number, 0) + others.get(number, 0) for number in sorted({*slots, *others})}

@@ -25,19 +25,20 @@ def metrics_of_records(
 ) -> pd.DataFrame:
     """Metrics with percentile intervals from a bootstrap over sequences.
 
-    Returns a frame with columns METRIC_COLUMNS, a row a figure; figures without samples are left out:
+    Returns a frame with columns METRIC_COLUMNS and one row for each metric and age. The metrics are shares in [0, 1]; a
+    metric without samples is left out (q: the query's document, t: the last document written, age: t - q):
     - `accuracy`, `specificity`, `selectivity`: mean of the matrix cells with t >= q that have samples; `score`: their
-      harmonic mean (protocol, section 6). `*_age_0`: plain means right after writing, q = t.
-    - `retention` at each `age`: accuracy of queries asked `age` documents after their own.
-    - `leakage`, `neighbour_leakage`: of facts to ignore, and of neighbours, that the same method answers truly with
-      nothing written, the share answered as the document states, at all ages together; `*_age_0`, right after
-      writing; `*_by_age`, at each `age`. Less is better.
-    - the same with `_generated`: judged by the generated text instead of the logits. (Leakage: of those whose text with
-      nothing written holds the true object, the share whose text after writing holds the document's.)
-    - `unlearning_*` · `forgotten_*` · `remaining_*` · `refusal_precision`, `_recall`, `_f1`, `_specificity` ·
-      `format_accuracy`, `_selectivity`.
-    `samples` counts queries, `sequences` the sequences they come from. Fewer than two sequences give no interval;
-    an interval of width 0 (all right, all wrong) says only that the sequences did not differ.
+      harmonic mean (`docs/protocol.md`, section 6). `*_age_0`: plain means right after writing, q = t.
+    - `retention`: accuracy at each `age`.
+    - `leakage`: takes the queries about facts to ignore that the method answers truly with nothing written. It is the
+      share of these that it answers as the document states, over all ages. Less is better. `neighbour_leakage`: the
+      same for neighbours. `*_age_0`: right after writing. `*_by_age`: at each `age`.
+    - all these with `_generated`: judged by the generated text instead of the logits. An answer is then true if its
+      text contains the true object, and leaks if its text contains the document's.
+    - `unlearning_*`: the appended document. `forgotten_*`, `remaining_*`: after forgetting (`loop.forget`).
+      `refusal_precision`, `_recall`, `_f1`, `_specificity`, `format_accuracy`, `_selectivity`.
+    `samples` counts queries, `sequences` the sequences they come from. Fewer than two sequences give no interval. An
+    interval of width 0 (all right, all wrong) says only that the sequences did not differ.
     `generator` defaults to `numpy.random.default_rng(0)`, so the same records give the same intervals.
     Raises DataError when there are no records.
     """

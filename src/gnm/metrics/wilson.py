@@ -1,4 +1,8 @@
-"""Wilson's interval of a share (Wilson 1927): what a summary with counts allows where there are no records."""
+"""Wilson's interval of a share (Wilson 1927).
+
+It needs only the share and the number of samples. So it serves evaluations of which a summary with counts is left, but
+no records of single answers, which the bootstrap needs (`bootstrap.py`).
+"""
 
 import math
 
@@ -6,7 +10,10 @@ _NORMAL = 1.959964  # of 95 %
 
 
 def wilson(share: float, samples: float, normal: float = _NORMAL) -> tuple[float, float]:
-    """Wilson's interval, by default of 95 %, of a share of `samples` independent ones; NaN for none."""
+    """Wilson's interval (low, high) of a `share` in [0, 1] of independent `samples`; NaN for both without samples.
+
+    normal: quantile of the standard normal distribution, by default that of a 95 % interval.
+    """
     if not samples:
         return math.nan, math.nan
     centre = share + normal**2 / (2 * samples)

@@ -1,7 +1,8 @@
-"""A Hugging Face decoder run over packed queries that read a prefix.
+"""A Hugging Face decoder, run layer by layer over many short texts that attend to a key/value prefix.
 
+The texts of all states are packed into one row without padding (`attention.py`).
 Shape letters: B states, n queries per state, T tokens per query, P prefix length, L layers, E hidden size,
-V vocabulary.
+V vocabulary, K key/value heads, D head size, S slots, N real tokens of all queries.
 Decoders of the Llama shape work: `model.embed_tokens`, `model.layers` (with `input_layernorm` and `self_attn`'s
 projections), `model.norm`, `model.rotary_emb`. `families.py` lists the families; any other is refused.
 """
@@ -24,9 +25,12 @@ from gnm.models.taps import Tap
 
 
 class Decoder(nn.Module):
-    """Runs the backbone's own layers; holds no weights but the backbone's.
+    """Runs the backbone's own layers, and has no weights of its own.
 
-    Raises BackboneError for a model whose logits it would not reproduce.
+    Raises BackboneError for a model whose family or settings `families.py` does not support.
+
+        hidden = decoder.read(decoder.empty_prefix(1), ids, mask)  # ids and mask [1, n, T]
+        scores = decoder.logits(hidden[mask])
     """
 
     def __init__(self, model: nn.Module):
@@ -55,7 +59,7 @@ class Decoder(nn.Module):
         return getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
 
     def empty_prefix(self, batch: int) -> Prefix:
-        """A prefix of no entries for `batch` states."""
+        """A prefix without entries (P = 0) for `batch` states."""
         shape = (batch, self.config.num_key_value_heads, 0, self.head_size)
         empty = tuple(torch.empty(shape, dtype=self.dtype, device=self.device) for _ in self.layers)
         none = torch.zeros(batch, dtype=torch.long, device=self.device)
@@ -85,16 +89,22 @@ class Decoder(nn.Module):
         positions: Tensor,
         bias: Tensor | None = None,
     ) -> Prefix:
-        """A prefix from unrotated keys, at `positions` [B, P] long; reading goes on after the last valid one."""
+        """A prefix from keys without rotation: they are rotated to `positions` [B, P] long.
+
+        keys, values: [B, K, P, D] per layer. valid: [B, P] bool. bias: as in Prefix.
+        The prefix's next position is the one after the last valid entry's.
+        """
         cos, sin = self.rotary(positions)
         after = (positions + 1).masked_fill(~valid, 0)
         following = after.amax(-1) if valid.shape[1] else after.sum(-1)
         return Prefix(tuple(rotate(key, cos, sin) for key in keys), values, valid, following, bias)
 
     def start(self, prefix: Prefix, mask: Tensor, keep: bool = False) -> tuple[Reading, Tensor]:
-        """The reading of new tokens with `mask` [B, n, T] bool (false: padding on the right), and their positions.
+        """Prepare a pass over new tokens behind `prefix`: what they attend to, and their positions [B, n, T] long.
 
-        Raises BackboneError if they pass the backbone's attention window; what takes T x T numbers is made after that.
+        mask: [B, n, T] bool, false for padding on the right. keep: whether the pass keeps its keys and values in
+        `Reading.own`.
+        Raises BackboneError if positions exceed the backbone's attention window, before any [T, T] mask is allocated.
         """
         positions = prefix.next_position[:, None, None] + (mask.long().cumsum(-1) - 1).clamp(min=0)
         self._check_window(positions, mask)
@@ -113,7 +123,7 @@ class Decoder(nn.Module):
         return reading, positions
 
     def extend(self, prefix: Prefix, ids: Tensor, mask: Tensor, tap: Tap | None = None) -> Prefix:
-        """`prefix` followed by the keys and values of ids [B, T] (mask [B, T]): reading on, in context."""
+        """`prefix` followed by the keys and values of ids [B, T] (mask [B, T] bool), as if it had gone on with them."""
         if not mask.any():
             return prefix
         reading, positions = self.start(prefix, mask[:, None], keep=True)
@@ -124,23 +134,25 @@ class Decoder(nn.Module):
     def read(self, prefix: Prefix, ids: Tensor, mask: Tensor, tap: Tap | None = None) -> Tensor | None:
         """One pass over new tokens ids [B, n, T] (mask [B, n, T], false: padding on the right) that reads `prefix`.
 
-        What it returns and raises: see `start` and `run`. Nothing of the pass is kept.
+        Returns what `run` returns, and raises what `start` raises. Its keys and values are not kept.
         """
         reading, positions = self.start(prefix, mask)
         return self.run(ids, positions, reading, tap)
 
     def run(self, ids: Tensor, positions: Tensor, reading: Reading, tap: Tap | None = None) -> Tensor | None:
-        """One pass over the real tokens of ids [B, n, T] at `positions` [B, n, T].
+        """One pass over the real tokens of ids [B, n, T] at `positions` [B, n, T], both long.
 
-        Returns the hidden states after the final norm [B, n, T, E] (zeros at padding); None with a tap that ends the
-        pass before a layer. `tap` sees what enters and leaves each layer.
-        Raises BackboneError if positions pass the backbone's attention window.
+        reading: from `start`. tap: sees what enters and leaves each layer.
+        Returns the hidden states after the final norm [B, n, T, E], zeros at padding; None if the tap ends the pass
+        before some layer (`ends_before`).
+        Raises BackboneError if positions exceed the backbone's attention window.
         """
         self._check_window(positions)
         inner = self.model.model
         positions = positions.flatten()[reading.cells][None]
         hidden = inner.embed_tokens(ids.flatten()[reading.cells][None])
         rotary = self.rotary(positions)
+        # a negative `ends_before` counts from the last layer
         end = None if tap is None or tap.ends_before is None else range(len(self.layers))[tap.ends_before]
         for index, layer in enumerate(self.layers):
             if tap:
@@ -153,19 +165,22 @@ class Decoder(nn.Module):
         return reading.spread(inner.norm(hidden)[0])
 
     def _layer(self, index: int, layer: nn.Module, hidden: Tensor, positions: Tensor, rotary, reading: Reading):
-        """One layer; with `checkpointing`, its activations are not kept, but computed again for the gradient."""
+        """Hidden states [1, N, E] after one layer.
 
-        def run(hidden: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
-            part = replace(reading, own={index: past} if past else {})
-            return _of(layer, pass_layer)(hidden, positions, rotary, part)
+        With `checkpointing`, its activations are not kept, but computed again in the backward pass.
+        """
+
+        def run_layer(hidden: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+            of_layer = replace(reading, own={index: past} if past else {})
+            return _of(layer, pass_layer)(hidden, positions, rotary, of_layer)
 
         past = reading.own.get(index, ())
         if self.checkpointing and torch.is_grad_enabled():
-            # by the time of the second pass other adapters may be active
-            both = partial(_contexts, active_adapters(layer))
-            hidden, *kept = checkpoint(run, hidden, *past, use_reentrant=False, context_fn=both)
+            # other adapters may be active in the backward pass: the layer is computed again with those of now
+            contexts = partial(_contexts, active_adapters(layer))
+            hidden, *kept = checkpoint(run_layer, hidden, *past, use_reentrant=False, context_fn=contexts)
         else:
-            hidden, *kept = run(hidden, *past)
+            hidden, *kept = run_layer(hidden, *past)
         if kept:
             reading.own[index] = tuple(kept)
         return hidden
@@ -195,7 +210,11 @@ class Decoder(nn.Module):
         return min(window or reach, reach)
 
     def _check_window(self, positions: Tensor, mask: Tensor | None = None) -> None:
-        """Raise BackboneError if positions pass the window; mask: the real ones of texts that start."""
+        """Raise BackboneError if `positions` exceed the window.
+
+        mask: which tokens are real, if a pass starts; with it the error tells a text that is too long by itself from a
+        prefix that leaves too little room.
+        """
         if not positions.numel() or (last := int(positions.max())) < self.window:
             return
         longest, name = 0 if mask is None else int(mask.sum(-1).max()), type(self.model).__name__
@@ -211,7 +230,7 @@ class Decoder(nn.Module):
 
 
 def _prefix_bias(prefix: Prefix, dtype: torch.dtype) -> Tensor:
-    """What is added to the scores of attention to a prefix, [B, P]."""
+    """What is added to the scores of attention to a prefix, [B, P]: its bias, the dtype's minimum where not valid."""
     closed = additive(prefix.valid, dtype)
     return closed if prefix.bias is None else torch.where(prefix.valid, prefix.bias.to(dtype), closed)
 
@@ -233,10 +252,13 @@ def project_slots(layer: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _contexts(adapters: Mapping[FusedLoraLinear, str]) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """What a layer's pass and its second pass, for the gradient, run in."""
+    """The contexts of a checkpointed layer: none for its first pass, `adapters` for its pass in the backward."""
     return nullcontext(), use_adapters(adapters)
 
 
 def _of(layer: nn.Module, function: Callable) -> Callable:
-    """`function` of a layer: its method of that name where the layer is shared out over processes."""
+    """`function` with `layer` as its first argument.
+
+    A layer that is sharded over processes has a method of that name instead, which gathers its weights (`sharding.py`).
+    """
     return getattr(layer, function.__name__, None) or partial(function, layer)

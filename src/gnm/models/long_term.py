@@ -1,13 +1,15 @@
-"""A latent memory whose pool evicts whole segments into a store, where each question finds those that it is about.
+"""A latent memory whose pool moves whole segments into a long-term store instead of dropping them.
 
-- A segment and a question are compared by what enters an early layer, before much of the context is mixed in.
-- What a question finds stands among the pool's slots where it stood before: with everything found, it reads what it
-  would read of a pool without a limit, bit for bit.
-- A segment's entry holds, slot by slot, its keys (not rotated) and values in every layer, and the first layer's input,
-  from which an instruction that takes back is understood.
+- Each question reads the pool, and the few segments of the store that are nearest to it.
+- A segment and a question are compared by the hidden states that enter an early layer, before much of the context is
+  mixed in.
+- The segments that a question finds are read in their old order among the pool's slots. A question that finds all
+  segments reads what it would read of a pool without a limit, bit for bit.
+- A segment's entry holds, for each slot, its keys (not rotated) and values in every layer, and its input of the first
+  layer: an instruction that takes something back needs it to read the segment once more (`gates/revoke.py`).
 
-Shape letters: B states, L layers, K key/value heads, S slots, D head size, E hidden size, N stored segments,
-n questions, T tokens, R slots that are restored, P numbers of an entry.
+Shape letters: B states, L layers, K key/value heads, S slots of the pool, D head size, E hidden size, N stored
+segments, n questions, T tokens, R slots from the store, P numbers in the entry of a slot.
 """
 
 from collections.abc import Sequence
@@ -41,8 +43,11 @@ from gnm.models.whitening import Whitening
 class LongTermLM(MemoryLM):
     """A MemoryLM with gates and `pool.store`.
 
-    sample: texts that tell what all texts have in common, for keys that are whitened.
-    Raises ConfigError if the decoder has no such layer as the store's search keys are of.
+    sample: texts on which the whitening of search keys is fitted (`whitening.py`). Set it before the first write.
+    Raises ConfigError if the decoder has no layer `store.layer`.
+
+        memory = lm.write(lm.initial(torch.tensor([0])), text)
+        prefix = lm.recalled(memory, [(0, lm.find(memory, 0, questions)[0])])  # for the first question
     """
 
     sample: TokenBatch
@@ -65,7 +70,7 @@ class LongTermLM(MemoryLM):
         return replace(memory, state=self._with_store(memory.state))
 
     def attach(self, state: MemoryState) -> Memory:
-        """As MemoryLM; what is too much for the pool goes into the store."""
+        """As MemoryLM; segments that exceed the pool's capacity go into the store."""
         memory = super().attach(self._with_store(state))
         return self._with_room(memory, torch.zeros_like(memory.state.used()))
 
@@ -75,9 +80,9 @@ class LongTermLM(MemoryLM):
         return self._with_room(memory, torch.zeros_like(memory.state.used()))
 
     def find(self, memory: Memory, row: int, questions: TokenBatch) -> list[tuple[int, ...]]:
-        """The segments of row `row`'s store that each of n questions reads, oldest first.
+        """The segments that each of n questions reads of the store of row `row`: their places in it, oldest first.
 
-        They are the best `k`, as far as the decoder attends over them beside the pool and a question.
+        They are the best `k`. Fewer, if these together with the pool and a question exceed the decoder's window.
         """
         state, settings = memory.state, self._settings
         store = state.store[row]
@@ -97,7 +102,7 @@ class LongTermLM(MemoryLM):
         return [store.by_age(store.fitting(own[own >= 0].tolist(), room)) for own in best]
 
     def find_flops(self, store: LongTermStore, tokens: int) -> float:
-        """FLOPs of finding what a question of `tokens` tokens reads of a store."""
+        """FLOPs of finding the segments that a question of `tokens` tokens reads: its search key, and the products."""
         layers = len(self.decoder.layers)
         keys = flops.prefill_flops(self.decoder.config, tokens, len(self.preamble)) * self._settings.layer / layers
         count, k = len(store), min(self._settings.k, len(store))
@@ -105,7 +110,7 @@ class LongTermLM(MemoryLM):
         return keys + 2 * compared * store.keys.shape[1]
 
     def _question_keys(self, questions: TokenBatch) -> Tensor:
-        """Search keys of n questions, each read after the preamble alone: [n, E] float32."""
+        """Search keys [n, E] float32 of n questions, each read after the preamble alone."""
         seen, mask = early_inputs(self.decoder, self.preamble, questions, self._settings.layer), questions.mask
         if self._settings.by == "last":
             return self._key(at_ends(seen[None], mask[None])[0])
@@ -113,7 +118,7 @@ class LongTermLM(MemoryLM):
 
     @torch.no_grad()
     def _key(self, hidden: Tensor) -> Tensor:
-        """Search keys [n, E] float32 of what enters the layer that they are of, [n, E]."""
+        """Search keys [n, E] float32, of length 1, from hidden states [n, E] that enter layer `store.layer`."""
         if not self._settings.whiten:
             return unit(hidden)
         if self._whitening is None:
@@ -122,14 +127,18 @@ class LongTermLM(MemoryLM):
         return self._whitening(hidden)
 
     def recalled(self, memory: Memory, contexts: Sequence[tuple[int, tuple[int, ...]]]) -> Prefix:
-        """What is read in each of `contexts` [B']: the pool of a row, and segments of its store."""
+        """The prefixes of B' contexts, each of them the pool of a row together with segments of its store.
+
+        contexts: the row and the places of the segments in its store, as from `find`.
+        """
         rows = [row for row, _ in contexts]
         state = memory.state.rows(rows)
         found = _Slots.of([memory.state.store[row].slots(which) for row, which in contexts], state.slots.device)
         joined = found.behind(state)
         order = _by_age(joined["source"], joined["segment"], joined["valid"])
         joined = {name: tensor.gather(1, order) for name, tensor in joined.items()}
-        slots = state.slots.new_empty(len(rows), 0, order.shape[1], state.slots.shape[3])  # nothing asks for them
+        # a prefix is made of keys and values alone, so the slots have no layers here
+        slots = state.slots.new_empty(len(rows), 0, order.shape[1], state.slots.shape[3])
         sides = [
             tuple(_ordered(torch.cat((pool[rows], own), dim=2), order) for pool, own in zip(*both, strict=True))
             for both in zip((memory.keys, memory.values), self._sides(found.entries), strict=True)
@@ -137,6 +146,7 @@ class LongTermLM(MemoryLM):
         return self._prefix(*sides, replace(state, slots=slots, store=None, **joined))
 
     def _with_store(self, state: MemoryState) -> MemoryState:
+        """`state` with an empty store for each row, if it has no stores."""
         if state.store is not None:
             return replace(state, store=self._kept_up(state.store))
         size, dtype = state.slots.shape[3], state.slots.dtype
@@ -152,7 +162,10 @@ class LongTermLM(MemoryLM):
         return tuple(store.indexed(start) for store in stores)
 
     def _with_room(self, memory: Memory, new: Tensor) -> Memory:
-        """The memory with room for `new` [B] slots: segments that are too many are in the store."""
+        """The memory with room for `new` [B] slots: segments that exceed the capacity are moved to the store.
+
+        With `store.takes: written`, all segments are.
+        """
         state = memory.state
         if self._settings.takes == "written":
             surplus = state.used()
@@ -167,12 +180,12 @@ class LongTermLM(MemoryLM):
         return replace(left, state=replace(left.state, store=store))
 
     def _taken(self, memory: Memory, row: int, goes: Tensor) -> LongTermStore:
-        """The slots of row `row` where `goes` [S], as segments of a store."""
+        """A store of the segments whose slots `goes` [S] bool marks in row `row`; on the CPU, without gradient."""
         state, settings = memory.state, self._settings
         place = goes.nonzero()[:, 0]
         number = state.segment_numbers()[row, place]
         _, segment, sizes = number.unique_consecutive(return_inverse=True, return_counts=True)
-        last = sizes.cumsum(0) - 1
+        last = sizes.cumsum(0) - 1  # of each segment, its last slot
         slots = state.slots[row].detach()[:, place]
         means = {
             layer: segment_means(slots[None, layer], segment[None], len(sizes))[0][0]
@@ -193,16 +206,19 @@ class LongTermLM(MemoryLM):
 
     @property
     def _side(self) -> tuple[int, int, int]:
-        """The keys, or values, of a slot: L, K, D."""
+        """Shape of the keys, or of the values, of one slot in all layers: L, K, D."""
         return len(self.decoder.layers), self.decoder.config.num_key_value_heads, self.decoder.head_size
 
     def _sides(self, entries: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Keys and values of entries [B, R, P]: per layer [B, K, R, D] each."""
+        """Keys (not rotated) and values of the slots with entries [B, R, P]: per layer [B, K, R, D] each."""
         sides = entries[..., : 2 * prod(self._side)].unflatten(2, (2, *self._side)).permute(2, 3, 0, 4, 1, 5)
         return sides[0].unbind(0), sides[1].unbind(0)
 
     def _taken_back(self, memory: Memory, instructions: TokenBatch) -> Tensor:
-        """How far instructions take each slot back, and behind them each slot of the store: [B, S + R] float32."""
+        """How far instructions take back each slot of the pool, and behind those each slot of the store.
+
+        Returns [B, S + R] float32 in [0, 1], for `_revised`.
+        """
         state = memory.state
         size = state.slots.shape[3]
         stored = _Slots.of([store.slots(range(len(store)), size) for store in state.store], state.slots.device)
@@ -211,6 +227,7 @@ class LongTermLM(MemoryLM):
         return self.gating.taken_back(self.decoder, self._preamble_of(memory), joined, instructions)
 
     def _revised(self, memory: Memory, revoked: Tensor, new: tuple[Tensor, Decisions] | None = None) -> Memory:
+        """As MemoryLM, for pool and store. revoked: [B, S + R], from `_taken_back`."""
         state, gates = memory.state, []
         pool, stored = revoked.split((state.slots.shape[2], revoked.shape[1] - state.slots.shape[2]), dim=1)
         for row, store in enumerate(state.store):
@@ -231,7 +248,10 @@ class LongTermLM(MemoryLM):
         return replace(memory, state=replace(memory.state, store=store))
 
     def _restated(self, state: MemoryState, slots: Tensor, decisions: Decisions) -> list[Tensor]:
-        """Whether what is stored holds beside a new text with layer inputs `slots`: logits [N] for each row."""
+        """The keep gates of the segments in each row's store beside a new text: logits [N] float32 for each row.
+
+        slots: [B, L, T, E], layer inputs of the text. decisions: those on the text.
+        """
         stored = decisions.segment.masked_fill(~decisions.stored, -1)
         new, there = segment_means(slots[:, self.gating.layer], stored, decisions.logits.shape[1])
         return [
@@ -242,26 +262,26 @@ class LongTermLM(MemoryLM):
 
 @dataclass(frozen=True)
 class _Slots:
-    """Stored slots as slots of B rows, padded: entries [B, R, P], columns [B, R] as in MemoryState."""
+    """Slots of the stores of B rows, padded to R: entries [B, R, P]; columns [B, R], fields of MemoryState by name."""
 
     entries: Tensor
     columns: dict[str, Tensor]
 
     @classmethod
     def of(cls, rows: Sequence[dict[str, Tensor]], device: torch.device) -> "_Slots":
-        """rows: of each of the B rows, as LongTermStore.slots gives them."""
+        """rows: what LongTermStore.slots returns, for each of the B rows."""
         padded = {name: pad_sequence([row[name] for row in rows], batch_first=True).to(device) for name in rows[0]}
         return cls(padded.pop("entries"), padded)
 
     def behind(self, state: MemoryState) -> dict[str, Tensor]:
-        """The columns of `state` with these behind them."""
+        """The columns of both, [B, S + R] each: those of the pool's slots in `state`, then these."""
         return {name: torch.cat((getattr(state, name), own), dim=1) for name, own in self.columns.items()}
 
 
 def early_inputs(decoder: Decoder, preamble: Sequence[int], texts: TokenBatch, layer: int) -> Tensor:
-    """What enters `layer` at n texts, each read after the tokens `preamble` alone: [n, T, E].
+    """The hidden states that enter `layer` at the tokens of n texts, each read after `preamble` alone: [n, T, E].
 
-    The layers above are not run.
+    That layer and those above it are not run.
     """
     tap = LayerTap(layer, ends_before=layer)
     begun = torch.tensor([list(preamble)], dtype=torch.long, device=decoder.device)
@@ -280,7 +300,10 @@ def _words(slots: Tensor, decisions: Decisions) -> list[Tensor]:
 
 
 def _by_age(source: Tensor, segment: Tensor, valid: Tensor) -> Tensor:
-    """The order [B, S] long of slots by document and segment; the preamble is first, invalid slots are last."""
+    """The order [B, S] long of slots by document, then segment; the preamble comes first, padding last.
+
+    source, segment: [B, S] long, valid: [B, S] bool, as in MemoryState.
+    """
     number = source * (int(segment.max()) + 2) + segment
     number = number.masked_fill(source == PREAMBLE, torch.iinfo(torch.long).min)
     return number.masked_fill(~valid, torch.iinfo(torch.long).max).argsort(dim=-1, stable=True)

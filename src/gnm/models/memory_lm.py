@@ -1,13 +1,16 @@
 """A decoder with a latent memory: it writes a text into slots, and reads slots as a prefix of keys and values.
 
-- A write is one pass of the decoder over the text. A tap (`taps.py`) takes the slots from it: the input of every layer
-  at every token, or MemoryLLM's outputs at the last `tokens` places. Without training, and if the write reads all
-  earlier slots, reading a memory of inputs gives the same answers as the text in the context.
-- A read projects the slots to keys and values, once for each state. The decoder attends to them in front of a question.
-- Keys are kept before rotation (`Memory.keys`), because eviction moves positions. A write projects only its own slots.
-- With gates (`gates/gating.py`) only some segments of a text become slots, and stored segments may be dropped. Write
-  gates look at the write's own pass. With a selector they look at one of their own, and learning to select changes no
-  slot.
+- A write is one pass of the decoder over the text, from which a tap (`taps.py`) takes the slots. With `tap: inputs`
+  they are the input of every layer at every token. With `tap: outputs` they are the output of every layer at the last
+  `write.tokens` places, as in MemoryLLM.
+- A memory of inputs whose writes read all earlier slots needs no training to answer as with the texts in the context.
+- A question attends to keys and values of the slots. Each slot is projected once, at the end of its write (or by
+  `attach`). Keys are kept without rotation: after an eviction a slot is read at another position.
+- With gates (`gates/gating.py`) only some segments of a text become slots, and stored segments may be dropped. The
+  write gates read the hidden states of the write's pass; with a selector, an adapter of their own, those of an extra
+  pass. So training the selector does not change what the slots hold.
+
+Shape letters: B states, L layers, S slots of the pool, T tokens of a text, E hidden size.
 """
 
 from collections.abc import Iterator
@@ -31,17 +34,22 @@ from gnm.models.taps import InputTap, LayerTap, OutputTap
 from gnm.models.tokens import TokenBatch
 from gnm.models.write_settings import WriteSettings
 
-MARKS = ("bos_embedding", "new_memory_positional_emb")
+MARKS = ("bos_embedding", "new_memory_positional_emb")  # MemoryLLM's own parameters, as its checkpoints name them
 
 
 class MemoryLM(Limited):
-    """Any decoder of the Llama shape with a latent memory.
+    """A decoder with a latent memory; any of the families in `families.py`.
 
     preamble: token ids that every conversation starts with; they are written into each new memory (tap: inputs).
-    writer: name of the LoRA adapter that writes, None: the one that reads. selector: of the one with which write gates
-    look at a text in a pass of their own, None: they look at the write's. start: slots [L, S, E] of a new memory.
-    With tap: outputs it has the parameters of MemoryLLM: `bos_embedding` [L, 1, E], the slot in front of any pool
-    that is not empty, and `new_memory_positional_emb` [1, 1, E], which marks the places that become slots.
+    gradient_through_writing: whether the loss of answers reaches the pass that wrote the slots.
+    writer: name of the LoRA adapter that writes; None: the active one, which also reads.
+    selector: name of the LoRA adapter in the write gates' extra pass; None: they use the write's pass.
+    start: trained slots [L, S, E] that a new memory begins with; None: it begins with the preamble's.
+    With tap: outputs it has MemoryLLM's two parameters. `bos_embedding` [L, 1, E] is read as a slot in front of the
+    pool, unless the pool is empty. `new_memory_positional_emb` [1, 1, E] is added at the places that become slots.
+
+        memory = lm.write(lm.initial(torch.tensor([0])), text)
+        prefix = lm.prefix(memory)  # what questions attend to
     """
 
     def __init__(
@@ -66,22 +74,22 @@ class MemoryLM(Limited):
         self.gating = Gating(decoder, write.gates, selector is not None) if write.gates else None
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
-        """Its parameters beside the decoder and the adapters: MemoryLLM's two with tap: outputs, and those of gates."""
+        """Its parameters without the decoder's and the adapters': MemoryLLM's two with tap: outputs, and the gates'."""
         own = {name: getattr(self, name) for name in MARKS if self.write_settings.tap == "outputs"}
         return own | (dict(self.gating.named_parameters()) if self.gating else {})
 
     @property
     def revises(self) -> bool:
-        """Whether it has keep gates."""
+        """Whether it has keep gates, which drop stored segments (`write.gates.revise`)."""
         return self.gating is not None and self.gating.keep_gate is not None
 
     def initial(self, seeds: Tensor) -> Memory:
-        """New memories, one for each of `seeds` [B] long. They hold the preamble's slots, or the starting pool."""
+        """New memories, one for each of `seeds` [B] long. They hold the preamble's slots, or those of `start`."""
         decoder, batch = self.decoder, seeds.shape[0]
         ids = torch.tensor([[self.preamble]], dtype=torch.long, device=decoder.device)
-        source = PREAMBLE
+        origin = PREAMBLE
         if self.start is not None:
-            slots, source = self.start[None].to(decoder.device, decoder.dtype), MIXED
+            slots, origin = self.start[None].to(decoder.device, decoder.dtype), MIXED
         elif ids.numel():
             tap = InputTap()
             with self._writing():
@@ -92,7 +100,7 @@ class MemoryLM(Limited):
             slots = torch.empty(size, dtype=decoder.dtype, device=decoder.device)
         keys, values = (tuple(tensor.expand(batch, -1, -1, -1) for tensor in side) for side in decoder.project(slots))
         valid = torch.ones(batch, slots.shape[2], dtype=torch.bool, device=decoder.device)
-        source = torch.full_like(valid, source, dtype=torch.long)
+        source = torch.full_like(valid, origin, dtype=torch.long)
         state = MemoryState(slots.expand(batch, -1, -1, -1), valid, source, seeds.to(decoder.device))
         if self.write_settings.gates:
             ones = torch.ones(valid.shape, device=decoder.device)
@@ -100,21 +108,20 @@ class MemoryLM(Limited):
         return Memory(state, keys, values)
 
     def attach(self, state: MemoryState) -> Memory:
-        """The memory of a `state`: its slots are projected to keys and values."""
+        """The memory of a `state`, such as one from a file: all its slots are projected to keys and values."""
         return Memory(state, *self.decoder.project(state.slots))
 
     def write(self, memory: Memory, text: TokenBatch, instructions: TokenBatch | None = None) -> Memory:
-        """The memories after one more text each; `memory` itself stays as it was.
+        """The memories after one more text each, a document with its instruction; `memory` itself stays as it was.
 
-        text: what is written, one text per row. instructions: needed with keep gates only, the instructions of the
-        texts by themselves.
+        instructions: those of the texts, without the documents; only keep gates need them.
         Raises MemoryFileError if a text is longer than the pool, or if memory and question together would take more
         positions than the decoder attends over.
         """
         ids, mask = text.ids, text.mask
         self.check_text(int(mask.sum(-1).max()))
         if self._keeps_all:
-            self._check_readable(self._reach_with(memory.state, mask.sum(-1)))
+            self._check_readable(self._reach_with(memory.state, mask.sum(-1)))  # all tokens become slots
         gated, decisions, memory = {}, None, replace(memory, kept=None)
         with self._writing():
             if self.write_settings.tap == "outputs":
@@ -149,10 +156,8 @@ class MemoryLM(Limited):
         return Memory(state, *sides, decisions, memory.kept)
 
     def decisions(self, text: TokenBatch) -> Decisions:
-        """What the write gates decide on one text per row, where a write reads nothing of the pool.
-
-        Nothing is written, and the layers above the gates' are not run: this takes a fraction of a write's time.
-        """
+        """What the write gates decide on one text per row, without a write: the pass ends at the gates' layer, and does
+        not read the pool (as with `write.reads: nothing`)."""
         tap = LayerTap(self.gating.layer, ends_before=self.gating.layer)
         with self._selecting():
             memory = self.initial(torch.zeros(len(text), dtype=torch.long))
@@ -160,7 +165,7 @@ class MemoryLM(Limited):
             return self.gating.decide(memory.state, tap.seen[:, 0], text.segment, self._most)
 
     def revoke(self, memory: Memory, instructions: TokenBatch) -> Memory:
-        """The memories without what one instruction per row takes back. Nothing is written.
+        """The memories without the segments that one instruction per row takes back. Nothing is written.
 
         Raises TypeError without keep gates.
         """
@@ -170,7 +175,7 @@ class MemoryLM(Limited):
             return self._revised(memory, self._taken_back(memory, instructions))
 
     def revoking(self, instructions: TokenBatch) -> Tensor:
-        """Whether each of B instructions takes anything back: logits [B], yes from 0 on."""
+        """The revoke gate of B instructions: logits [B] float32; from 0 on the instruction takes something back."""
         memory = self.initial(torch.zeros(len(instructions), dtype=torch.long))
         with self._writing():
             return self.gating.revoking(self.decoder, self._preamble_of(memory), instructions)[1]
@@ -180,42 +185,42 @@ class MemoryLM(Limited):
         return self._prefix(memory.keys, memory.values, memory.state)
 
     def _inputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> Tensor:
-        """Layer inputs of ids [B, T]: [B, L, T, E]."""
+        """The input of every layer at the tokens ids [B, T], in a pass of the writer: [B, L, T, E]."""
         tap = InputTap()
         self.decoder.read(self._read_by_write(memory), ids[:, None], mask[:, None], tap)
         return tap.slots
 
     def _reread(self, memory: Memory, text: TokenBatch, stored: Tensor) -> Tensor:
-        """Layer inputs of the `stored` [B, T] tokens in a second reading, without the rest of the document.
-
-        Packed to the left: [B, L, S', E].
-        """
+        """Layer inputs of the `stored` [B, T] tokens, packed to the left: [B, L, S', E]. They are from a second pass,
+        over instruction and stored tokens alone."""
         index, mask = pack(stored | (text.mask & ~text.is_document))
         slots = self._inputs(memory, text.ids.gather(1, index), mask)
         return slots_at(slots, pack(stored.gather(1, index) & mask)[0])
 
     def _with_room(self, memory: Memory, new: Tensor) -> Memory:
-        """The memory before `new` [B] slots join it. A long-term store makes room here; else `append` evicts."""
+        """The memory before `new` [B] slots join it: unchanged here, as `append` evicts. LongTermLM overrides this."""
         return memory
 
     def _revised(self, memory: Memory, revoked: Tensor, new: tuple[Tensor, Decisions] | None = None) -> Memory:
-        """The memory without slots that are `revoked` [B, S], and without those that a `new` text states anew.
+        """The memory without the slots that an instruction takes back, and without those that a new text replaces.
 
-        new: the text's layer inputs, and the decisions on it; None: there is no text.
+        revoked: from `_taken_back`. new: the text's layer inputs [B, L, T, E], and the decisions on it; None: no text.
         """
         state = memory.state
         if new is not None:
             return _kept(memory, self.gating.restated(state, *new, revoked))
-        return _kept(memory, Kept(torch.full_like(state.strength, torch.inf), revoked, state.source, state.segment))
+        holds = torch.full_like(state.strength, torch.inf)  # logits: no text states any slot anew
+        return _kept(memory, Kept(holds, revoked, state.source, state.segment))
 
     def _taken_back(self, memory: Memory, instructions: TokenBatch) -> Tensor:
         """How far instructions take each slot back, [B, S] float32 in [0, 1]."""
         return self.gating.taken_back(self.decoder, self._preamble_of(memory), memory.state, instructions)
 
     def _outputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """MemoryLLM's slots of ids [B, T]: [B, L, tokens, E], and which count [B, tokens] bool.
+        """MemoryLLM's slots of ids [B, T]: [B, L, N, E], and which of them are no padding, [B, N] bool.
 
-        A text shorter than `tokens` takes the pool's last slots along, so that it gives `tokens` slots all the same.
+        N is `write.tokens`. In front of a shorter text the pass reads the pool's last slots as if they were tokens, so
+        that the text gives N slots all the same.
         """
         tokens, state = self.write_settings.tokens, memory.state
         length = mask.sum(-1)
@@ -230,7 +235,7 @@ class MemoryLM(Limited):
         return tap.slots, tap.valid
 
     def _read_by_write(self, memory: Memory, reused: Tensor | None = None) -> Prefix:
-        """What a write reads, without the last `reused` [B] slots, which it takes along instead."""
+        """What a write attends to (`write.reads`), without the last `reused` [B] slots, which are in its own pass."""
         reads, state = self.write_settings.reads, memory.state
         if reads == "all" and reused is None and self.writer is None:
             return self.prefix(memory)
@@ -242,19 +247,22 @@ class MemoryLM(Limited):
         return self._prefix_of(memory, visible)
 
     def _preamble_of(self, memory: Memory) -> Prefix:
-        """What the writer reads of a memory's preamble alone."""
+        """A prefix of the memory's preamble alone, for a pass of the writer."""
         return self._prefix_of(memory, memory.state.source == PREAMBLE)
 
     def _prefix_of(self, memory: Memory, visible: Tensor) -> Prefix:
-        """What the writer reads of the slots where `visible` [B, S]."""
+        """A prefix of the slots where `visible` [B, S] bool is true, for a pass of the writer."""
         if self.writer is None:
             seen = memory.select(visible)
-        else:  # the kept keys are the reader's
+        else:  # memory.keys were projected with the reader's adapter; the writer needs its own
             seen = self.attach(memory.state.select(visible)[0])
         return self._prefix(seen.keys, seen.values, seen.state)
 
     def _prefix(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], state: MemoryState) -> Prefix:
-        """Keys and values of the slots of `state`, and of `bos_embedding` in front where the pool is not empty."""
+        """The prefix of the slots of `state`, behind `bos_embedding` if the tap is `outputs` and the pool not empty.
+
+        With gates, the logarithm of a slot's strength is added to its attention scores.
+        """
         valid, positions = state.valid, state.positions(self.pool.positions == "shared")
         bias = None if state.strength is None else state.strength.log()
         if self.write_settings.tap == "outputs":
@@ -271,20 +279,20 @@ class MemoryLM(Limited):
 
     @contextmanager
     def _selecting(self) -> Iterator[None]:
-        """The adapter with which the gates look at a text, with gradient if writing has it."""
+        """Run a block with the selector, for the write gates' extra pass; with gradient as in `_writing`."""
         with self._writing(), use_adapter(self.decoder.model, self.selector):
             yield
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """The writer's adapter, with gradient if it is asked for."""
+        """Run a block with the writer's adapter; with gradient if it is enabled and `gradient_through_writing`."""
         through = torch.is_grad_enabled() and self.gradient_through_writing
         with torch.set_grad_enabled(through), use_adapter(self.decoder.model, self.writer):
             yield
 
 
 def _kept(memory: Memory, kept: Kept) -> Memory:
-    """The memory without the slots that are not kept, the others as strong as they still are."""
+    """The memory after keep gates: a slot's strength is multiplied by its gate; below one half it is dropped."""
     gates = kept.gates
     state = replace(memory.state, strength=memory.state.strength * gates)
     memory = replace(memory, state=state, decisions=None, kept=kept)

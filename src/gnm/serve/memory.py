@@ -12,11 +12,12 @@ from gnm.models.prefix import stacked
 
 
 class Stream:
-    """An answer that is made piece by piece, up to the first of `stop`; iterate over it for the text.
+    """An answer that is generated while one iterates over it: each step generates a token and gives a piece of text.
 
-    Each step takes one token; its piece may be empty.
-
-    prompt_tokens, answer_tokens: read before it, and said so far. reason: why it ended, "stop" or "length".
+    A piece may be empty. The answer ends before the first of the words `stop`, with an end of turn, or after `most`
+    tokens.
+    prompt_tokens: how many tokens the model reads before the answer. answer_tokens: how many it has generated so far.
+    reason: why the answer ended, "stop" or "length"; good only when the iteration has ended.
     """
 
     def __init__(self, prompt_tokens: int, tokens: Iterator[int], tokenizer, most: int, stop: Sequence[str] = ()):

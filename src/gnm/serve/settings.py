@@ -1,4 +1,4 @@
-"""Settings of the service: how much of everything it takes."""
+"""Settings of the service: limits of requests, and how many questions it answers side by side."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from gnm.config import StrictModel, load_params
 
 
 class Limits(StrictModel):
-    """What is refused before any work, and how long anything may wait."""
+    """Limits of sizes, numbers and waiting times. A request that exceeds one is refused before any work."""
 
     body_bytes: int = Field(1_000_000, gt=0, description="a request's JSON")
     import_bytes: int = Field(500_000_000, gt=0, description="a memory file that is imported")

@@ -189,7 +189,10 @@ def load_published(
 
 
 def _starting_pool(base: WeightFiles, size: torch.Size) -> Tensor | None:
-    """The pool of the base model, None if it says that it was never written to."""
+    """The pool with which new memories begin, from the base model's file; None if `initialized` is false there.
+
+    Raises CheckpointError if the file has no pool of shape `size`.
+    """
     if base.shapes.get("memory") != size:
         raise CheckpointError(f"{base.path} has no pool of shape {tuple(size)}, with which the checkpoint could start")
     initialised = "initialized" not in base.shapes or bool(base.tensor("initialized"))

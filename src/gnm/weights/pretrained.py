@@ -77,7 +77,11 @@ def load_model(folder: str | Path, backbone: Backbone) -> tuple[dict[str, Any], 
 
 
 def model_digest(backbone: Backbone) -> str:
-    """What memory files of a model are known by: its backbone, and the values of its adapters and marks."""
+    """The model's checksum: the backbone's, and one of the weights that were trained, rounded to bfloat16.
+
+    A memory file carries it, and can be read only with a model of the same checksum. The weights are those of the
+    adapters, of MemoryLLM's marks, and of the method itself, such as gates.
+    """
     parts = list(copied(trained_parameters(backbone.model)).values())
     if backbone.memory is not None:
         parts.append({name: getattr(backbone.memory, name).cpu() for name in MARKS})

@@ -5,8 +5,9 @@
   of the decoder, by default two thirds of the way up (layer 20 of SmolLM2-135M's 30).
 - A segment whose gate is below the threshold is not stored. The logarithm of a stored segment's gate is added to the
   attention scores of its slots. So the loss of the answers has a gradient for the gates.
-- Training adds a loss of the gates' own: cross-entropy with the labels of the segments, and, as in G-MemLLM's composite
-  objective (Xu 2026, arXiv:2602.00015), a term against storing much and one against gates near one half.
+- The gates are also trained on a loss of their own: cross-entropy with the labels of the segments, a term against
+  storing much and one against gates near one half. The two terms follow G-MemLLM's composite objective (Xu 2026,
+  arXiv:2602.00015).
 
 Shape letters: B states, T tokens of a text, G segments of a text, E hidden size.
 """
@@ -21,21 +22,22 @@ from torch import Tensor, nn
 from gnm.config import StrictModel
 from gnm.errors import ConfigError
 
-_LEAST = 1e-9  # a strength has a logarithm
+_LEAST = 1e-9  # smallest strength: its logarithm must be finite
 
 Weight = Annotated[float, Field(ge=0)]
 
 
 class GateSettings(StrictModel):
-    """Which tokens of a document are stored: those that pass every limit that is set, the strongest first.
+    """Which tokens of a document are stored: those whose gate reaches `threshold`; where `share` or `slots` limit how
+    many, the strongest.
 
-    Where a limit falls inside a segment, or between equally strong ones, later tokens go first: they have read the
-    earlier ones.
-    by: "gate" uses trained gates. "random" draws the strengths, as a baseline; what it stores is read at full strength.
+    Tokens of one segment are equally strong. If a limit cuts them, the later ones are stored, because they have read
+    the earlier ones.
+    by: "gate" uses trained gates. "random" draws the strengths, as a baseline; its slots are all read with strength 1.
     reread: the stored tokens are read a second time, with the instruction and without the rest of the document. Their
-    slots come from this second reading, so nothing of the rest is in them.
-    revise: writing a document weakens stored segments that it states anew (keep gates, `keep.py`) or that its
-    instruction takes back (`revoke.py`). Forgetting the document later does not bring them back.
+    slots come from this second reading, so they hold nothing of the rest.
+    revise: writing a document also weakens stored segments: those whose facts it states anew (keep gates, `keep.py`),
+    and those that its instruction takes back (`revoke.py`). Forgetting the document later does not restore them.
 
         GateSettings(threshold=0.5)
         GateSettings(threshold=0.0, share=0.25)  # a quarter of the tokens, the strongest
@@ -61,12 +63,12 @@ class GateSettings(StrictModel):
 class GateTraining(StrictModel):
     """Weights of the losses that train gates, beside the loss of the answers.
 
-    segments: cross-entropy of each gate with its label, whether the segment is to be stored. The wanted segments of a
-    document have the same weight in all as its unwanted ones, however many they are.
-    budget: the square of how far the mean gate of a document's tokens is above `share`.
-    entropy: of each gate; it pushes gates away from one half.
-    keep, revoke: with gates.revise, cross-entropy of the keep gates with whether a stored segment still holds, and of
-    the revoke gate with whether an instruction takes something back.
+    segments: cross-entropy of each gate with its label, whether the segment is to be stored. In each document, the
+    wanted segments together weigh as much as the unwanted ones together.
+    budget: the square of the mean gate of a document's tokens minus `share`, if the mean is larger.
+    entropy: the entropy of each gate; this term pushes gates away from one half.
+    keep: with gates.revise, cross-entropy of the keep gates with whether a stored segment still holds.
+    revoke: with gates.revise, cross-entropy of the revoke gate with whether an instruction takes something back.
     """
 
     segments: Weight = 1.0
@@ -81,9 +83,11 @@ class GateTraining(StrictModel):
 class Decisions:
     """What the write gates decided on one text per row.
 
-    logits: [B, G] float32, of each segment, before the sigmoid. segment: [B, T] long, the segment of each token, -1 for
-    padding. stored: [B, T] bool, the tokens that become slots. told: [B, G] float32, the logits of the gate that tells
-    what is taken back, where that is not the write gate.
+    logits: [B, G] float32, the gate of each segment before the sigmoid.
+    segment: [B, T] long, the segment of each token, -1 for padding.
+    stored: [B, T] bool, the tokens that become slots.
+    told: [B, G] float32, logits of `Gating.about_gate` for the same segments; None without this gate. They decide
+    nothing in a write: the gate is trained on them.
     """
 
     logits: Tensor
@@ -93,7 +97,7 @@ class Decisions:
 
     @property
     def tokens(self) -> Tensor:
-        """Tokens of each segment, [B, G] long; 0 for padding."""
+        """How many tokens each segment has, [B, G] long; 0 for segments that a row lacks."""
         numbers = torch.arange(self.logits.shape[1], device=self.segment.device)
         return (self.segment[:, None] == numbers[:, None]).sum(-1)
 
@@ -131,9 +135,10 @@ def gate_layer(settings: GateSettings, layers: int) -> int:
 
 
 def decide(logits: Tensor, segment: Tensor, settings: GateSettings, capacity: int | None = None) -> Decisions:
-    """Which tokens are stored: logits [B, G] of segments, segment [B, T] of tokens (-1: padding).
+    """Decide which tokens are stored.
 
-    capacity: slots of the whole pool; a document never stores more.
+    logits: [B, G] float32, one for each segment. segment: [B, T] long, the segment of each token, -1 for padding.
+    capacity: slots of the whole pool; a document never stores more. None: no limit.
     """
     decided = Decisions(logits, segment, segment >= 0)
     strength = decided.strength.detach()
@@ -142,6 +147,7 @@ def decide(logits: Tensor, segment: Tensor, settings: GateSettings, capacity: in
         limit = (limit * settings.share).ceil().long()
     for slots in (settings.slots, capacity):
         limit = limit if slots is None else limit.clamp(max=slots)
+    # rank 0 is the strongest token; the flips make the later of equally strong tokens come first in the stable sort
     order = strength.masked_fill(segment < 0, -1.0).flip(-1).argsort(dim=-1, descending=True, stable=True)
     rank = order.argsort(dim=-1).flip(-1)
     stored = decided.stored & (strength >= settings.threshold) & (rank < limit[:, None])
@@ -149,40 +155,48 @@ def decide(logits: Tensor, segment: Tensor, settings: GateSettings, capacity: in
 
 
 def segment_ends(segment: Tensor, count: int) -> Tensor:
-    """The place of the last token of each of `count` segments, [B, G] long; segment [B, T] as in Decisions."""
+    """The place of the last token of each of `count` segments, [B, G] long; 0 for segments that a row lacks.
+
+    segment: [B, T] long, as in Decisions.
+    """
     places = torch.arange(segment.shape[1], device=segment.device).expand_as(segment)
     ends = torch.zeros(segment.shape[0], count, dtype=torch.long, device=segment.device)
     return ends.scatter_reduce(1, segment.clamp(min=0), places.where(segment >= 0, 0), "amax")
 
 
 def gate_loss(decisions: Decisions, wanted: Tensor, told: Tensor, settings: GateTraining) -> Tensor:
-    """The gates' loss, summed over the batch.
+    """The write gates' loss, summed over the batch.
 
-    wanted: [B, G] bool, the segments to be stored. told: [B, G] bool, the segments that are not the document's; they
-    have half the document's weight.
+    wanted: [B, G] bool, the segments to be stored. told: [B, G] bool, the segments of the instruction; together they
+    weigh half as much as those of the document. (Not the `told` of Decisions, which are logits.)
     """
     tokens = decisions.tokens
     real, gates = tokens > 0, decisions.logits.sigmoid()
     halves = balanced_loss(decisions.logits, wanted, real & ~told)
     halves = halves + 0.5 * balanced_loss(decisions.logits, wanted, real & told)
-    undecided = nn.functional.binary_cross_entropy_with_logits(decisions.logits, gates, reduction="none")
-    entropy, _ = mean_where(undecided, real)
-    stored = (gates * tokens).sum(-1) / tokens.sum(-1)
-    above = (stored - settings.share).clamp(min=0).square()
+    # the cross-entropy of a gate with itself is its entropy
+    of_gates = nn.functional.binary_cross_entropy_with_logits(decisions.logits, gates, reduction="none")
+    entropy, _ = mean_where(of_gates, real)
+    mean_gate = (gates * tokens).sum(-1) / tokens.sum(-1)
+    above = (mean_gate - settings.share).clamp(min=0).square()
     return (settings.segments * halves + settings.entropy * entropy + settings.budget * above).sum()
 
 
 def balanced_loss(logits: Tensor, wanted: Tensor, real: Tensor) -> Tensor:
     """Class-balanced cross-entropy of logits [B, G] with `wanted` [B, G] bool, over the places `real` [B, G]: [B].
 
-    Of each row: the mean over wanted places and the mean over the others, averaged. A row without places gives 0.
+    A row's loss is the average of two means, one over its wanted places and one over the others. If a row has only one
+    of the two kinds, the loss is the mean of that kind; without any place it is 0.
     """
     errors = nn.functional.binary_cross_entropy_with_logits(logits, wanted.float(), reduction="none")
-    kinds = [mean_where(errors, real & kind) for kind in (wanted, ~wanted)]
-    return sum(mean for mean, _ in kinds) / sum(there for _, there in kinds).clamp(min=1)
+    means = [mean_where(errors, real & kind) for kind in (wanted, ~wanted)]
+    return sum(mean for mean, _ in means) / sum(has_any for _, has_any in means).clamp(min=1)
 
 
 def mean_where(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of `values` [B, G] where `keep`, [B], 0 where there are none; and whether there are any, [B] long."""
+    """Mean of `values` [B, G] where `keep` [B, G] bool, one for each row [B]; 0 for a row that keeps none.
+
+    Also returns whether a row keeps any, [B] long (0 or 1).
+    """
     count = keep.sum(-1)
     return (values * keep).sum(-1) / count.clamp(min=1), (count > 0).long()
