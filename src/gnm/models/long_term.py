@@ -13,19 +13,18 @@ segments, n questions, T tokens, R slots from the store, P numbers in the entry 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from zlib import crc32
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from gnm.errors import ConfigError
 from gnm.memory.consolidation import words_of
 from gnm.memory.pool import evicted_segments, random_order
 from gnm.memory.search import nearest, uses_index
-from gnm.memory.state import PREAMBLE, MemoryState
+from gnm.memory.state import MemoryState
 from gnm.memory.store import LongTermStore, StoreSettings, unit
 from gnm.models import flops
 from gnm.models.attention import at_ends
@@ -35,6 +34,7 @@ from gnm.models.gates.write import Decisions
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.prefix import Prefix
 from gnm.models.projected import Memory
+from gnm.models.stored_slots import StoredSlots, in_order, order_by_age
 from gnm.models.taps import LayerTap
 from gnm.models.tokens import TokenBatch
 from gnm.models.whitening import Whitening
@@ -133,14 +133,14 @@ class LongTermLM(MemoryLM):
         """
         rows = [row for row, _ in contexts]
         state = memory.state.rows(rows)
-        found = _Slots.of([memory.state.store[row].slots(which) for row, which in contexts], state.slots.device)
+        found = StoredSlots.of([memory.state.store[row].slots(which) for row, which in contexts], state.slots.device)
         joined = found.behind(state)
-        order = _by_age(joined["source"], joined["segment"], joined["valid"])
+        order = order_by_age(joined["source"], joined["segment"], joined["valid"])
         joined = {name: tensor.gather(1, order) for name, tensor in joined.items()}
         # a prefix is made of keys and values alone, so the slots have no layers here
         slots = state.slots.new_empty(len(rows), 0, order.shape[1], state.slots.shape[3])
         sides = [
-            tuple(_ordered(torch.cat((pool[rows], own), dim=2), order) for pool, own in zip(*both, strict=True))
+            tuple(in_order(torch.cat((pool[rows], own), dim=2), order) for pool, own in zip(*both, strict=True))
             for both in zip((memory.keys, memory.values), self._sides(found.entries), strict=True)
         ]
         return self._prefix(*sides, replace(state, slots=slots, store=None, **joined))
@@ -221,7 +221,7 @@ class LongTermLM(MemoryLM):
         """
         state = memory.state
         size = state.slots.shape[3]
-        stored = _Slots.of([store.slots(range(len(store)), size) for store in state.store], state.slots.device)
+        stored = StoredSlots.of([store.slots(range(len(store)), size) for store in state.store], state.slots.device)
         inputs = torch.cat((state.slots[:, :1], stored.entries[:, None]), dim=2)
         joined = replace(state, slots=inputs, store=None, **stored.behind(state))
         return self.gating.taken_back(self.decoder, self._preamble_of(memory), joined, instructions)
@@ -260,24 +260,6 @@ class LongTermLM(MemoryLM):
         ]
 
 
-@dataclass(frozen=True)
-class _Slots:
-    """Slots of the stores of B rows, padded to R: entries [B, R, P]; columns [B, R], fields of MemoryState by name."""
-
-    entries: Tensor
-    columns: dict[str, Tensor]
-
-    @classmethod
-    def of(cls, rows: Sequence[dict[str, Tensor]], device: torch.device) -> "_Slots":
-        """rows: what LongTermStore.slots returns, for each of the B rows."""
-        padded = {name: pad_sequence([row[name] for row in rows], batch_first=True).to(device) for name in rows[0]}
-        return cls(padded.pop("entries"), padded)
-
-    def behind(self, state: MemoryState) -> dict[str, Tensor]:
-        """The columns of both, [B, S + R] each: those of the pool's slots in `state`, then these."""
-        return {name: torch.cat((getattr(state, name), own), dim=1) for name, own in self.columns.items()}
-
-
 def early_inputs(decoder: Decoder, preamble: Sequence[int], texts: TokenBatch, layer: int) -> Tensor:
     """The hidden states that enter `layer` at the tokens of n texts, each read after `preamble` alone: [n, T, E].
 
@@ -297,18 +279,3 @@ def _words(slots: Tensor, decisions: Decisions) -> list[Tensor]:
         segment, inputs = decisions.segment[row][stored], slots[row, 0, stored]
         rows.append(torch.tensor([words_of(inputs[segment == each]) for each in segment.unique()], dtype=torch.long))
     return rows
-
-
-def _by_age(source: Tensor, segment: Tensor, valid: Tensor) -> Tensor:
-    """The order [B, S] long of slots by document, then segment; the preamble comes first, padding last.
-
-    source, segment: [B, S] long, valid: [B, S] bool, as in MemoryState.
-    """
-    number = source * (int(segment.max()) + 2) + segment
-    number = number.masked_fill(source == PREAMBLE, torch.iinfo(torch.long).min)
-    return number.masked_fill(~valid, torch.iinfo(torch.long).max).argsort(dim=-1, stable=True)
-
-
-def _ordered(side: Tensor, order: Tensor) -> Tensor:
-    """Keys or values [B, K, S, D] in the order [B, S]."""
-    return side.gather(2, order[:, None, :, None].expand(-1, side.shape[1], -1, side.shape[3]))
