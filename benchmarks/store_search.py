@@ -38,7 +38,7 @@ from gnm.models.whitening import Whitening
 from gnm.weights.backbones import load_backbone
 
 LAYER, K = StoreSettings().layer, StoreSettings().k
-PROMPTS, QUESTIONS, PART = 2_000, 100, 50_000
+PROMPTS, QUESTIONS, PART = 2_400, 100, 50_000
 ALONE = 20  # questions that are timed in exact search
 COPIES_MOST = 100_000  # FAISS's flat indexes hold a second copy of all keys: gigabytes above
 EFFORTS = (8, 32, 64, 128)

@@ -45,8 +45,11 @@ class Part:
     @classmethod
     def write(cls, folder: Path, entries: Sequence[Tensor], model: str) -> "Part":
         """A new file in `folder` with `entries`, written whole or not at all."""
-        data = save({"entries": torch.cat(list(entries))}, metadata={"format": _FORMAT, "model": model})
-        path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}.safetensors"
+        rows = torch.cat(list(entries))
+        data = save({"entries": rows}, metadata={"format": _FORMAT, "model": model})  # in any order
+        digest = hashlib.sha256(f"{model} {rows.dtype} {rows.shape}".encode())
+        digest.update(rows.view(torch.uint8).numpy())
+        path = folder / f"{digest.hexdigest()[:32]}.safetensors"
         with atomic_path(path, private=True) as temporary:
             temporary.write_bytes(data)
         return cls.open(path, model, len(data))
