@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 from evaluations import made_up_records, save_evaluation
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
@@ -39,11 +40,12 @@ def assert_nothing_is_cut(figure):
     """Figures are saved at their own size; what sticks out of it is lost."""
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
-    for text in figure.findobj(Text):
-        if text.get_visible() and text.get_text():
-            place = text.get_window_extent()
-            assert place.x0 >= 0 and place.y0 >= 0, text
-            assert place.x1 <= figure.bbox.x1 and place.y1 <= figure.bbox.y1, text
+    panels = figure.findobj(Axes)
+    ticks = {tick for axes in panels for axis in (axes.xaxis, axes.yaxis) for tick in axis.get_ticklabels(which="both")}
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text() and text not in ticks]
+    for place in (*(text.get_window_extent() for text in texts), *(axes.get_tightbbox() for axes in panels)):
+        assert place.x0 >= 0 and place.y0 >= 0
+        assert place.x1 <= figure.bbox.x1 and place.y1 <= figure.bbox.y1
 
 
 def test_heatmaps_write_every_cell_and_hatch_the_empty_ones(evaluations):

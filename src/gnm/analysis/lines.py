@@ -29,7 +29,7 @@ _OF_A_DEVICE = ("query_seconds", "write_seconds", "bytes")
 _LONG = 12  # groups from which lines of measures have markers at every third
 _AXIS = {"age": "Documents written since", "t": "Documents seen"}
 _IN_TURN = 4  # methods whose markers take turns on lines of cost, which often lie on each other
-_LETTERS = {1: 36, 2: 36, 3: 24}  # of a panel's title, by panels across
+_LETTERS = {1: 36, 2: 36, 3: 20}  # of a panel's title, by panels across
 
 
 def measure_lines(
