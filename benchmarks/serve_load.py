@@ -46,7 +46,11 @@ class Server:
         self.url = told.split()[0]
         host, _, port = self.url.removeprefix("http://").rstrip("/").rpartition(":")
         self.address = host, int(port)
-        httpx2.get(f"{self.url}health", timeout=_START_SECONDS)
+        try:
+            httpx2.get(f"{self.url}health", timeout=_START_SECONDS)
+        except httpx2.TransportError as error:
+            self._process.kill()
+            raise RuntimeError(f"the service does not answer: {self.said()}") from error
         return self
 
     def __exit__(self, *error: object) -> None:
