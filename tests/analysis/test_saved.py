@@ -107,6 +107,15 @@ def test_absent_and_damaged_evaluations_are_explained(tmp_path):
         metric_frame(find_evaluations(tmp_path))
 
 
+@pytest.mark.parametrize("number", [-1, 1e30, float("inf")])
+def test_numbers_that_count_nothing_are_refused(tmp_path, number):
+    save(tmp_path / "one" / "gnm", keep_records=False)
+    path = tmp_path / "one" / "gnm" / "counts.json"
+    path.write_text(json.dumps({"fact_accuracy": [number]}))
+    with pytest.raises(DataError, match="counts.json is damaged: 'fact_accuracy' holds no counts"):
+        metric_frame(find_evaluations(tmp_path))
+
+
 def test_every_published_evaluation_is_read(shared):
     evaluations = find_evaluations(shared / "reference/saved_evals")
     assert len(evaluations) == 48

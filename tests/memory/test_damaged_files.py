@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from unittest.mock import Mock
 
 import pytest
@@ -110,29 +111,41 @@ def written_with(path, changes, model="a", **values):
 
 
 VALUES = {
-    "NaN": ({"slots": torch.full((2, 3, 3, 5), float("nan"))}, {}),
-    "infinity": ({"slots": torch.full((2, 3, 3, 5), float("inf"))}, {}),
-    "float64": ({"slots": torch.zeros(2, 3, 3, 5, dtype=torch.float64)}, {}),
-    "a source that was never written": ({"source": torch.full((2, 3), 5)}, {}),
-    "a source below all": ({"source": torch.full((2, 3), -3)}, {}),
-    "written below a number": ({}, {"written": "3"}),
-    "written below none": ({}, {"written": "-1"}),
-    "written without end": ({}, {"written": "1" + 20 * "0"}),
-    "strength": ({"strength": 2 * ONES, "segment": ONES.long()}, {}),
-    "strength of NaN": ({"strength": float("nan") * ONES, "segment": ONES.long()}, {}),
-    "segment": ({"strength": ONES, "segment": -1 * ONES.long()}, {}),
-    "segment without end": ({"strength": ONES, "segment": ONES.long() << 40}, {}),
-    "no segment": ({"strength": ONES}, {}),
-    "notes that are a list": ({}, {"notes": "[1]"}),
-    "notes without end": ({}, {"notes": 100_000 * "["}),
+    "NaN": ({"slots": torch.full((2, 3, 3, 5), float("nan"))}, {}, "slots hold NaN or infinity"),
+    "infinity": ({"slots": torch.full((2, 3, 3, 5), float("inf"))}, {}, "slots hold NaN or infinity"),
+    "float64": (
+        {"slots": torch.zeros(2, 3, 3, 5, dtype=torch.float64)},
+        {},
+        "slots are torch.float64 of shape (2, 3, 3, 5)",
+    ),
+    "a source that was never written": ({"source": torch.full((2, 3), 5)}, {}, "a source is not from -2 to 4"),
+    "a source below all": ({"source": torch.full((2, 3), -3)}, {}, "a source is not from -2 to 4"),
+    "written below a number": ({}, {"written": "3"}, "a source is not from -2 to 2"),
+    "written below none": ({}, {"written": "-1"}, "-1 documents are said to be written"),
+    "written without end": ({}, {"written": "1" + 20 * "0"}, "00 documents are said to be written"),
+    "strength": ({"strength": 2 * ONES, "segment": ONES.long()}, {}, "a strength is not from 0 to 1"),
+    "strength of NaN": ({"strength": float("nan") * ONES, "segment": ONES.long()}, {}, "a strength is not from 0 to 1"),
+    "segment": (
+        {"strength": ONES, "segment": -1 * ONES.long()},
+        {},
+        "a segment of a document is not from 0 to 10000000",
+    ),
+    "segment without end": (
+        {"strength": ONES, "segment": ONES.long() << 40},
+        {},
+        "a segment is not from -1 to 10000000",
+    ),
+    "no segment": ({"strength": ONES}, {}, "has no 'segment'"),
+    "notes that are a list": ({}, {"notes": "[1]"}, "its notes are no mapping"),
+    "notes without end": ({}, {"notes": 100_000 * "["}, "recursion"),
 }
 
 
 @pytest.mark.parametrize("what", VALUES)
 def test_values_that_no_write_makes_are_refused(tmp_path, what):
-    changes, header = VALUES[what]
+    changes, header, told = VALUES[what]
     written_with(tmp_path / "m", changes, **header)
-    with pytest.raises(MemoryFileError, match="m is damaged"):
+    with pytest.raises(MemoryFileError, match=f"m is damaged .*{re.escape(told)}"):
         load_memory(tmp_path / "m", "a")
     written_with(tmp_path / "m", {})
     load_memory(tmp_path / "m", "a")

@@ -1,5 +1,8 @@
 """Memory files whose long-term store holds values that no write makes, or that are of another model."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -38,31 +41,59 @@ def written_with(path, changes):
     save_file(tensors, path, metadata=header)
 
 
+AS_LONG = "the segments of the store are not as long as its entries"
 VALUES = {
-    "a source that was never written": {"source": torch.tensor([0, 3])},
-    "a source below 0": {"source": torch.tensor([-1, 1])},
-    "a segment below 0": {"segment": torch.tensor([-1, 2])},
-    "a segment without end": {"segment": torch.tensor([0, 2**40])},
-    "stored after the last document": {"stored_at": torch.tensor([2, 4])},
-    "stored before the first document": {"stored_at": torch.tensor([-1, 3])},
-    "read less often than never": {"retrieved": torch.tensor([0, -5])},
-    "a strength of 0": {"strength": torch.tensor([0.0, 1.0])},
-    "a strength above 1": {"strength": torch.tensor([0.5, 1.5])},
-    "a strength of NaN": {"strength": torch.tensor([0.5, torch.nan])},
-    "keys of infinity": {"keys": torch.full((2, 4), torch.inf)},
-    "keys of another type": {"keys": torch.ones(2, 4).double()},
-    "keys of one number": {"keys": torch.ones(2)},
-    "meanings of NaN": {"meanings": torch.full((2, 4), torch.nan)},
-    "sources of another type": {"source": torch.tensor([0.0, 1.0])},
-    "a source short": {"source": torch.tensor([0])},
-    "no keys": {"keys": None},
-    "entries of NaN": {"entries": torch.full((4, 6), torch.nan)},
-    "entries of whole numbers": {"entries": torch.ones(4, 6, dtype=torch.long)},
-    "entries of one axis": {"entries": torch.ones(4)},
-    "lengths beyond the entries": {"lengths": torch.tensor([3, 2])},
-    "a segment of no slot": {"lengths": torch.tensor([4, 0])},
-    "lengths of two axes": {"lengths": torch.tensor([[3, 1]])},
-    "no lengths": {"lengths": None},
+    "a source that was never written": ({"source": torch.tensor([0, 3])}, "a source of the store is not from 0 to 2"),
+    "a source below 0": ({"source": torch.tensor([-1, 1])}, "source of the store hold a number that none can be"),
+    "a segment below 0": ({"segment": torch.tensor([-1, 2])}, "segment of the store hold a number that none can be"),
+    "a segment without end": (
+        {"segment": torch.tensor([0, 2**40])},
+        "a segment of the store is not from 0 to 10000000",
+    ),
+    "stored after the last document": (
+        {"stored_at": torch.tensor([2, 4])},
+        "a stored_at of the store is not from 0 to 3",
+    ),
+    "stored before the first document": (
+        {"stored_at": torch.tensor([-1, 3])},
+        "stored_at of the store hold a number that none can be",
+    ),
+    "read less often than never": (
+        {"retrieved": torch.tensor([0, -5])},
+        "retrieved of the store hold a number that none can be",
+    ),
+    "a strength of 0": ({"strength": torch.tensor([0.0, 1.0])}, "a strength of the store is not in (0, 1]"),
+    "a strength above 1": ({"strength": torch.tensor([0.5, 1.5])}, "a strength of the store is not in (0, 1]"),
+    "a strength of NaN": (
+        {"strength": torch.tensor([0.5, torch.nan])},
+        "strength of the store hold a number that none can be",
+    ),
+    "keys of infinity": ({"keys": torch.full((2, 4), torch.inf)}, "keys of the store hold a number that none can be"),
+    "keys of another type": (
+        {"keys": torch.ones(2, 4).double()},
+        "keys of the store are torch.float64 of shape (2, 4)",
+    ),
+    "keys of one number": ({"keys": torch.ones(2)}, "keys of the store are torch.float32 of shape (2,)"),
+    "meanings of NaN": (
+        {"meanings": torch.full((2, 4), torch.nan)},
+        "meanings of the store hold a number that none can be",
+    ),
+    "sources of another type": (
+        {"source": torch.tensor([0.0, 1.0])},
+        "source of the store are torch.float32 of shape (2,)",
+    ),
+    "a source short": ({"source": torch.tensor([0])}, "source of the store are torch.int64 of shape (1,)"),
+    "no keys": ({"keys": None}, "has no 'keys'"),
+    "entries of NaN": ({"entries": torch.full((4, 6), torch.nan)}, "entries of the store are no numbers"),
+    "entries of whole numbers": (
+        {"entries": torch.ones(4, 6, dtype=torch.long)},
+        "entries of the store are no numbers",
+    ),
+    "entries of one axis": ({"entries": torch.ones(4)}, AS_LONG),
+    "lengths beyond the entries": ({"lengths": torch.tensor([3, 2])}, AS_LONG),
+    "a segment of no slot": ({"lengths": torch.tensor([4, 0])}, AS_LONG),
+    "lengths of two axes": ({"lengths": torch.tensor([[3, 1]])}, AS_LONG),
+    "no lengths": ({"lengths": None}, "has no 'lengths'"),
 }
 
 
@@ -70,8 +101,9 @@ VALUES = {
 def test_values_of_a_store_that_no_write_makes_are_refused(tmp_path, what):
     written_with(tmp_path / "m", {})
     assert len(load_memory(tmp_path / "m", "a")[0].store[0]) == 2
-    written_with(tmp_path / "m", VALUES[what])
-    with pytest.raises(MemoryFileError, match="m is damaged"):
+    changes, told = VALUES[what]
+    written_with(tmp_path / "m", changes)
+    with pytest.raises(MemoryFileError, match=f"m is damaged .*{re.escape(told)}"):
         load_memory(tmp_path / "m", "a")
 
 
@@ -88,3 +120,19 @@ def test_a_store_of_another_model_is_refused(tmp_path, sizes, told):
     load_memory(tmp_path / "m", "a", like=some_memory())
     with pytest.raises(MemoryFileError, match=told):
         load_memory(tmp_path / "m", "a", like=some_memory(**sizes))
+
+
+def test_a_store_is_read_by_a_model_that_searches_it(tmp_path):
+    save_memory(tmp_path / "m", some_memory(), "a")
+    without = replace(some_memory(), store=None)
+    told = f"{tmp_path / 'm'} has a long-term store, and this model was loaded without one; load it with a capacity "
+    with pytest.raises(
+        MemoryFileError, match=re.escape(f"{told}and a store (in the shell --capacity SLOTS --store SEGM")
+    ):
+        load_memory(tmp_path / "m", "a", like=without)
+    other = replace(some_memory(), store=(replace(some_store(), search_key="another"),))
+    told = f"the search keys in {tmp_path / 'm'} are a key, this model searches by another; load it with the same "
+    with pytest.raises(MemoryFileError, match=re.escape(f"{told}store.layer and store.by")):
+        load_memory(tmp_path / "m", "a", like=other)
+    save_memory(tmp_path / "n", without, "a")
+    assert load_memory(tmp_path / "n", "a", like=other)[0].store is None  # nothing is there to be searched

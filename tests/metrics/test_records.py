@@ -1,5 +1,7 @@
 """The schema is enforced on the way in and out, and files don't depend on the order of answering."""
 
+from unittest.mock import Mock
+
 import pandas as pd
 import pytest
 
@@ -95,3 +97,15 @@ def test_absent_and_foreign_files_are_explained(tmp_path):
     (tmp_path / "records.parquet").write_text("not parquet")
     with pytest.raises(DataError, match="not a readable parquet"):
         read_records(tmp_path / "records.parquet")
+
+
+def test_flipped_bits_are_explained(tmp_path, monkeypatch):
+    path = tmp_path / "records.parquet"
+    write_records(path, records_frame([row(generated="Volkswagen")]))
+    path.write_bytes(path.read_bytes().replace(b"Volkswagen", b"Volk\xffwagen"))
+    with pytest.raises(DataError, match="column 'generated' does not fit str|not a readable parquet"):
+        read_records(path)
+    unknown = Mock(side_effect=TypeError("data type 'Jnt64' not understood"))  # as pandas says it
+    monkeypatch.setattr("pandas.read_parquet", unknown)
+    with pytest.raises(DataError, match="not a readable parquet file .*Jnt64"):
+        read_records(path)

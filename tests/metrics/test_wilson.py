@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from gnm.errors import DataError
 from gnm.metrics import metrics_of_records, metrics_of_summary, summarise
 from gnm.metrics.records import records_frame
 from gnm.metrics.wilson import wilson
@@ -44,3 +45,10 @@ def test_wilson_is_the_formula_and_stays_a_share():
     assert wilson(0.0, 4)[0] == 0 and wilson(1.0, 4)[1] == pytest.approx(1)
     low, high = wilson(0.5, 0)
     assert low != low and high != high  # NaN: nothing is known
+
+
+@pytest.mark.parametrize("share", [-0.01, 1.01, 1000.0, float("inf")])
+def test_what_is_no_share_has_no_interval(share):
+    with pytest.raises(DataError, match="is not from 0 to 1"):
+        wilson(share, 10)
+    assert wilson(1 + 1e-12, 10) == pytest.approx(wilson(1.0, 10))  # rounding

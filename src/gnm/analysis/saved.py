@@ -21,6 +21,8 @@ from gnm.files import recover_folders
 from gnm.metrics import metrics_of_records, metrics_of_summary
 from gnm.metrics.records import read_records
 
+_MOST = 10**12  # answers behind a figure
+
 PUBLISHED_NAMES = {
     "llama3_ft": "in_context_ft",
     "llama3": "in_context",
@@ -48,7 +50,14 @@ class SavedEvaluation:
     def counts(self) -> dict[str, list[Any]] | None:
         """How many samples stand behind each entry of the summary, None when it was not saved. Raises DataError."""
         path = self.folder / "counts.json"
-        return _read_lists(path, 2) if path.is_file() else None
+        if not path.is_file():
+            return None
+        counts = _read_lists(path, 2)
+        for key, entries in counts.items():
+            numbers = [number for entry in entries for number in np.array(entry, dtype=float).flat]
+            if any(number < 0 or number > _MOST for number in numbers):
+                raise DataError(f"{path} is damaged: {ascii(key)[:40]} holds no counts; evaluate again to replace it")
+        return counts
 
     @property
     def run_config(self) -> dict[str, Any]:

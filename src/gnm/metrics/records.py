@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from gnm.errors import DataError
 from gnm.files import atomic_path
@@ -129,7 +130,7 @@ def read_records(path: str | Path) -> pd.DataFrame:
         raise DataError(f"no records at {path}; evaluate with this results folder first")
     try:
         frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: a dtype that pandas does not know
         raise DataError(f"{path} is not a readable parquet file ({error}); evaluate again to replace it") from error
     return validate_records(frame, where=str(path))
 
@@ -150,7 +151,7 @@ def read_segments(path: str | Path) -> pd.DataFrame:
     """Read such a file. Raises DataError when it is absent, not parquet, or has other columns."""
     try:
         return pd.read_parquet(path, columns=list(SEGMENT_COLUMNS))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: a dtype that pandas does not know
         raise DataError(f"{path} is no readable file of segments ({error}); evaluate again to replace it") from error
 
 
@@ -163,7 +164,7 @@ def _cast(values: pd.Series, column: Column, name: str, where: str) -> pd.Series
             if wrong.any():
                 raise TypeError(f"{present[wrong].iloc[0]!r} is not text")
         return values.astype(kind).astype(column.dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, pa.lib.ArrowException) as error:  # the last: text that is no UTF-8
         raise DataError(f"{where}: column {name!r} does not fit {column.dtype} ({error})") from error
 
 
