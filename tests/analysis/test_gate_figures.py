@@ -103,7 +103,7 @@ def test_quality_stands_against_slots_or_bytes(against, places, named):
     assert axes.lines[0].get_xdata().tolist() == places and axes.get_xlabel().startswith(named)
     first, last = axes.get_xlim()
     assert last > 4 * first  # two ticks with their numbers at least
-    assert foot.texts[0].get_text() == "Whiskers: 95 % intervals, bootstrap over 3 sequences."
+    assert foot.texts[0].get_text().replace("\n", " ") == "Whiskers: 95 % intervals, bootstrap over 3 sequences."
     table = against_kept(metrics, cost).set_index("method")
     assert table[["value", "Kept", "MB"]].to_numpy().tolist() == [[0.5, 100, 6.9], [0.7, 300, 13.8]]
     with pytest.raises(DataError, match="has saved its cost"):
