@@ -5,9 +5,7 @@ import torch
 import yaml
 
 from gnm.config import validate
-from gnm.data.counterfact import categorise, write_facts
 from gnm.data.instructions import instruction_for
-from gnm.data.sources import read_records
 from gnm.errors import ConfigError, DataError
 from gnm.inference.prompts import block
 from gnm.learners import LearnerSettings, build_learner
@@ -21,16 +19,6 @@ TARGETS = ["country", "car_company"]
 
 
 DISTRACTORS = ["religion", "sports_related_occupation", "continents"]
-
-
-@pytest.fixture(scope="module")
-def drawing(tmp_path_factory):
-    """Settings of three targets with three documents each, of the embedded facts."""
-    folder = tmp_path_factory.mktemp("distracted")
-    facts = categorise(read_records("embedded"))
-    write_facts(folder / "facts.json", facts.train + facts.test)
-    return {"facts": str(folder / "facts.json"), "targets": TARGETS, "distractors": DISTRACTORS, "count": 3,
-            "documents": 3, "paraphrased": True, "seed": 1, "output": str(folder / "documents.json")}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,6 @@ import torch
 import yaml
 
 from gnm.config import load_params, validate
-from gnm.data.counterfact import categorise, write_facts
-from gnm.data.sources import read_records
 from gnm.errors import CheckpointError, ConfigError, DataError
 from gnm.learners import LearnerSettings
 from gnm.models.lora import LoraSettings, add_lora
@@ -21,21 +19,6 @@ from gnm.probing.memory_analysis import AnalysisParams, analyse
 from gnm.weights.adapters import save_adapter
 from gnm.weights.backbones import load_backbone
 from gnm.weights.trained import copied, trained_parameters
-
-TARGETS = ["country", "car_company"]
-
-
-DISTRACTORS = ["religion", "sports_related_occupation", "continents"]
-
-
-@pytest.fixture(scope="module")
-def drawing(tmp_path_factory):
-    """Settings of three targets with three documents each, of the embedded facts."""
-    folder = tmp_path_factory.mktemp("distracted")
-    facts = categorise(read_records("embedded"))
-    write_facts(folder / "facts.json", facts.train + facts.test)
-    return {"facts": str(folder / "facts.json"), "targets": TARGETS, "distractors": DISTRACTORS, "count": 3,
-            "documents": 3, "paraphrased": True, "seed": 1, "output": str(folder / "documents.json")}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

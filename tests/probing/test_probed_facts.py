@@ -1,49 +1,17 @@
 """What a probe asks, and the slots of the memories that it looks into."""
 
-import random
 from dataclasses import replace
 
 import pytest
 import torch
 
 from gnm.config import validate
-from gnm.data.counterfact import categorise
-from gnm.data.documents import make_documents, write_documents
-from gnm.data.sources import read_records
-from gnm.data.taxonomy import load_taxonomy
 from gnm.errors import DataError
 from gnm.learners import LearnerSettings, build_learner
 from gnm.probing import probe as program
 from gnm.probing.facts import Case, Objects, draw_cases, others_of, probed_facts
 from gnm.probing.inputs import last_states, write_alone
 from gnm.probing.probes import draw_candidates
-
-
-@pytest.fixture(scope="module")
-def documents():
-    """Documents of three or more facts of the embedded table, without a fact in common."""
-    facts = categorise(read_records("embedded"))
-    return make_documents(facts.train + facts.test, random.Random(5), load_taxonomy().subcategories, 40, 2)
-
-
-@pytest.fixture(scope="module")
-def settings(documents, tmp_path_factory):
-    """Settings of a probe of untrained memories, as params.yaml would hold them."""
-    folder = tmp_path_factory.mktemp("probe")
-    write_documents(folder / "train.json", documents[:28])
-    write_documents(folder / "test.json", documents[28:])
-    return {
-        "seeds": [0],
-        "backbone": {"name": "tiny", "dtype": "float32", "device": "cpu"},
-        "methods": {"memoryllm": {"method": "memoryllm"}},
-        "data": {"train": [str(folder / "train.json")], "test": [str(folder / "test.json")]},
-        "targets": {"target_types": ["fact_subcategories"], "groups": "all"},
-        "documents": {"train": 28, "test": 12, "at_once": 5},
-        "others": 3,
-        "probe": {"size": 48, "epochs": 6, "documents_per_step": 4, "learning_rate": 0.002},
-        "title": "A test",
-        "output": str(folder / "probe"),
-    }
 
 
 def learner_of(backbone, **settings):
