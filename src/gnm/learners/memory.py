@@ -114,7 +114,7 @@ class MemoryLearner(Learner):
         return self._gate_loss(self.lm.decisions(text), labels)
 
     def _gate_loss(self, decisions: Decisions, labels: Sequence[WriteLabels]) -> Tensor:
-        wanted, told = (torch.zeros(decisions.logits.shape, dtype=torch.bool) for _ in range(2))
+        wanted, of_instruction = (torch.zeros(decisions.logits.shape, dtype=torch.bool) for _ in range(2))
         for row, own in enumerate(labels):
             if own.wanted is None:
                 raise DataError(
@@ -123,8 +123,8 @@ class MemoryLearner(Learner):
                 )
             segments = in_block(own.wanted, own.is_rule, self.order)
             wanted[row, : len(segments)] = torch.tensor(segments)
-            told[row, : len(segments)] = ~torch.tensor(in_block([True] * len(own.wanted), False, self.order))
-        labels = wanted.to(decisions.logits.device), told.to(decisions.logits.device)
+            of_instruction[row, : len(segments)] = ~torch.tensor(in_block([True] * len(own.wanted), False, self.order))
+        labels = wanted.to(decisions.logits.device), of_instruction.to(decisions.logits.device)
         loss = gate_loss(decisions, *labels, self.gate_training)
         if decisions.told is None:
             return loss

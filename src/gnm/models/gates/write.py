@@ -164,16 +164,16 @@ def segment_ends(segment: Tensor, count: int) -> Tensor:
     return ends.scatter_reduce(1, segment.clamp(min=0), places.where(segment >= 0, 0), "amax")
 
 
-def gate_loss(decisions: Decisions, wanted: Tensor, told: Tensor, settings: GateTraining) -> Tensor:
+def gate_loss(decisions: Decisions, wanted: Tensor, of_instruction: Tensor, settings: GateTraining) -> Tensor:
     """The write gates' loss, summed over the batch.
 
-    wanted: [B, G] bool, the segments to be stored. told: [B, G] bool, the segments of the instruction; together they
-    weigh half as much as those of the document. (Not the `told` of Decisions, which are logits.)
+    wanted: [B, G] bool, the segments to be stored. of_instruction: [B, G] bool, the segments of the
+    instruction; together they weigh half as much as those of the document.
     """
     tokens = decisions.tokens
     real, gates = tokens > 0, decisions.logits.sigmoid()
-    halves = balanced_loss(decisions.logits, wanted, real & ~told)
-    halves = halves + 0.5 * balanced_loss(decisions.logits, wanted, real & told)
+    halves = balanced_loss(decisions.logits, wanted, real & ~of_instruction)
+    halves = halves + 0.5 * balanced_loss(decisions.logits, wanted, real & of_instruction)
     # the cross-entropy of a gate with itself is its entropy
     of_gates = nn.functional.binary_cross_entropy_with_logits(decisions.logits, gates, reduction="none")
     entropy, _ = mean_where(of_gates, real)
