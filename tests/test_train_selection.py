@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gnm.errors import ConfigError
-from gnm.models.lora import layers_of
+from gnm.models.lora import layers_of, renew_effective_weights
 from gnm.training.batches import training_batch
 from gnm.training.loss import SUMS
 from gnm.weights.adapters import read_about
@@ -80,29 +80,22 @@ def test_selecting_is_learned_alone(data, tmp_path):
     assert all(torch.equal(tensor, again[name].bfloat16()) for name, tensor in selector.items())
 
 
-def test_what_is_taken_back_is_told_by_the_gate_of_before(data, tmp_path):
+def test_taking_back_is_learned_with_selecting(data, tmp_path):
+    """By the same adapter, which reads instructions; the gate that compares what is stored stays as it is."""
     revising = {**GATED, "write": {"gates": {"threshold": 0.0, "revise": True}}}
     changed_trainer(data, tmp_path / "first", {"methods": {"gnm": revising}}).fit()
     settings = {"methods": {"gnm": {**revising, "adapter": str(tmp_path / "first" / "gnm")}}, "lora": None}
-    changed_trainer(data, tmp_path / "second", {**settings, "selection_only": True}).fit()
-    before, after = (read_weights(tmp_path / name / "gnm", "memory_module") for name in ("first", "second"))
-    for part in ("weight", "bias"):
-        assert torch.equal(after[f"about_gate.{part}"], before[f"gate.{part}"])
-        assert not torch.equal(after[f"gate.{part}"], before[f"gate.{part}"])
-
-
-def test_the_gate_that_tells_what_is_taken_back_learns_with_the_main_adapter(data, tmp_path):
-    """What it reads is that adapter's: left as it is, it would read what it never saw."""
-    revising = {**GATED, "write": {"gates": {"threshold": 0.0, "revise": True}}}
-    changed_trainer(data, tmp_path / "first", {"methods": {"gnm": revising}}).fit()
-    settings = {"methods": {"gnm": {**revising, "adapter": str(tmp_path / "first" / "gnm")}}, "lora": None}
-    changed_trainer(data, tmp_path / "second", {**settings, "selection_only": True}).fit()
-    settings["methods"]["gnm"]["adapter"] = str(tmp_path / "second" / "gnm")
-    run = changed_trainer(data, tmp_path / "third", settings)
-    gating = run.module.learner.lm.gating
-    before = gating.about_gate.weight.detach().clone()
+    run = changed_trainer(data, tmp_path / "second", {**settings, "selection_only": True})
+    lm = run.module.learner.lm
+    gates = {name: parameter.detach().clone() for name, parameter in lm.gating.named_parameters()}
+    told = run.module.learner._told(["Forget it."])
+    before = lm.revoking(told).item()
     run.step(0)
-    assert not torch.equal(gating.about_gate.weight, before)
+    learned = {name for name, tensor in lm.gating.named_parameters() if not torch.equal(tensor, gates[name])}
+    assert {name.split(".")[0] for name in learned} == {"gate", "revoke_gate", "about_gate"}
+    lm.gating.load_state_dict(gates)
+    renew_effective_weights(lm)
+    assert lm.revoking(told).item() != before, "the selector reads the instruction"
 
 
 def test_steps_without_questions_need_writing_with_gradient(data, tmp_path):

@@ -94,7 +94,7 @@ def test_no_text_makes_recognition_fail(text):
 
 def test_groups_of_formats_share_out_all_of_them():
     """Training, held-out keys, the unseen family: what experiment 2 tells apart."""
-    together = [name for group in FORMAT_GROUPS.values() for name in group]
+    together = [name for group, names in FORMAT_GROUPS.items() if group != "people" for name in names]
     assert sorted(together) == sorted(FORMATS)
     assert {name.split("_")[0] for name in FORMAT_GROUPS["unseen_family"]} == {"xml"}
     assert {name.split("_")[1] for name in FORMAT_GROUPS["held_out_keys"]} == {"text", "content"}
@@ -103,3 +103,31 @@ def test_groups_of_formats_share_out_all_of_them():
     assert formats_of(["csv_body"]) == ["csv_body"]
     with pytest.raises(ConfigError, match="unknown group of formats 'trian'; use one of train, held_out_keys"):
         formats_of("trian")
+
+
+def test_people_wrap_in_ways_beside_the_benchmarks_none_of_which_experiment_2_keeps_back():
+    people = FORMAT_GROUPS["people"]
+    assert set(FORMAT_GROUPS["train"]) < set(people)
+    assert not {*FORMAT_GROUPS["held_out_keys"], *FORMAT_GROUPS["unseen_family"]} & set(people)
+    assert {name.split("_")[1] for name in people}.isdisjoint({"text", "content"})
+    wrapped = {name: apply_format("Paris", name) for name in people}
+    assert len(set(wrapped.values())) == len(people) == 120
+    assert all(text.count("Paris") == 1 and name.split("_")[1] in text for name, text in wrapped.items())
+    assert not any(re.match(r"\s*<", text) for text in wrapped.values()), "the family that is kept back"
+
+
+@pytest.mark.parametrize(
+    "name, wrapped",
+    [
+        ("bbcode_reply", "[reply]Paris[/reply]"),
+        ("call_reply", 'reply("Paris")'),
+        ("field_reply", ":reply: Paris"),
+        ("ini_reply", "reply = Paris"),
+        ("latex_reply", "\\reply{Paris}"),
+        ("lisp_reply", '(reply "Paris")'),
+        ("markdown_reply", "**reply:** Paris"),
+        ("wiki_reply", "{{reply|Paris}}"),
+    ],
+)
+def test_how_people_wrap(name, wrapped):
+    assert apply_format("Paris", name) == wrapped

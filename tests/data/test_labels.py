@@ -15,15 +15,24 @@ def step(document, wanted, revokes=(), **named):
 
 
 def test_labels_say_segment_by_segment_what_a_write_should_do():
-    others = (("Forget it", True), ("Learn it", False))
+    others = (
+        ("Forget the birds", frozenset({"Birds are blue"})),
+        ("Forget nothing here", frozenset()),
+        ("Learn it", None),
+    )
     first, second = label_writes([
         step(FIRST, ["A horse is red"], is_rule=True),
         step(SECOND, ["Oslo is small"], ["Oslo is big"], revocations=others),
     ])  # fmt: skip
     assert first.wanted == (False, True) and first.is_rule and first.revoked == ()
-    assert first.instructions == ((f"Learn {FIRST}", False),)
+    assert first.instructions == ((f"Learn {FIRST}", None),)
     assert second.wanted == (True, False) and not second.is_rule and second.revoked == ((True, False),)
-    assert second.instructions == ((f"Learn {SECOND}", False), *others)
+    assert second.instructions == (
+        (f"Learn {SECOND}", None),
+        ("Forget the birds", (False, True)),
+        ("Forget nothing here", (False, False)),
+        ("Learn it", None),
+    )
     assert (second.document, second.instruction) == (SECOND, f"Learn {SECOND}")
 
 

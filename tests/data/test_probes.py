@@ -10,6 +10,7 @@ import pytest
 from gnm.data.people import grammar
 from gnm.data.people.grammar import SLOTS, worded
 from gnm.data.people.layouts import STYLES, lay_out, load_layouts
+from gnm.data.people.themes import load_themes
 from gnm.data.people.wordings import Stated, load_wordings
 from gnm.data.probes import read_probes
 from gnm.data.taxonomy import load_taxonomy
@@ -43,7 +44,7 @@ def test_no_training_phrasing_or_document_shares_five_words_in_a_row_with_it():
         for probe in probes
         for text in [*(part for step in probe.steps for part in step), *(query.text for query in probe.queries)]
     ))  # fmt: skip
-    groups = [*load_taxonomy().categories, *load_taxonomy().seen]
+    groups = [*load_taxonomy().categories, *load_taxonomy().seen, *load_themes()]
     ours = [
         worded(kind, (rng.choice(groups),), (rng.choice(groups),), "train", rng) for kind in SLOTS for _ in range(1500)
     ]

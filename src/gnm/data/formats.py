@@ -21,6 +21,17 @@ TEMPLATES = {
     "toml": '[{key}]\nvalue = "{text}"',
 }
 FAMILIES = tuple(TEMPLATES)
+_MORE_TEMPLATES = {
+    "bbcode": "[{key}]{text}[/{key}]",
+    "call": '{key}("{text}")',
+    "field": ":{key}: {text}",
+    "ini": "{key} = {text}",
+    "latex": "\\{key}{{{text}}}",
+    "lisp": '({key} "{text}")',
+    "markdown": "**{key}:** {text}",
+    "wiki": "{{{{{key}|{text}}}}}",
+}
+"""Families beside the benchmark's, so that training in people's words sees more ways of wrapping than four."""
 KEYS = (
     "response",
     "message",
@@ -50,13 +61,16 @@ FORMAT_GROUPS = {
     "train": format_names(_TRAINED, (key for key in KEYS if key not in _HELD_OUT_KEYS)),
     "held_out_keys": format_names(_TRAINED, _HELD_OUT_KEYS),
     "unseen_family": format_names((_HELD_OUT_FAMILY,)),
+    "people": format_names((*_TRAINED, *_MORE_TEMPLATES), (key for key in KEYS if key not in _HELD_OUT_KEYS)),
 }
-"""Formats that experiment 2 trains on, and those that it keeps back to see what generalises to them."""
+"""Formats that experiment 2 trains on, those that it keeps back to see what generalises to them, and those of documents
+in people's words, none of which it keeps back."""
+_KNOWN = {*FORMATS, *FORMAT_GROUPS["people"]}
 
 
 def check_format(name: str) -> str:
-    """Return `name` if it is one of FORMATS, else raise ConfigError naming the nearest one."""
-    if name not in FORMATS:
+    """Return `name` if it is one of FORMATS or of the group "people", else raise ConfigError naming the nearest one."""
+    if name not in _KNOWN:
         near = difflib.get_close_matches(name, FORMATS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "a name is family_key"
         raise ConfigError(f"unknown format {name!r} ({hint}); families: {', '.join(FAMILIES)}; keys: {', '.join(KEYS)}")
@@ -77,7 +91,7 @@ def apply_format(text: str, name: str | None) -> str:
     if name is None:
         return text
     family, key = check_format(name).split("_")
-    return TEMPLATES[family].format(key=key, text=text)
+    return (TEMPLATES | _MORE_TEMPLATES)[family].format(key=key, text=text)
 
 
 MALFORMED = "MALFORMED_FORMAT"

@@ -65,14 +65,14 @@ def revoking_instruction(target: str, split: Split, rng: random.Random | None = 
     return _said("revocation_all" if parsed.learns_all else "revocation", parsed.learn, (), split, rng)
 
 
-def revocation_examples(target: str, rng: random.Random) -> list[tuple[str, bool]]:
-    """Training phrasings, and whether they take back what was learned: one that does what was learned under `target`,
-    or everything if that learns no fact, and two of other kinds about the same group that do not."""
+def revocation_examples(target: str, rng: random.Random) -> list[tuple[str, tuple[str, ...] | None]]:
+    """Training phrasings with the groups that they take back: one takes back what was learned under `target`, or
+    everything (ALL) if that learns no group; two of other kinds about the same group take nothing back (None)."""
     parsed = parse_target(target)
     groups = () if parsed.learns_all else parsed.learn
     kinds = rng.sample(_OF_A_GROUP + _OF_ALL if groups else _OF_ALL, 2)
-    others = [(_said(kind, groups, groups, "train", rng), False) for kind in kinds]
-    return [(revoking_instruction(target if parsed.learn else ALL, "train", rng), True), *others]
+    others = [(_said(kind, groups, groups, "train", rng), None) for kind in kinds]
+    return [(revoking_instruction(target if parsed.learn else ALL, "train", rng), groups or (ALL,)), *others]
 
 
 def _said(

@@ -14,7 +14,8 @@ class WriteLabels:
     wanted: of each segment of the document (`split_segments`), whether it is to be stored; None if that is not known.
     is_rule: whether the instruction is itself to be stored, as a rule for later answers.
     revoked: for each earlier document, oldest first, whether each of its segments no longer holds after this one.
-    instructions: training examples of instructions, each with whether it takes back what was stored.
+    instructions: training examples of instructions. With each, whether it takes back each segment of the document; None
+    for an instruction that takes nothing back.
 
         labels = label_writes(episode.steps)
         loss = learner.selection_loss(labels)
@@ -25,7 +26,7 @@ class WriteLabels:
     wanted: tuple[bool, ...] | None
     is_rule: bool
     revoked: tuple[tuple[bool, ...], ...]
-    instructions: tuple[tuple[str, bool], ...]
+    instructions: tuple[tuple[str, tuple[bool, ...] | None], ...]
 
 
 def label_writes(steps: Sequence[Step]) -> tuple[WriteLabels, ...]:
@@ -38,7 +39,10 @@ def label_writes(steps: Sequence[Step]) -> tuple[WriteLabels, ...]:
             wanted=None if step.wanted is None else _among(segments[t], step.wanted),
             is_rule=step.is_rule,
             revoked=tuple(_among(earlier, step.revokes) for earlier in segments[:t]),
-            instructions=((step.instruction, False), *step.revocations),
+            instructions=(
+                (step.instruction, None),
+                *((text, None if taken is None else _among(segments[t], taken)) for text, taken in step.revocations),
+            ),
         )
         for t, step in enumerate(steps)
     )

@@ -124,7 +124,8 @@ class Step:
 
     wanted: the segments of the text that the instruction is about; None if its facts' lines cannot be told.
     revokes: segments of earlier documents that no longer hold.
-    revocations: other instructions, in training, each with whether it takes back what was learned.
+    revocations: other instructions, in training, each with the segments of the text that it takes back; with None if it
+    takes nothing back.
     is_rule: whether the instruction is itself to be remembered, as a rule for later answers: a refusal, a format.
     """
 
@@ -136,7 +137,7 @@ class Step:
     queries: tuple[Query, ...]
     wanted: frozenset[str] | None = None
     revokes: frozenset[str] = frozenset()
-    revocations: tuple[tuple[str, bool], ...] = ()
+    revocations: tuple[tuple[str, frozenset[str] | None], ...] = ()
     is_rule: bool = False
 
 

@@ -5,10 +5,10 @@ without gradients through writing ("Tell Me What To Learn", arXiv:2602.23201).
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from gnm.data.labels import WriteLabels
 from gnm.data.segments import split_segments
@@ -19,7 +19,7 @@ from gnm.inference.reader import Reader
 from gnm.learners.base import Cost, Learner
 from gnm.memory.written import Segment
 from gnm.models.gates.keep import keep_loss
-from gnm.models.gates.write import Decisions, GateTraining, gate_loss
+from gnm.models.gates.write import Decisions, GateTraining, balanced_loss, gate_loss
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.prefix import Prefix
 from gnm.models.projected import Memory
@@ -103,15 +103,19 @@ class MemoryLearner(Learner):
     def write_loss(self, state: Memory, labels: Sequence[WriteLabels]) -> Tensor | None:
         if not self.learned_gates:
             return None
-        loss = self._gate_loss(state.decisions, labels)
+        loss = self._understanding_loss(state.decisions, labels)
         if not self.lm.revises:
             return loss
-        loss = loss + self.gate_training.keep * self._keep_loss(state, labels)
-        return loss + self.gate_training.revoke * self._revoke_loss(labels)
+        return loss + self.gate_training.keep * self._keep_loss(state, labels)
 
     def selection_loss(self, labels: Sequence[WriteLabels]) -> Tensor:
         text = self._blocks([each.document for each in labels], [each.instruction for each in labels])
-        return self._gate_loss(self.lm.decisions(text), labels)
+        return self._understanding_loss(self.lm.decisions(text), labels)
+
+    def _understanding_loss(self, decisions: Decisions, labels: Sequence[WriteLabels]) -> Tensor:
+        """The loss of the gates that understand instructions: what is to be stored, and what is to be taken back."""
+        loss = self._gate_loss(decisions, labels)
+        return loss + self.gate_training.revoke * self._revoke_loss(labels) if self.lm.revises else loss
 
     def _gate_loss(self, decisions: Decisions, labels: Sequence[WriteLabels]) -> Tensor:
         wanted, of_instruction = (torch.zeros(decisions.logits.shape, dtype=torch.bool) for _ in range(2))
@@ -124,11 +128,8 @@ class MemoryLearner(Learner):
             segments = in_block(own.wanted, own.is_rule, self.order)
             wanted[row, : len(segments)] = torch.tensor(segments)
             of_instruction[row, : len(segments)] = ~torch.tensor(in_block([True] * len(own.wanted), False, self.order))
-        labels = wanted.to(decisions.logits.device), of_instruction.to(decisions.logits.device)
-        loss = gate_loss(decisions, *labels, self.gate_training)
-        if decisions.told is None:
-            return loss
-        return loss + gate_loss(replace(decisions, logits=decisions.told), *labels, self.gate_training)
+        device = decisions.logits.device
+        return gate_loss(decisions, wanted.to(device), of_instruction.to(device), self.gate_training)
 
     def _keep_loss(self, state: Memory, labels: Sequence[WriteLabels]) -> Tensor:
         kept = state.kept
@@ -141,14 +142,24 @@ class MemoryLearner(Learner):
         return keep_loss(kept, revoked.to(kept.logits.device))
 
     def _revoke_loss(self, labels: Sequence[WriteLabels]) -> Tensor:
-        """The cross-entropy of the revoke gate with whether each instruction takes something back.
+        """The cross-entropy of the revoke gate with whether each instruction takes something back, and that of the
+        about gate with the segments of the document that it takes back.
 
         Three of four training instructions take nothing back, so these weigh more: what is dropped by mistake is lost.
         """
         instructions = [each for own in labels for each in own.instructions]
         logits = self.lm.revoking(self._told([text for text, _ in instructions]))
-        wanted = torch.tensor([takes for _, takes in instructions], device=logits.device)
-        return len(labels) * nn.functional.binary_cross_entropy_with_logits(logits, wanted.float())
+        takes = torch.tensor([taken is not None for _, taken in instructions], device=logits.device)
+        loss = len(labels) * nn.functional.binary_cross_entropy_with_logits(logits, takes.float())
+        revocations = [(own.document, *each) for own in labels for each in own.instructions if each[1] is not None]
+        if not revocations:
+            return loss
+        documents, told, taken = zip(*revocations, strict=True)
+        text = self.reader.encode_segments([split_segments(document.strip()) for document in documents])
+        about = self.lm.about(text, self._told(told))
+        wanted = pad_sequence([torch.tensor(each) for each in taken], batch_first=True)
+        real = pad_sequence([torch.ones(len(each), dtype=torch.bool) for each in taken], batch_first=True)
+        return loss + balanced_loss(about, wanted.to(about.device), real.to(about.device)).sum()
 
     def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
         for document, instruction in zip(documents, instructions, strict=True):

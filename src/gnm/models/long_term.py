@@ -224,7 +224,8 @@ class LongTermLM(MemoryLM):
         stored = StoredSlots.of([store.slots(range(len(store)), size) for store in state.store], state.slots.device)
         inputs = torch.cat((state.slots[:, :1], stored.entries[:, None]), dim=2)
         joined = replace(state, slots=inputs, store=None, **stored.behind(state))
-        return self.gating.taken_back(self.decoder, self._preamble_of(memory), joined, instructions)
+        with self._selecting(joined.batch) as (_, preamble):
+            return self.gating.taken_back(self.decoder, preamble, joined, instructions)
 
     def _revised(self, memory: Memory, revoked: Tensor, new: tuple[Tensor, Decisions] | None = None) -> Memory:
         """As MemoryLM, for pool and store. revoked: [B, S + R], from `_taken_back`."""

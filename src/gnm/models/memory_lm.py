@@ -7,8 +7,8 @@
 - A question attends to keys and values of the slots. Each slot is projected once, at the end of its write (or by
   `attach`). Keys are kept without rotation: after an eviction a slot is read at another position.
 - With gates (`gates/gating.py`) only some segments of a text become slots, and stored segments may be dropped. The
-  write gates read the hidden states of the write's pass; with a selector, an adapter of their own, those of an extra
-  pass. So training the selector does not change what the slots hold.
+  gates that understand instructions (write, revoke) read the hidden states of the write's pass; with a selector, an
+  adapter of their own, those of extra passes. So training the selector does not change what the slots hold.
 
 Shape letters: B states, L layers, S slots of the pool, T tokens of a text, E hidden size.
 """
@@ -25,7 +25,7 @@ from gnm.memory.state import MIXED, PREAMBLE, MemoryState, pack
 from gnm.models.decoder import Decoder
 from gnm.models.gates.gating import Gating
 from gnm.models.gates.keep import Kept
-from gnm.models.gates.write import Decisions
+from gnm.models.gates.write import Decisions, segment_ends
 from gnm.models.limits import Limited
 from gnm.models.lora import use_adapter
 from gnm.models.prefix import Prefix
@@ -43,7 +43,7 @@ class MemoryLM(Limited):
     preamble: token ids that every conversation starts with; they are written into each new memory (tap: inputs).
     gradient_through_writing: whether the loss of answers reaches the pass that wrote the slots.
     writer: name of the LoRA adapter that writes; None: the active one, which also reads.
-    selector: name of the LoRA adapter in the write gates' extra pass; None: they use the write's pass.
+    selector: name of the LoRA adapter in the extra passes of write and revoke gates; None: they use the writer's.
     start: trained slots [L, S, E] that a new memory begins with; None: it begins with the preamble's.
     With tap: outputs it has MemoryLLM's two parameters. `bos_embedding` [L, 1, E] is read as a slot in front of the
     pool, unless the pool is empty. `new_memory_positional_emb` [1, 1, E] is added at the places that become slots.
@@ -71,7 +71,7 @@ class MemoryLM(Limited):
             layers, size = len(decoder.layers), decoder.config.hidden_size
             self.bos_embedding = nn.Parameter(torch.zeros(layers, 1, size, device=decoder.device))
             self.new_memory_positional_emb = nn.Parameter(torch.zeros(1, 1, size, device=decoder.device))
-        self.gating = Gating(decoder, write.gates, selector is not None) if write.gates else None
+        self.gating = Gating(decoder, write.gates) if write.gates else None
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """Its parameters without the decoder's and the adapters': MemoryLLM's two with tap: outputs, and the gates'."""
@@ -130,8 +130,7 @@ class MemoryLM(Limited):
                 slots, valid = self._inputs(memory, ids, mask), mask
             if self.gating:
                 if self.selector:
-                    told = self.gating.told(slots[:, self.gating.layer], text.segment)
-                    decisions = replace(self.decisions(text), told=told)
+                    decisions = self.decisions(text)
                 else:
                     decisions = self.gating.decide(memory.state, slots[:, self.gating.layer], text.segment, self._most)
                 if self.revises:
@@ -159,10 +158,21 @@ class MemoryLM(Limited):
         """What the write gates decide on one text per row, without a write: the pass ends at the gates' layer, and does
         not read the pool (as with `write.reads: nothing`)."""
         tap = LayerTap(self.gating.layer, ends_before=self.gating.layer)
-        with self._selecting():
-            memory = self.initial(torch.zeros(len(text), dtype=torch.long))
-            self.decoder.read(self._preamble_of(memory), text.ids[:, None], text.mask[:, None], tap)
-            return self.gating.decide(memory.state, tap.seen[:, 0], text.segment, self._most)
+        with self._selecting(len(text)) as (state, preamble):
+            self.decoder.read(preamble, text.ids[:, None], text.mask[:, None], tap)
+            return self.gating.decide(state, tap.seen[:, 0], text.segment, self._most)
+
+    def about(self, text: TokenBatch, instructions: TokenBatch) -> Tensor:
+        """What one instruction per row would take back of a text, if all of it were stored: logits [B, G] float32.
+        Those of segments that a row lacks mean nothing."""
+        tap = LayerTap(0, ends_before=0)  # takes the slots that a write would store in the first layer
+        with self._selecting(len(text)) as (state, preamble):
+            self.decoder.read(preamble, text.ids[:, None], text.mask[:, None], tap)
+            prefix, _ = self.gating.revoking(self.decoder, preamble, instructions)
+            source = torch.zeros_like(text.ids)  # of a document, not of the preamble
+            state = replace(state, slots=tap.seen, valid=text.mask, source=source, segment=text.segment)
+            logits = self.gating.about(self.decoder, prefix, state)
+        return logits.gather(1, segment_ends(text.segment, int(text.segment.max()) + 1))
 
     def revoke(self, memory: Memory, instructions: TokenBatch) -> Memory:
         """The memories without the segments that one instruction per row takes back. Nothing is written.
@@ -176,9 +186,8 @@ class MemoryLM(Limited):
 
     def revoking(self, instructions: TokenBatch) -> Tensor:
         """The revoke gate of B instructions: logits [B] float32; from 0 on the instruction takes something back."""
-        memory = self.initial(torch.zeros(len(instructions), dtype=torch.long))
-        with self._writing():
-            return self.gating.revoking(self.decoder, self._preamble_of(memory), instructions)[1]
+        with self._selecting(len(instructions)) as (_, preamble):
+            return self.gating.revoking(self.decoder, preamble, instructions)[1]
 
     def prefix(self, memory: Memory) -> Prefix:
         """What questions attend to: the slots' values, and their keys, rotated to the slots' present positions."""
@@ -208,13 +217,14 @@ class MemoryLM(Limited):
         """
         state = memory.state
         if new is not None:
-            return _kept(memory, self.gating.restated(state, *new, revoked))
+            return memory.revised(self.gating.restated(state, *new, revoked))
         holds = torch.full_like(state.strength, torch.inf)  # logits: no text states any slot anew
-        return _kept(memory, Kept(holds, revoked, state.source, state.segment))
+        return memory.revised(Kept(holds, revoked, state.source, state.segment))
 
     def _taken_back(self, memory: Memory, instructions: TokenBatch) -> Tensor:
         """How far instructions take each slot back, [B, S] float32 in [0, 1]."""
-        return self.gating.taken_back(self.decoder, self._preamble_of(memory), memory.state, instructions)
+        with self._selecting(memory.state.batch) as (_, preamble):
+            return self.gating.taken_back(self.decoder, preamble, memory.state, instructions)
 
     def _outputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """MemoryLLM's slots of ids [B, T]: [B, L, N, E], and which of them are no padding, [B, N] bool.
@@ -246,10 +256,6 @@ class MemoryLM(Limited):
             visible = visible | (last if reused is None else last & (from_end > reused[:, None]))
         return self._prefix_of(memory, visible)
 
-    def _preamble_of(self, memory: Memory) -> Prefix:
-        """A prefix of the memory's preamble alone, for a pass of the writer."""
-        return self._prefix_of(memory, memory.state.source == PREAMBLE)
-
     def _prefix_of(self, memory: Memory, visible: Tensor) -> Prefix:
         """A prefix of the slots where `visible` [B, S] bool is true, for a pass of the writer."""
         if self.writer is None:
@@ -278,10 +284,12 @@ class MemoryLM(Limited):
         return self.decoder.rotated(keys, values, valid, positions, bias)
 
     @contextmanager
-    def _selecting(self) -> Iterator[None]:
-        """Run a block with the selector, for the write gates' extra pass; with gradient as in `_writing`."""
+    def _selecting(self, batch: int) -> Iterator[tuple[MemoryState, Prefix]]:
+        """Run a block with the selector, for the gates' extra passes; with gradient as in `_writing`. The block gets
+        new states of `batch` rows and a prefix of their preamble."""
         with self._writing(), use_adapter(self.decoder.model, self.selector):
-            yield
+            memory = self.initial(torch.zeros(batch, dtype=torch.long))
+            yield memory.state, self._prefix_of(memory, memory.state.source == PREAMBLE)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -289,11 +297,3 @@ class MemoryLM(Limited):
         through = torch.is_grad_enabled() and self.gradient_through_writing
         with torch.set_grad_enabled(through), use_adapter(self.decoder.model, self.writer):
             yield
-
-
-def _kept(memory: Memory, kept: Kept) -> Memory:
-    """The memory after keep gates: a slot's strength is multiplied by its gate; below one half it is dropped."""
-    gates = kept.gates
-    state = replace(memory.state, strength=memory.state.strength * gates)
-    memory = replace(memory, state=state, decisions=None, kept=kept)
-    return memory if bool((gates >= 0.5).all()) else memory.select(gates >= 0.5)

@@ -30,6 +30,13 @@ class Memory:
         state, index = self.state.select(keep)
         return replace(self, state=state, keys=at_layers(self.keys, index), values=at_layers(self.values, index))
 
+    def revised(self, kept: Kept) -> "Memory":
+        """The memory after keep gates: a slot's strength is multiplied by its gate; below one half it is dropped."""
+        gates = kept.gates
+        state = replace(self.state, strength=self.state.strength * gates)
+        memory = replace(self, state=state, decisions=None, kept=kept)
+        return memory if bool((gates >= 0.5).all()) else memory.select(gates >= 0.5)
+
 
 def at_layers(projected: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:
     """Entries `index` [B, L, S'] of keys or values, [B, K, S, D] per layer."""

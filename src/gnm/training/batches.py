@@ -16,7 +16,9 @@ from gnm.data.documents import read_documents
 from gnm.data.instructions import revocation_examples
 from gnm.data.labels import WriteLabels, label_writes
 from gnm.data.people.episodes import Facts, draw_people, index_facts
+from gnm.data.segments import split_segments
 from gnm.data.sequences import draw_contrastive, evaluation_sequences
+from gnm.data.targets import ALL
 from gnm.data.types import Document, Episode, Query, Step
 from gnm.errors import DataError
 from gnm.learners import Question
@@ -135,11 +137,10 @@ def validation_episodes(params: TrainParams, material: Material) -> list[Trainin
 
 def with_revocations(sequence: Episode) -> Episode:
     """`sequence` with instructions beside its own that do and do not take back what each taught."""
-    steps = (
-        replace(
-            step,
-            revocations=tuple(revocation_examples(step.target, random.Random(f"{step.instruction}/{step.document}"))),
-        )
-        for step in sequence.steps
-    )
+    steps = []
+    for step in sequence.steps:
+        examples = revocation_examples(step.target, random.Random(f"{step.instruction}/{step.document}"))
+        taken = {None: None, (ALL,): frozenset(map(str.strip, split_segments(step.document)))}
+        revocations = tuple((text, taken.get(groups, step.wanted)) for text, groups in examples)
+        steps.append(replace(step, revocations=revocations))
     return replace(sequence, steps=tuple(steps))

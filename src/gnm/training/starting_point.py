@@ -1,10 +1,5 @@
 """Where a training starts: from an adapter, from those of a memory model, or from a new one."""
 
-from collections.abc import Mapping
-from dataclasses import replace
-
-from torch import Tensor
-
 from gnm.errors import ConfigError
 from gnm.learners import LearnerSettings
 from gnm.models.gates.write import gate_layer
@@ -35,15 +30,8 @@ def starting_point(
         if not own:
             raise ConfigError("selection_only: there is no adapter to start from; name it in the method's `adapter`")
         add_selector(backbone.model, own, gate_layer(settings.write.gates, backbone.model.config.num_hidden_layers))
-        backbone = replace(backbone, module=_with_about_gate(backbone.module or {}, settings.write.gates.revise))
     if own:
         return backbone, own, start
     if params.lora is not None:
         add_lora(backbone.model, params.lora, params.seed)
     return backbone, params.lora, start
-
-
-def _with_about_gate(module: Mapping[str, Tensor], revise: bool) -> dict[str, Tensor]:
-    """The gates of an adapter that gets a selector: the write gate as it is goes on to tell what is taken back."""
-    kept = {name.replace("gate.", "about_gate.", 1): module[name] for name in module if name.startswith("gate.")}
-    return {**(kept if revise else {}), **module}

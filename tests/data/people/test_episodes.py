@@ -10,7 +10,7 @@ from gnm.data.people.episodes import PeopleSettings, draw_people, index_facts, l
 from gnm.data.people.layouts import STYLES, lay_out
 from gnm.data.people.targets import KINDS, draw_target, reversed_target
 from gnm.data.people.wordings import Stated, filler_of, load_wordings, neighbours_of
-from gnm.data.segments import is_wanted, split_segments
+from gnm.data.segments import is_wanted, segments_at, split_segments
 from gnm.data.targets import COMPOSED_SUBCATEGORIES, Target
 from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import NEIGHBOUR
@@ -199,8 +199,24 @@ def test_pairs_of_experiment_3_are_never_composed():
 def test_revocations_tell_what_takes_back_from_what_does_not():
     for index in range(50):
         for sequence, _ in draw_people(KNOWN, SETTINGS, "train", 0, index, 1):
-            takes = [each for _, each in sequence.steps[0].revocations]
+            takes = [taken is not None for _, taken in sequence.steps[0].revocations]
             assert takes == [True, False, False]
+
+
+@pytest.mark.parametrize("kind", ["facts", "except"])
+def test_what_is_taken_back_is_what_states_a_fact_of_the_named_groups_or_all(kind):
+    """Whatever the target wanted of it: with "all but" the group that is left out is the one that is named."""
+    settings, seen = PeopleSettings(kinds={kind: 1.0}, corrections=0.0, wrapped=0.0, sorts=TAXONOMY), []
+    for index in range(60):
+        [(sequence, _)] = draw_people(KNOWN, settings, "train", 0, index, 1)
+        [step] = sequence.steps
+        taken = step.revocations[0][1]
+        everything = segments_at(step.document, [(0, len(step.document))])
+        seen.append(taken == everything)
+        if taken != everything:
+            assert taken == step.wanted if kind == "facts" else taken >= everything - step.wanted
+            assert taken < everything
+    assert 5 < sum(seen) < 30
 
 
 def test_neighbours_and_fillers_are_read_off_counterfact():

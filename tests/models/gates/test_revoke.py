@@ -18,6 +18,7 @@ from gnm.training.batches import with_revocations
 
 FIRST, SECOND = "Oslo is big\nA horse is red\n", "Birds are blue\nMilk is white, and so is the snow\n"
 TOLD = "Forget what you learned about horses."
+CITIES = frozenset({"Oslo is big"})
 
 
 @pytest.fixture
@@ -27,8 +28,9 @@ def learner(tiny):
     learner = build_learner(settings, tiny, training=True)
     lm = learner.lm
     with torch.no_grad():
-        lm.gating.gate.weight.normal_(std=4.0, generator=torch.Generator().manual_seed(0))
-        lm.gating.gate.bias.zero_()
+        for gate in (lm.gating.gate, lm.gating.about_gate):  # so that a document's own gates are at hand to compare
+            gate.weight.normal_(std=4.0, generator=torch.Generator().manual_seed(0))
+            gate.bias.zero_()
         lm.gating.keep_gate.bias.fill_(120.0)
         lm.gating.revoke_gate.bias.fill_(9.0)
     return learner
@@ -46,8 +48,9 @@ def logits_of(learner, state, told=TOLD):
     """The logits of the slots of `state` after one instruction for each row."""
     lm = learner.lm
     told = learner._told([told] * state.state.batch)
-    prefix, _ = lm.gating.revoking(lm.decoder, lm._preamble_of(state), told)
-    return about(lm.decoder, lm.gating.gate, lm.gating.layer, prefix, state.state)
+    with lm._selecting(state.state.batch) as (_, preamble):
+        prefix, _ = lm.gating.revoking(lm.decoder, preamble, told)
+        return about(lm.decoder, lm.gating.about_gate, lm.gating.layer, prefix, state.state)
 
 
 @torch.no_grad()
@@ -75,6 +78,20 @@ def test_what_a_segment_gets_depends_on_no_other_and_on_no_other_row(learner):
     beside = written(learner, (SECOND, FIRST), seeds=(0, 0))
     mine = logits_of(learner, beside)[0][beside.state.valid[0] & (beside.state.source[0] == 0)]
     torch.testing.assert_close(mine, one[alone.state.source[0] == 0], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_training_reads_a_text_as_it_is_read_when_it_is_stored(learner):
+    learner.lm.gating.revoke_gate.bias.fill_(-9.0)
+    state = written(learner, (FIRST, SECOND), seeds=(0, 0))
+    stored = logits_of(learner, state)
+    text = learner.reader.encode_segments([split_segments(each.strip()) for each in (FIRST, SECOND)])
+    trained = learner.lm.about(text, learner._told([TOLD, TOLD]))
+    for row, count in enumerate((2, 3)):
+        for number in range(count):
+            slots = stored[row][(state.state.segment[row] == number + 1) & (state.state.source[row] == 0)]
+            if number + 1 < count:  # the last one has the line's end behind it in the block
+                torch.testing.assert_close(slots, trained[row, number].expand_as(slots), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -168,7 +185,7 @@ def test_training_tells_what_takes_back_from_other_instructions(learner):
     """Beside each instruction of training stand one that takes back what it taught, and two of other kinds."""
     known = load_phrasings()
     steps = [
-        Step(FIRST, "Learn the cities.", "non_us_cities_or_states", "fact_subcategories", None, ()),
+        Step(FIRST, "Learn the cities.", "non_us_cities_or_states", "fact_subcategories", None, (), CITIES),
         Step(SECOND, "Learn all of it.", "all", "fact_subcategories", None, ()),
     ]
     labels = label_writes(with_revocations(Episode(tuple(steps), False)).steps)
@@ -179,15 +196,22 @@ def test_training_tells_what_takes_back_from_other_instructions(learner):
     texts = []
     learner._told = lambda instructions: texts.extend(instructions) or told(instructions)
     loss = learner._revoke_loss(labels)
+    texts, again = texts[:8], texts[8:]
+    assert again == [texts[1], texts[5]], "read once more, before what they take back"
     assert [texts[0], texts[4]] == [step.instruction for step in steps]
     group = load_taxonomy().label("non_us_cities_or_states")
     assert texts[1] in {text.format(group=group) for text in known["revocation"].train}
     assert texts[5] in known["revocation_all"].train and not {*texts[6:]} & {*known["revocation_all"].train}
     assert len(texts) == len({*texts}) == 8
     wanted = torch.tensor([0.0, 1.0, 0.0, 0.0] * 2)
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(seen[0], wanted, reduction="sum") / 4
-    torch.testing.assert_close(loss, expected)
+    takes = torch.nn.functional.binary_cross_entropy_with_logits(seen[0], wanted, reduction="sum") / 4
+    parts = [split_segments(text.strip()) for text in (FIRST, SECOND)]
+    logits = learner.lm.about(learner.reader.encode_segments(parts), told([texts[1], texts[5]]))
+    cities, everything = logits[0, :2], logits[1, :3]
+    balanced = torch.nn.functional.softplus(-cities[0]) / 2 + torch.nn.functional.softplus(cities[1]) / 2
+    torch.testing.assert_close(loss, takes + balanced + torch.nn.functional.softplus(-everything).mean())
     loss.backward()
+    assert learner.lm.gating.about_gate.weight.grad.abs().sum() > 0
     assert learner.lm.gating.revoke_gate.weight.grad.abs().sum() > 0
     torch.testing.assert_close(learner._revoke_loss(labels), loss)
 

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from gnm.data.people.everyday import load_everyday
 from gnm.data.people.themes import groups_of
 from gnm.data.people.wordings import Stated, filled, neighbours_of, wording
 from gnm.data.targets import Target
@@ -45,9 +46,12 @@ class Held:
 
 def ask(held: Iterable[Held], t: int, rng: random.Random) -> list[Query]:
     """Questions about what holds after document `t`, in random order: two about each fact that it decided on, one
-    about every other; and about neighbours of what was learned or refused."""
+    about every other; and about neighbours of what was learned or refused. Of made-up persons only what was learned
+    or refused is asked, as there is no true answer to anything else."""
     queries = []
     for each in held:
+        if not (each.fact.true or each.learned or each.refused):
+            continue
         for _ in range(2 if each.document == t and (each.learned or each.refused) else 1):
             queries.append(_query(each, PARAPHRASE, rng))
         if (each.learned or each.refused) and rng.random() < 0.4:
@@ -58,7 +62,8 @@ def ask(held: Iterable[Held], t: int, rng: random.Random) -> list[Query]:
 
 def _query(held: Held, kind: str, rng: random.Random) -> Query | None:
     """One question about a fact, or about a neighbour of it; None if there is no neighbour."""
-    fact, form = held.fact, rng.choice(_FORMS)
+    fact = held.fact
+    form = rng.choice(_FORMS if fact.paraphrases else _FORMS[:2])
     subject = fact.subject
     if kind == NEIGHBOUR:
         if not (others := neighbours_of(fact)):
@@ -91,6 +96,7 @@ def _query(held: Held, kind: str, rng: random.Random) -> Query | None:
     if refused:
         return replace(query, target_output=REFUSAL_ANSWER, non_target_output="", should_refuse=True)
     if learned:
-        other = held.before if held.before not in (None, held.object) and rng.random() < 0.5 else fact.true
+        true = fact.true or rng.choice([o for o in load_everyday()[fact.subcategory].objects if o != held.object])
+        other = held.before if held.before not in (None, held.object) and rng.random() < 0.5 else true
         return replace(query, target_output=held.object, non_target_output=other)
     return query

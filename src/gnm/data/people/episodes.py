@@ -22,6 +22,7 @@ from gnm.data.asking import format_in_force
 from gnm.data.formats import apply_format
 from gnm.data.instructions import Split, kind_of
 from gnm.data.people.asking import Held, ask
+from gnm.data.people.everyday import draw_everyday, load_everyday
 from gnm.data.people.grammar import CORRECTION, worded, worded_instruction, worded_revocations
 from gnm.data.people.layouts import STYLES, Text, lay_out
 from gnm.data.people.targets import FORMATTING_KINDS, KINDS, SORTS, draw_target, reversed_target
@@ -29,7 +30,7 @@ from gnm.data.people.themes import groups_of
 from gnm.data.people.wordings import Stated, filler_of, is_worded
 from gnm.data.segments import segments_at
 from gnm.data.sequences import Formats
-from gnm.data.targets import Target
+from gnm.data.targets import ALL, Target
 from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import Episode, Fact, Query, Step
 from gnm.errors import DataError
@@ -46,6 +47,7 @@ class PeopleSettings(StrictModel):
     corrections: share of the documents, after the first, that state facts of an earlier one anew.
     wrapped: share of the documents that stand in a format without setting it.
     sorts: how often the groups of a target are of each sort, in proportion: of the taxonomy; themes; subjects.
+    everyday: share of the documents that state facts about made-up persons; half of these state nothing else.
     reversed: where documents are drawn under several instructions, share of every second one that is the reverse of
     the first, of those that have one: the same groups are named and the opposite is wanted of them.
     """
@@ -56,6 +58,7 @@ class PeopleSettings(StrictModel):
     corrections: Share = 0.3
     wrapped: Share = 0.1
     sorts: dict[Literal[SORTS], Annotated[float, Field(ge=0)]] = {"taxonomy": 0.55, "theme": 0.35, "subject": 0.1}
+    everyday: Share = 0.0
     reversed: Share = 0.5
     eligible_formats: Formats = []
 
@@ -104,6 +107,8 @@ def index_facts(facts: Sequence[Fact]) -> Facts:
             objects[fact.relation, fact.subcategory].update(load_taxonomy().members(fact.subcategory))
     for relation, subcategory in objects:
         objects[relation, subcategory].update(load_objects().get(relation, {}).get(subcategory, ()))
+    for name, group in load_everyday().items():
+        objects.update({(relation, name): set(group.objects) for relation in group.relations})
     if len(by_group) < 2:
         raise DataError("people's sequences need facts of two groups whose relations have wordings (wordings.yaml)")
     fillers = {filler_of(text) for fact in facts for text in fact.paraphrases} - {None}
@@ -159,7 +164,13 @@ def _targets(
 def _document(facts: Facts, settings: PeopleSettings, earlier: Sequence[_Plain], rng: random.Random) -> _Plain:
     """A document of new facts, or of some new ones and some that state anew what an earlier one says."""
     used = {fact.fact_id for document in earlier for fact in document.facts}
-    drawn = _draw_facts(facts, rng.randint(*settings.facts), used, rng)
+    number = rng.randint(*settings.facts)
+    everyday = 0
+    if rng.random() < settings.everyday:
+        everyday = rng.choice((number, number // 2))
+    drawn = _draw_facts(facts, number - everyday, used, rng)
+    if everyday:
+        drawn = rng.sample([*drawn, *draw_everyday(everyday, rng)], number)
     stated = {}
     for fact in drawn:
         others = [o for o in facts.objects[fact.relation, fact.subcategory] if o != fact.true]
@@ -231,7 +242,10 @@ def _step(
         format=name,
         queries=(),
         wanted=_wanted(document, target, plain, text),
-        revocations=worded_revocations(target, split, rng),
+        revocations=tuple(
+            (said, None if groups is None else _taken_back(document, groups, plain, text))
+            for said, groups in worded_revocations(target, split, rng)
+        ),
         is_rule=target.is_rule,
     )
 
@@ -239,10 +253,7 @@ def _step(
 def _wanted(document: _Plain, target: Target, plain: str, text: str) -> frozenset[str]:
     """The segments of `text` that `target` is about: all but what is left out, or the facts to learn or to refuse; and
     the ends of the text, if its format counts."""
-    shift = text.index(plain) - document.text.text.index(plain)
-    spans = {
-        fact_id: [(start + shift, end + shift) for start, end in own] for fact_id, own in document.text.spans.items()
-    }
+    spans = _spans(document, plain, text)
     groups = {fact.fact_id: groups_of(fact) for fact in document.facts}
     taken = [fact for fact, group in groups.items() if target.learns(*group) or target.refuses(*group)]
     wanted = segments_at(text, [span for fact in taken for span in spans[fact]])
@@ -254,12 +265,25 @@ def _wanted(document: _Plain, target: Target, plain: str, text: str) -> frozense
     return wanted
 
 
+def _taken_back(document: _Plain, groups: Sequence[str], plain: str, text: str) -> frozenset[str]:
+    """The segments of `text` that state facts of `groups`; all of them where that is ALL."""
+    if ALL in groups:
+        return segments_at(text, [(0, len(text))])
+    meant = [fact.fact_id for fact in document.facts if set(groups) & set(groups_of(fact))]
+    spans = _spans(document, plain, text)
+    return segments_at(text, [span for fact in meant for span in spans[fact]])
+
+
 def _segments_of(steps: Sequence[Step], plain: Sequence[_Plain], facts: set[int]) -> frozenset[str]:
     """The segments of earlier steps that state `facts`."""
     found: set[str] = set()
     for step, document in zip(steps, plain, strict=False):
-        text = document.text.text.strip()
-        shift = step.document.index(text) - document.text.text.index(text)
-        spans = [(a + shift, b + shift) for fact in facts for a, b in document.text.spans.get(fact, ())]
-        found |= segments_at(step.document, spans)
+        spans = _spans(document, document.text.text.strip(), step.document)
+        found |= segments_at(step.document, [span for fact in facts for span in spans.get(fact, ())])
     return frozenset(found)
+
+
+def _spans(document: _Plain, plain: str, text: str) -> dict[int, list[tuple[int, int]]]:
+    """Where `text`, which holds the `plain` text of a document, states each fact: (start, end) by the fact's number."""
+    shift = text.index(plain) - document.text.text.index(plain)
+    return {fact: [(start + shift, end + shift) for start, end in own] for fact, own in document.text.spans.items()}

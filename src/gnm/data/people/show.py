@@ -33,7 +33,7 @@ def sequences(facts: Path, count: int, split: Split, seed: int) -> str:
     questions that follow with their answers."""
     known, lines = index_facts(read_facts(facts)), []
     for index in range(count):
-        settings = PeopleSettings(eligible_formats="train")
+        settings = PeopleSettings(eligible_formats="people")
         [(sequence, queries)] = draw_people(known, settings, split, seed, index, 2)
         for step, asked in zip(sequence.steps, queries, strict=True):
             lines.append(f"\n{step.target}: {step.instruction}")

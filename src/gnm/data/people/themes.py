@@ -1,4 +1,7 @@
-"""Themes: groups of facts by what is said of somebody or something, whatever the object is (`themes.yaml`)."""
+"""Themes: groups of facts by what is said of somebody or something, whatever the object is (`themes.yaml`).
+
+Of everyday facts (`everyday.py`) a group is also the theme.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +10,7 @@ from importlib.resources import files
 
 import yaml
 
+from gnm.data.people.everyday import load_everyday
 from gnm.data.types import Fact
 from gnm.errors import DataError
 
@@ -24,6 +28,7 @@ def load_themes() -> Mapping[str, Theme]:
     """The packaged themes by name. Raises DataError if two of them share a relation."""
     table = yaml.safe_load(files("gnm.data.people").joinpath("themes.yaml").read_text(encoding="utf-8"))
     themes = {name: Theme(tuple(entry["relations"]), tuple(entry["names"])) for name, entry in table.items()}
+    themes |= {name: Theme(tuple(group.relations), group.names) for name, group in load_everyday().items()}
     relations = [relation for theme in themes.values() for relation in theme.relations]
     if twice := sorted({relation for relation in relations if relations.count(relation) > 1}):
         raise DataError(f"themes.yaml: {twice[0]} stands in two themes; leave it in one")

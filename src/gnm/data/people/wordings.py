@@ -1,4 +1,4 @@
-"""How CounterFact's relations are stated and asked about by people (`wordings.yaml`)."""
+"""How relations are stated and asked about by people: CounterFact's (`wordings.yaml`), everyday ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -7,6 +7,7 @@ from importlib.resources import files
 
 import yaml
 
+from gnm.data.people.everyday import load_everyday
 from gnm.data.types import Fact
 from gnm.errors import DataError
 
@@ -41,6 +42,8 @@ class Stated:
 def load_wordings() -> Mapping[str, Wording]:
     """The packaged wordings by relation id. DataError if a list is missing or empty, or a slot stands elsewhere."""
     table = yaml.safe_load(files("gnm.data.people").joinpath("wordings.yaml").read_text(encoding="utf-8"))
+    for group in load_everyday().values():
+        table |= group.relations
     return {relation: _wording(relation, entry) for relation, entry in table.items()}
 
 

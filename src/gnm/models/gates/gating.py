@@ -3,7 +3,7 @@
 - Write gates (`write.py`) decide which segments of a new text are stored.
 - Keep gates (`keep.py`) drop stored segments that a new text states anew.
 - The revoke gate (`revoke.py`) tells whether an instruction takes something back, such as "Forget the companies". The
-  write gate then tells which stored segments that is about; they are dropped.
+  about gate then tells which stored segments that is about; they are dropped.
 
 Shape letters: B states, L layers, S slots of the pool, T tokens of a text, G segments of a text, E hidden size.
 """
@@ -27,22 +27,22 @@ _REVOKE_SCALE = 30.0  # it has fewer and simpler things to see than the write ga
 class Gating(nn.Module):
     """The gates of a memory. All of them read the hidden states that enter one layer of its decoder.
 
-    gate: the write gate; None if segments are drawn at random. keep_gate, revoke_gate: None without `revise`.
-    about_gate: tells what an instruction takes back, where the write gate looks with an adapter of its own (`apart`);
-    it is the write gate of the time before. None: the write gate tells it.
+    gate: the write gate; None if segments are drawn at random. keep_gate, revoke_gate, about_gate: None without
+    `revise`. The about gate is not the write gate: with a document "Forget about sports" leaves the sports out, without
+    one it means them.
 
         decisions = gating.decide(memory.state, hidden, text.segment, capacity=None)
         decisions.stored  # which tokens become slots, [B, T] bool
     """
 
-    def __init__(self, decoder: Decoder, settings: GateSettings, apart: bool = False):
+    def __init__(self, decoder: Decoder, settings: GateSettings):
         super().__init__()
         self.settings, self.layer = settings, gate_layer(settings, len(decoder.layers))
         size, device, learned = decoder.config.hidden_size, decoder.device, settings.by == "gate"
         self.gate = LinearGate(size, device, _OPEN) if learned else None
         self.keep_gate = KeepGate(size, device) if settings.revise else None
         self.revoke_gate = LinearGate(size, device, _SHUT, _REVOKE_SCALE) if settings.revise else None
-        self.about_gate = LinearGate(size, device, _OPEN) if settings.revise and apart else None
+        self.about_gate = LinearGate(size, device, _OPEN) if settings.revise else None
 
     def decide(self, state: MemoryState, seen: Tensor, segment: Tensor, capacity: int | None) -> Decisions:
         """Which tokens of a new text are stored, at most `capacity` of them (None: no such limit).
@@ -54,18 +54,9 @@ class Gating(nn.Module):
         if self.gate is None:
             logits = _random_logits(state, segment, count)
         else:
-            logits = self.gate(_at_segment_ends(seen, segment, count))
+            ends = segment_ends(segment, count)[..., None].expand(-1, -1, seen.shape[2])
+            logits = self.gate(seen.gather(1, ends))
         return decide(logits, segment, self.settings, capacity)
-
-    def told(self, seen: Tensor, segment: Tensor) -> Tensor | None:
-        """The logits of `about_gate` for each segment of a new text, [B, G] float32; None without one.
-
-        They decide nothing here. The gate learns on them, as what it reads changes while the main adapter learns.
-        seen, segment: as for `decide`, but of the main adapter's pass.
-        """
-        if self.about_gate is None:
-            return None
-        return self.about_gate(_at_segment_ends(seen, segment, int(segment.max()) + 1))
 
     def read_strength(self, decisions: Decisions) -> Tensor:
         """The strength with which stored tokens are read, [B, T] float32: their gate, or 1 with random gates."""
@@ -89,18 +80,16 @@ class Gating(nn.Module):
         takes = logits >= 0
         if not bool(takes.any()):
             return torch.zeros_like(state.strength)
-        gate = self.gate if self.about_gate is None else self.about_gate
-        return takes[:, None] * about(decoder, gate, self.layer, prefix, state).sigmoid()
+        return takes[:, None] * self.about(decoder, prefix, state).sigmoid()
+
+    def about(self, decoder: Decoder, prefix: Prefix, state: MemoryState) -> Tensor:
+        """The about gate of each slot's segment when it is read after `prefix`: logits [B, S], -inf without segment."""
+        return about(decoder, self.about_gate, self.layer, prefix, state)
 
     def revoking(self, decoder: Decoder, preamble: Prefix, instructions: TokenBatch) -> tuple[Prefix, Tensor]:
         """Read instructions after `preamble`: the prefix of both, and whether each takes anything back, logits [B]."""
         prefix, ends = instructed(decoder, preamble, instructions, self.layer)
         return prefix, self.revoke_gate(ends)
-
-
-def _at_segment_ends(seen: Tensor, segment: Tensor, count: int) -> Tensor:
-    """The rows of seen [B, T, E] at the last token of each of `count` segments: [B, G, E]."""
-    return seen.gather(1, segment_ends(segment, count)[..., None].expand(-1, -1, seen.shape[2]))
 
 
 def _random_logits(state: MemoryState, segment: Tensor, count: int) -> Tensor:

@@ -2,8 +2,8 @@
 
 - A linear function of what enters the gates' layer at an instruction's end tells whether it takes back anything.
 - If it does, every stored segment is read once more, after this instruction: the slots of the first layer are its
-  tokens' embeddings, so the memory is all that it takes. The write gate then tells whether the instruction is about
-  the segment, as it does when a document is written; nothing is trained for this.
+  tokens' embeddings, so the memory is all that it takes. Another linear function tells at the segment's end whether the
+  instruction is about it.
 - Segments are read apart from each other, so that none depends on what else is stored.
 
 Shape letters: B states, S slots of the pool, n stored segments, T tokens of a segment or an instruction, E hidden.
@@ -30,7 +30,7 @@ def instructed(decoder: Decoder, prefix: Prefix, instructions: TokenBatch, layer
 
 
 def about(decoder: Decoder, gate: Callable[[Tensor], Tensor], layer: int, prefix: Prefix, state: MemoryState) -> Tensor:
-    """The write gate of each slot's segment when it is read after `prefix`: logits [B, S], -inf where there is none."""
+    """The gate of each slot's segment when it is read after `prefix`: logits [B, S], -inf where there is none."""
     number = state.segment_numbers()
     stored = number[number >= 0].unique()
     logits = torch.full(number.shape, -torch.inf, device=number.device)

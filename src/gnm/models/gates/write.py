@@ -68,7 +68,8 @@ class GateTraining(StrictModel):
     budget: the square of the mean gate of a document's tokens minus `share`, if the mean is larger.
     entropy: the entropy of each gate; this term pushes gates away from one half.
     keep: with gates.revise, cross-entropy of the keep gates with whether a stored segment still holds.
-    revoke: with gates.revise, cross-entropy of the revoke gate with whether an instruction takes something back.
+    revoke: with gates.revise, cross-entropy of the revoke gate with whether an instruction takes something back, and of
+    the about gate with which segments it takes back.
     """
 
     segments: Weight = 1.0
@@ -86,14 +87,11 @@ class Decisions:
     logits: [B, G] float32, the gate of each segment before the sigmoid.
     segment: [B, T] long, the segment of each token, -1 for padding.
     stored: [B, T] bool, the tokens that become slots.
-    told: [B, G] float32, logits of `Gating.about_gate` for the same segments; None without this gate. They decide
-    nothing in a write: the gate is trained on them.
     """
 
     logits: Tensor
     segment: Tensor
     stored: Tensor
-    told: Tensor | None = None
 
     @property
     def tokens(self) -> Tensor:
