@@ -36,7 +36,8 @@ ODD = [
 PATHS = [
     "/", "//", "/v1", "/v1/memories/../../etc/passwd", "/v1/memories/%2e%2e%2fx", "/v1/memories/%00", "/%",
     "/v1/memories/" + "a" * 300, "/v1/memories/a/documents/-1", "/v1/memories/a/documents/99999999999999999999",
-    "/v1/memories/a/documents/0x1", "/metrics/../v1", "/v1/memories/\xff", "http://other.example/v1/memories", "*",
+    "/v1/memories/a/documents/" + "9" * 5_000, "/v1/memories/a/documents/0x1", "/metrics/../v1",
+    "/v1/memories/\xff", "http://other.example/v1/memories", "*",
     "/v1/memories/a?b=%zz", "/page.js%00.html", "/.git/config", "/v1/memories/a/file/b", "/" + "b" * 70_000,
 ]  # fmt: skip
 METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "HEAD", "get", "BREW", "", "G\x00T"]

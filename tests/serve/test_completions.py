@@ -1,12 +1,17 @@
 """OpenAI's own client against the service."""
 
+import itertools
+import time
+from contextlib import suppress
+
+import httpx2
 import openai
 import pytest
 from services import USERS
 
 from gnm.api import load
 from gnm.serve.completions import Completion
-from gnm.serve.memory import ServedMemory
+from gnm.serve.memory import ServedMemory, Stream
 
 REQUEST = [{"role": "user", "content": "Where is Bern?"}]
 
@@ -78,7 +83,39 @@ def test_turns_are_made_of_messages():
 
 
 def test_models_are_the_memories(client):
-    assert [model.id for model in client.models.list()] == ["no-memory", "places"]
+    listed = {model.id: model for model in client.models.list()}
+    assert list(listed) == ["no-memory", "places"]
+    assert {name: client.models.retrieve(name) for name in listed} == listed
+    with pytest.raises(openai.NotFoundError, match="no memory 'absent'"):
+        client.models.retrieve("absent")
+
+
+def test_fields_without_a_value_are_those_left_out(client):
+    given = {"model": "places", "messages": [*REQUEST, {"role": "assistant", "content": None}, *REQUEST]}
+    blank = {"stream": None, "stream_options": {"include_usage": None}, "logit_bias": {}, "top_logprobs": 0,
+             "functions": [], "function_call": "none"}  # fmt: skip
+    answers = [
+        client.chat.completions.create(**given, max_tokens=4, extra_body=extra).choices[0].message.content
+        for extra in ({}, blank)
+    ]
+    assert answers[0] == answers[1]
+    with pytest.raises(openai.BadRequestError, match="messages"):
+        client.chat.completions.create(model="places", messages=[{"role": "user", "content": None}])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_chat_that_its_caller_leaves_is_ended(anna, service, monkeypatch, stream):
+    def endless(self, *given, **settings):
+        return Stream(1, itertools.repeat(7), self._backbone.tokenizer, most=0)
+
+    monkeypatch.setattr(ServedMemory, "stream", endless)
+    body = {"model": "no-memory", "messages": REQUEST, "stream": stream}
+    worker, deadline = service.service.worker, time.monotonic() + 60
+    with suppress(httpx2.ReadTimeout), anna.stream("POST", "/v1/chat/completions", json=body, timeout=2) as answer:
+        assert next(answer.iter_lines()).startswith("data: ") and stream
+    while worker._of_user.total() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert worker._of_user.total() == 0
 
 
 @pytest.mark.parametrize(
@@ -86,6 +123,8 @@ def test_models_are_the_memories(client):
     [
         ({"n": 2}, "n:"), ({"tools": [{"type": "function"}]}, "tools"), ({"temperature": 3}, "temperature"),
         ({"response_format": {"type": "json_object"}}, "response_format"), ({"messages": []}, "messages"),
+        ({"logit_bias": {"5": 100}}, "logit_bias"), ({"functions": [{"name": "f"}]}, "functions"),
+        ({"function_call": {"name": "f"}}, "function_call"), ({"top_logprobs": 2}, "top_logprobs"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "must be the user's"),
         ({"messages": [{"role": "user", "content": " "}]}, "empty"), ({"max_tokens": 0}, "max_tokens"),
         ({"messages": [{"role": "user", "content": "x" * 20_001}]}, "20001"),

@@ -127,6 +127,9 @@ def test_taking_back_in_words_tells_how_many_slots_that_were(anna, tmp_path):
         ("GET", "absent", None, 404, "no memory 'absent'"),
         ("POST", "absent/undo", None, 404, "no memory"),
         ("DELETE", "here/documents/9", None, 404, "no document 9"),
+        ("DELETE", "here/documents/" + "9" * 5_000, None, 404, "no document 9"),
+        ("DELETE", "here/documents/0x0", None, 404, "no document 0x0"),
+        ("DELETE", "here/documents/\u0660", None, 404, "no document"),  # a digit, but not of ours
         ("POST", "here/documents", {**BERN, "document": " "}, 400, "document is empty"),
         ("POST", "here/documents", {"document": "x"}, 400, "missing key 'instruction'"),
         ("POST", "here/documents", {**BERN, "instructions": "x"}, 400, "unknown key 'instructions'"),

@@ -5,91 +5,16 @@ The screenshots of docs/ are made by `make screenshots`, which sets GNM_SCREENSH
 
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from services import USERS, keys, running
+from services import USERS, running
+from visits import TEXT, Visit
 
 from gnm.api import load
-from gnm.conversation import Conversation
-from gnm.learners import LearnerSettings, build_learner
 from gnm.serve.keys import Keys
-from gnm.weights.backbones import load_backbone
 
 PAGE = Path("src", "gnm", "serve", "page")
-SECONDS = 60_000  # milliseconds that anything may take on a busy machine
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("needs a browser: apt-get install chromium")
-    playwright.expect.set_options(timeout=SECONDS)
-    rights = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has no sandbox
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=chromium, args=rights)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
-def gated(tmp_path_factory):
-    """A service for two users, with untrained gates that half of a text passes."""
-    settings = LearnerSettings(method="gnm", write={"gates": {"threshold": 0.0, "share": 0.5}})
-    backbone = load_backbone("tiny", dtype="float32")
-    learner = build_learner(settings, backbone, training=True)
-    with torch.no_grad():
-        weight = learner.lm.gating.gate.weight
-        weight.copy_(torch.linspace(-9, 9, weight.shape[0]))
-    model = Conversation(learner.eval(), backbone, {}, "gated")
-    with running(tmp_path_factory.mktemp("memories"), keys(), model) as started:
-        yield started
-
-
-class Visit:
-    """A user's window on the page, which fails the test on an error of a script or a request to another host."""
-
-    def __init__(self, browser, url, **options):
-        self._context = browser.new_context(**{"viewport": {"width": 1360, "height": 860}, **options})
-        self.page, self.faults = self._context.new_page(), []
-        self.page.set_default_timeout(SECONDS)
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on(
-            "request",
-            lambda request: request.url.startswith((url, "blob:", "data:")) or self.faults.append(request.url),
-        )
-        self.page.goto(url)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._context.close()
-        if error[0] is None:
-            assert self.faults == []
-
-    def at(self, selector):
-        return self.page.locator(selector)
-
-    def told(self, text):
-        from playwright.sync_api import expect
-
-        expect(self.at("#status")).to_contain_text(text)
-
-    def sign_in(self, key):
-        self.told("send a key")
-        self.page.fill("#key", key)
-        self.page.press("#key", "Enter")
-
-    def write(self, document, instruction, button="#write-button"):
-        self.page.fill("#document", document)
-        self.page.fill("#instruction", instruction)
-        self.page.click(button)
-        self.told("is written" if button == "#write-button" else "Nothing was changed")
 
 
 NOTE_PIECES = """() => {
@@ -100,7 +25,6 @@ NOTE_PIECES = """() => {
   };
   new MutationObserver(note).observe(document.getElementById("answers"), { characterData: true, subtree: true });
 }"""
-TEXT = "Bern is in Asia. Mozart was a goalkeeper, and Oslo is warm. Nothing else."
 
 
 def test_the_tour(browser, gated):
@@ -153,9 +77,7 @@ def test_the_tour(browser, gated):
             anna.page.click("#more summary")
             anna.page.click("#export")
         file = download.value.path()
-        anna.page.fill("#memory", "copy")
-        anna.page.press("#memory", "Enter")
-        anna.told("copy is open")
+        anna.open("copy")
         anna.page.set_input_files("#import", file)
         anna.told("is memory copy now")
         assert anna.at("#pool .what").all_inner_texts() == ["0: Learn it all."]
@@ -165,16 +87,22 @@ def test_texts_are_shown_as_text_and_errors_told(browser, gated):
     with Visit(browser, gated.url) as anna:
         anna.sign_in(USERS["anna"])
         anna.told("is open")
-        anna.page.fill("#memory", "html")
-        anna.page.press("#memory", "Enter")
-        anna.told("html is open")
+        anna.open("html")
         anna.write("<img src=x onerror=alert(1)>. <b>Bern</b> is in Asia.", "<script>alert(2)</script> Learn it all.")
         assert anna.at(".shading img, .shading b, #pool script, .shading script").count() == 0
         anna.page.fill("#words", "Forget Bern.")
         anna.page.press("#words", "Enter")
         anna.told("keep gates")
         assert "bad" in anna.at("#status").get_attribute("class")
-        unchanged = {"slots": 0, "capacity": None, "stored": None, "can_undo": True, "documents": [], "dropped": 0}
+        unchanged = {
+            "name": "html",
+            "slots": 0,
+            "capacity": None,
+            "stored": None,
+            "can_undo": True,
+            "documents": [],
+            "dropped": 0,
+        }
         anna.page.route("**/revoke", lambda route: route.fulfill(json=unchanged))
         anna.page.press("#words", "Enter")
         anna.told("Nothing is taken back")

@@ -89,6 +89,18 @@ def test_a_user_s_key_is_shown_once_and_recognised(tmp_path, capsys):
         add_user(path, "../anna")
 
 
+def test_users_that_differ_in_case_alone_are_refused(tmp_path):
+    path = tmp_path / "keys.yaml"
+    add_user(path, "anna")
+    before = path.read_text()
+    with pytest.raises(ConfigError, match="'anna' and 'Anna' differ in case alone"):
+        add_user(path, "Anna")
+    assert path.read_text() == before
+    path.write_text(before + before.splitlines()[1].replace("anna", "ANNA"))
+    with pytest.raises(ConfigError, match="differ in case alone"):
+        Keys.read(path)
+
+
 def test_other_machines_need_keys(capsys):
     with pytest.raises(SystemExit) as ended:
         program.main(["--host", "0.0.0.0"])
@@ -97,8 +109,12 @@ def test_other_machines_need_keys(capsys):
 
 def test_without_keys_foreign_pages_cannot_use_the_service(tmp_path):
     with running(tmp_path, Keys()) as started, started.client(None) as client:
-        assert client.get("/v1/memories").json() == {"user": "local", "memories": []}
-        assert client.get("/v1/memories", headers={"Host": "rebound.example"}).status_code == 403
+        assert client.get("/v1/memories").json() == {"user": "local", "memories": [], "document_characters": 200_000}
+        for host in ("127.0.0.2:8321", "localhost", "[::1]:1"):
+            assert client.get("/v1/memories", headers={"Host": host}).status_code == 200
+        for host in ("rebound.example", "128.0.0.1", "0.0.0.0:8321", "127.0.0.1.rebound.example", "[", ""):
+            assert client.get("/v1/memories", headers={"Host": host}).status_code == 403, host
+        assert client.get("/v1/memories/", headers={"Host": "rebound.example"}).status_code == 403  # not led on
         assert client.get("/v1/memories", headers={"Origin": "http://other.example"}).status_code == 403
         assert client.get("/v1/memories", headers={"Origin": started.url}).status_code == 200
         simple = {"Content-Type": "text/plain"}  # what a page may send anywhere without asking

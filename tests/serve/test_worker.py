@@ -1,14 +1,17 @@
 """The model's thread: what is answered together, what is refused, what goes on."""
 
 import asyncio
+import gc
 import itertools
 import threading
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from gnm.api import load
 from gnm.errors import BackboneError
 from gnm.serve.errors import Refused
+from gnm.serve.events import EventStream
 from gnm.serve.memory import ServedMemory, Stream, ask_each
 from gnm.serve.metrics import Metrics
 from gnm.serve.settings import ServeSettings
@@ -184,6 +187,61 @@ def test_a_stream_that_nobody_reads_is_ended(worker):
             await asyncio.sleep(0.001)
 
     asyncio.run(asyncio.wait_for(leave(), 10))
+
+
+def test_a_stream_that_nobody_began_to_read_is_ended(worker):
+    worker = worker()
+
+    async def leave():
+        _, pieces = await worker.stream("x", lambda: Stream(1, itertools.repeat(7), Digits(), most=0))
+        await pieces.aclose()
+        while worker._of_user.total():
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(leave(), 10))
+
+
+def test_events_that_are_never_sent_end_their_stream(worker):
+    worker = worker()
+
+    async def gone(*message):
+        raise OSError("the caller is gone")
+
+    async def leave():
+        _, pieces = await worker.stream("x", lambda: Stream(1, itertools.repeat(7), Digits(), most=0))
+        answer = EventStream((piece async for piece in pieces), pieces)
+        with pytest.raises(ClientDisconnect):
+            await answer({"type": "http", "asgi": {"spec_version": "2.4"}}, gone, gone)
+        while worker._of_user.total():
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(leave(), 10))
+
+
+def test_an_error_that_nobody_waits_for_any_more_is_not_logged(worker, caplog):
+    worker = worker()
+    begun, go = threading.Event(), threading.Event()
+
+    def absent():
+        begun.set()
+        go.wait(10)
+        raise Refused(404, "there is no memory 'Zanzibar'")
+
+    async def leave():
+        asked = asyncio.ensure_future(worker.run("x", absent))
+        await asyncio.to_thread(begun.wait, 10)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        go.set()
+        while worker._of_user.total():
+            await asyncio.sleep(0.001)
+        await worker.run("x", int)  # what came before has reached the event loop
+        del asked
+        gc.collect()
+
+    asyncio.run(leave())
+    assert "Zanzibar" not in caplog.text and "never retrieved" not in caplog.text
 
 
 def test_an_error_in_a_stream_reaches_its_reader(worker):

@@ -17,11 +17,11 @@ from starlette.responses import JSONResponse, Response
 from gnm.config import StrictModel
 from gnm.serve.bodies import Text, check_length, checked, read_json
 from gnm.serve.errors import Refused
-from gnm.serve.events import event_stream
+from gnm.serve.events import EventStream
 from gnm.serve.memory import Stream
 from gnm.serve.service import attended, service_of, user_of
 from gnm.serve.settings import Limits
-from gnm.serve.store import EMPTY
+from gnm.serve.store import EMPTY, absent
 
 HEADER = "X-GNM-Memory"
 """The header that names the memory, for clients whose `model` is fixed."""
@@ -37,24 +37,31 @@ class _Part(_Lenient):
 
 
 class _Message(_Lenient):
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user"]
     content: Text | list[_Part]
 
     @property
     def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+
+
+class _Answer(_Message):
+    """What the model said before; an assistant that called a tool said nothing."""
+
+    role: Literal["assistant"]
+    content: Text | list[_Part] | None = None
 
 
 class _StreamOptions(_Lenient):
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class Completion(_Lenient):
     """What is taken of a request; the fields without a use may only have the value that changes nothing."""
 
     model: Text
-    messages: Annotated[list[_Message], Field(min_length=1)]
-    stream: bool = False
+    messages: Annotated[list[Annotated[_Message | _Answer, Field(discriminator="role")]], Field(min_length=1)]
+    stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -64,9 +71,13 @@ class Completion(_Lenient):
     stop: Text | list[Text] | None = None
     n: Literal[1] | None = None
     logprobs: Literal[False] | None = None
+    top_logprobs: Literal[0] | None = None
+    logit_bias: Annotated[dict, Field(max_length=0)] | None = None
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
     tools: Annotated[list, Field(max_length=0)] | None = None
+    functions: Annotated[list, Field(max_length=0)] | None = None
+    function_call: Literal["none"] | None = None
     response_format: dict[str, Any] | None = None
 
     def turns(self) -> list[str]:
@@ -120,9 +131,12 @@ async def complete(request: Request) -> Response:
     stream, pieces = await attended(request, begun)
     answer = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
     if body.stream:
-        usage = body.stream_options is not None and body.stream_options.include_usage
-        return event_stream(_chunks(answer, stream, pieces, usage))
-    text = await attended(request, _joined(pieces))
+        usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+        return EventStream(_chunks(answer, stream, pieces, usage), pieces)
+    try:
+        text = await attended(request, _joined(pieces))
+    finally:
+        await pieces.aclose()
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": stream.reason}
     answer |= {"object": "chat.completion", "choices": [choice], "usage": _usage(stream)}
     return JSONResponse(answer)
@@ -132,8 +146,19 @@ async def models(request: Request) -> Response:
     """The user's memories, as models; and the one without memory."""
     service, user = service_of(request), user_of(request)
     names: Sequence[str] = [EMPTY, *service.store.names(user)]
-    data = [{"id": name, "object": "model", "created": 0, "owned_by": user} for name in names]
-    return JSONResponse({"object": "list", "data": data})
+    return JSONResponse({"object": "list", "data": [_as_model(name, user) for name in names]})
+
+
+async def model(request: Request) -> Response:
+    """One memory, as a model."""
+    service, user, name = service_of(request), user_of(request), request.path_params["name"]
+    if name != EMPTY and not service.store.path(user, name).exists():
+        raise absent(name)
+    return JSONResponse(_as_model(name, user))
+
+
+def _as_model(name: str, user: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": user}
 
 
 async def _joined(pieces: AsyncIterator[str]) -> str:

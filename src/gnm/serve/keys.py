@@ -1,8 +1,10 @@
 """Who may call: API keys by user, of which a file keeps the SHA-256 alone."""
 
 import hashlib
+import ipaddress
 import re
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +41,7 @@ class Keys:
             return cls()
         users = load_params(path, _KeyFile).users
         for user in users:
-            check_user(user)
+            check_user(user, users)
         if not users:
             raise ConfigError(f"{path} has no user; add one: gnm serve --keys {path} --add-user NAME")
         return cls(users)
@@ -54,8 +56,8 @@ class Keys:
 
 def add_user(path: Path, user: str) -> str:
     """Give `user` a new key, which replaces an old one; returns the key. The file keeps what it is recognised by."""
-    check_user(user)
     users = dict(load_params(path, _KeyFile).users) if path.exists() else {}
+    check_user(user, users)
     key = f"gnm-{secrets.token_urlsafe(32)}"
     users[user] = _digest(key)
     with atomic_path(path, private=True) as temporary:
@@ -63,10 +65,24 @@ def add_user(path: Path, user: str) -> str:
     return key
 
 
-def check_user(user: str) -> None:
-    """Raise ConfigError if `user` is no name that a folder can have."""
+def check_user(user: str, users: Iterable[str]) -> None:
+    """Raise ConfigError if `user` is no name that a folder can have, or differs from one of `users` in case alone.
+
+    On a file system that ignores case these two would share a folder.
+    """
     if not NAME.fullmatch(user):
         raise ConfigError(f"user {user!r}: give letters, digits, '.', '_' and '-', at most 64, a letter or digit first")
+    for other in users:
+        if other != user and other.casefold() == user.casefold():
+            raise ConfigError(f"users {other!r} and {user!r} differ in case alone; give one of them another name")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is this machine as it calls itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _digest(key: str) -> str:

@@ -1,8 +1,11 @@
 """The service's own endpoints: write, ask, forget, revoke, undo, merge, inspect, export, import, delete."""
 
+import fcntl
 import os
+import re
 import tempfile
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 
 from starlette.requests import Request
@@ -10,18 +13,20 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from gnm.serve.bodies import Document, Other, Questions, Revocation, check_length, read_as, read_body
 from gnm.serve.errors import Refused
-from gnm.serve.events import event_stream
+from gnm.serve.events import EventStream
 from gnm.serve.memory import ServedMemory
 from gnm.serve.service import Service, attended, described, described_document, service_of, user_of
-from gnm.serve.store import EMPTY
+from gnm.serve.store import EMPTY, IMPORT, absent
 
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _PIECE = 1 << 20  # bytes of a file that are sent at once
 
 
 async def show_all(request: Request) -> Response:
-    """The names of the user's memories."""
+    """The names of the user's memories, and how long a document may be."""
     service, user = service_of(request), user_of(request)
-    return JSONResponse({"user": user, "memories": service.store.names(user)})
+    most = service.limits.document_characters
+    return JSONResponse({"user": user, "memories": service.store.names(user), "document_characters": most})
 
 
 async def show(request: Request) -> Response:
@@ -58,12 +63,13 @@ async def write(request: Request) -> Response:
 
 async def forget(request: Request) -> Response:
     """Drop what a document wrote."""
-    number = int(request.path_params["number"])
+    told = request.path_params["number"]
+    number = int(told) if _NUMBER.fullmatch(told) else None
 
     def forgotten(memory: ServedMemory) -> dict:
         slots = {document.number: document.slots for document in memory.documents}
         if number not in slots:
-            raise Refused(404, f"there is no document {number} in this memory")
+            raise Refused(404, f"there is no document {told[:20]} in this memory")
         memory.forget(number)
         return {"dropped": slots[number]}
 
@@ -118,7 +124,7 @@ async def ask(request: Request) -> Response:
         raise Refused(400, "stream: give one question, or leave it out")
     begun = service.worker.stream(user, lambda: service.store.open(user, name).stream_answer(body.questions[0], most))
     _, pieces = await attended(request, begun)
-    return event_stream({"text": piece} async for piece in pieces)
+    return EventStream(({"text": piece} async for piece in pieces), pieces)
 
 
 async def export(request: Request) -> Response:
@@ -128,7 +134,7 @@ async def export(request: Request) -> Response:
     try:
         file = path.open("rb")  # what replaces it meanwhile is another file
     except FileNotFoundError as error:
-        raise Refused(404, f"there is no memory {name!r}") from error
+        raise absent(name) from error
 
     async def pieces() -> AsyncIterator[bytes]:
         with file:
@@ -147,7 +153,9 @@ async def take_in(request: Request) -> Response:
     service, user, name = _asked(request)
     folder, limits = service.store.path(user, name).parent, service.limits
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".import.") as file:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{IMPORT}.", suffix=".part") as file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)  # tells a service that starts that this is no leftover
         async for piece in read_body(request, limits.import_bytes, limits.body_seconds):
             file.write(piece)
         file.flush()

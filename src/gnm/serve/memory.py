@@ -8,6 +8,7 @@ import torch
 from gnm.conversation import Conversation
 from gnm.inference.generation import decode_steps, generate_tokens, generation_config
 from gnm.inference.turns import turns_prompt
+from gnm.memory.state import MemoryState
 from gnm.models.prefix import stacked
 
 
@@ -97,8 +98,8 @@ class ServedMemory(Conversation):
 
     @property
     def size(self) -> int:
-        """Slots that the memory takes: those of the pool and of the store."""
-        return self.slots + (self.stored or 0)
+        """Slots that the memory takes: those of the pool and of the store, and those that its history alone holds."""
+        return self.slots + (self.stored or 0) + _beside(self.state, [state for state, _ in self._before._kept])
 
     @property
     def capacity(self) -> int | None:
@@ -129,6 +130,18 @@ class ServedMemory(Conversation):
         prefix = self._learner.prefix(self._memory, [request])
         tokens = generate_tokens(reader.decoder, prefix, prompt, reader.chat.end_of_turn, config, seed)
         return Stream(len(prompt), tokens, reader.tokenizer, config.max_new_tokens, stop)
+
+
+def _beside(now: MemoryState, before: Sequence[MemoryState]) -> int:
+    """How many slots the states `before` hold beside those of `now`; what several of them share counts once."""
+    pools = {state.slots.data_ptr(): state.slots.shape[2] for state in sorted(before, key=lambda s: s.slots.shape[2])}
+    pools.pop(now.slots.data_ptr(), None)
+    held = {id(entry): len(entry) for state in before for entry in _entries(state)}
+    return sum(pools.values()) + sum(held[entry] for entry in held.keys() - {id(entry) for entry in _entries(now)})
+
+
+def _entries(state: MemoryState) -> list[Any]:
+    return [entry for store in state.store or () for entry in store.entries]
 
 
 @torch.no_grad()

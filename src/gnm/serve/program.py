@@ -1,7 +1,6 @@
 """`gnm serve`: memories behind an HTTP service with a page, on this machine unless told otherwise."""
 
 import argparse
-import ipaddress
 import logging
 import socket
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from platformdirs import user_data_path
 
 from gnm.errors import ConfigError, exit_on_error
 from gnm.extras import optional_imports
-from gnm.serve.keys import Keys, add_user
+from gnm.serve.keys import Keys, add_user, is_loopback
 from gnm.serve.settings import ServeSettings, serve_settings
 
 
@@ -25,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(add_user(options.keys, options.add_user))
             return
         settings, keys = serve_settings(options.params), Keys.read(options.keys)
-        if not keys.needed and not _is_loopback(options.host):
+        if not keys.needed and not is_loopback(options.host):
             raise ConfigError(
                 f"{options.host} can be reached from other machines, and no keys are asked for: make one "
                 "(gnm serve --keys keys.yaml --add-user NAME) and give --keys keys.yaml"
@@ -53,13 +52,6 @@ def _parser() -> argparse.ArgumentParser:
         help="keep what a full pool evicts in a long-term store; a question reads so many segments of it",
     )  # fmt: skip
     return parser
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _serve(options: argparse.Namespace, settings: ServeSettings, keys: Keys) -> None:

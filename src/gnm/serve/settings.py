@@ -12,7 +12,9 @@ class Limits(StrictModel):
 
     body_bytes: int = Field(1_000_000, gt=0, description="a request's JSON")
     import_bytes: int = Field(500_000_000, gt=0, description="a memory file that is imported")
-    body_seconds: float = Field(30.0, gt=0, description="until a request's body has arrived; of an import, each piece")
+    body_seconds: float = Field(
+        30.0, gt=0, description="until a request's head has arrived, and its body; of an import, each piece"
+    )
     document_characters: int = Field(200_000, gt=0)
     question_characters: int = Field(4_000, gt=0, description="a question, an instruction")
     chat_characters: int = Field(20_000, gt=0, description="all messages of a chat")
@@ -23,7 +25,7 @@ class Limits(StrictModel):
     waiting: int = Field(128, gt=0, description="requests that wait for the model or are answered by it")
     waiting_of_user: int = Field(64, gt=0, description="those of one user")
     wait_seconds: float = Field(60.0, gt=0, description="for the model's turn, and for another process's lock")
-    connections: int = Field(256, gt=0)
+    connections: int = Field(256, gt=0, description="that are open; requests of further ones are refused")
 
 
 class ServeSettings(StrictModel):
@@ -33,8 +35,8 @@ class ServeSettings(StrictModel):
     batch: int = Field(16, gt=0, description="questions that are answered side by side")
     gather_seconds: float = Field(0.005, ge=0, description="how long a first question waits for others to join it")
     streams: int = Field(8, gt=0, description="answers that are streamed at the same time; others wait")
-    undo_steps: int = Field(10, ge=0, description="changes of a memory that can be undone, until the service ends")
-    cached_slots: int = Field(20_000, gt=0, description="slots of memories that are kept loaded")
+    undo_steps: int = Field(10, ge=0, description="changes of a memory that can be undone, while it is kept loaded")
+    cached_slots: int = Field(20_000, gt=0, description="slots of memories that are kept loaded, with what undo needs")
     hosts: tuple[str, ...] = Field((), description="names, beside loopback's, that a service without keys answers to")
 
 

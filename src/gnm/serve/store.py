@@ -2,7 +2,8 @@
 
 - A change holds the file's lock, is made on the file's present content, and is saved before it is answered: what was
   accepted is on the disk. Other processes (`gnm write`, another service) may change the same files.
-- What another process changed is loaded anew; what could be undone then is gone, as after a restart.
+- What another process changed is loaded anew; what could be undone then is gone, as after a restart. So it is with a
+  memory that is not kept loaded, because others were used since.
 """
 
 import os
@@ -16,6 +17,7 @@ from typing import Any
 from filelock import Timeout
 
 from gnm.errors import MemoryFileError
+from gnm.files import remove_leftovers
 from gnm.memory.files import locked
 from gnm.memory.parts import remove_parts
 from gnm.serve.errors import Refused
@@ -26,7 +28,14 @@ from gnm.serve.settings import ServeSettings
 
 EMPTY = "no-memory"
 """The name by which the model is asked without any memory."""
+IMPORT = "import"
+"""A file that is imported is `.import.XXXXXXXX.part` meanwhile; what a kill leaves of it goes at the next start."""
 _SUFFIX = ".mem"
+
+
+def absent(name: str) -> Refused:
+    """What is told of a memory that there is none of."""
+    return Refused(404, f"there is no memory {name!r}; a document that is written makes one")
 
 
 class Busy(Exception):
@@ -37,6 +46,7 @@ class Busy(Exception):
 class _Loaded:
     memory: ServedMemory
     stamp: tuple[int, int, int]
+    size: int
 
 
 class Store:
@@ -46,14 +56,17 @@ class Store:
         """model: an empty memory, from which the others are made."""
         self.folder, self._model, self._settings, self._metrics = folder, model, settings, metrics
         self._loaded: OrderedDict[Path, _Loaded] = OrderedDict()
+        for each in folder.glob("*/"):
+            remove_leftovers(each / IMPORT)
 
     def names(self, user: str) -> list[str]:
         """The user's memories, in alphabetical order."""
-        return sorted(path.stem for path in (self.folder / user).glob(f"[!.]*{_SUFFIX}"))
+        stems = (path.stem for path in (self.folder / user).glob(f"*{_SUFFIX}"))
+        return sorted(stem for stem in stems if _is_name(stem))
 
     def path(self, user: str, name: str) -> Path:
         """The file of a memory. Raises Refused for a name that none can have."""
-        if not NAME.fullmatch(name) or name == EMPTY:
+        if not _is_name(name):
             raise Refused(
                 400, "a memory's name has letters, digits, '.', '_' and '-', at most 64, a letter or digit first, "
                 f"and is not {EMPTY!r}",
@@ -68,7 +81,7 @@ class Store:
         stamp = _stamp(path)
         if stamp is None:
             self._drop(path)
-            raise Refused(404, f"there is no memory {name!r}; a document that is written makes one")
+            raise absent(name)
         loaded = self._loaded.get(path)
         if loaded is None or loaded.stamp != stamp:
             self._keep(path, self._read(path, f"the file of memory {name!r}"), stamp)
@@ -154,16 +167,21 @@ class Store:
 
     def _keep(self, path: Path, memory: ServedMemory, stamp: tuple[int, int, int]) -> None:
         """Hold a memory loaded; those that were not used for longest go when there are too many slots."""
-        self._loaded[path] = _Loaded(memory, stamp)
+        self._loaded[path] = _Loaded(memory, stamp, memory.size)
         self._loaded.move_to_end(path)
-        slots = sum(each.memory.size for each in self._loaded.values())
+        slots = sum(each.size for each in self._loaded.values())
         while slots > self._settings.cached_slots and len(self._loaded) > 1:
             _, oldest = self._loaded.popitem(last=False)
-            slots -= oldest.memory.size
+            slots -= oldest.size
         self._metrics.cached.set(slots)
 
     def _drop(self, path: Path) -> None:
         self._loaded.pop(path, None)
+
+
+def _is_name(name: str) -> bool:
+    """Whether a memory can have this name."""
+    return NAME.fullmatch(name) is not None and name != EMPTY
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

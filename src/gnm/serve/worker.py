@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -49,6 +49,32 @@ class _Streaming(_Job):
     closed: bool = False
 
 
+class Pieces:
+    """The pieces of a stream, in their order, as they are made.
+
+    They have to be closed. A generator would not do: closed before its first step, it never runs its end.
+    """
+
+    def __init__(self, job: _Streaming, queue: asyncio.Queue):
+        """queue: what `job` sends."""
+        self.job, self._queue = job, queue
+
+    def __aiter__(self) -> "Pieces":
+        return self
+
+    async def __anext__(self) -> str:
+        piece = await self._queue.get()
+        if isinstance(piece, Exception):
+            raise piece
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+    async def aclose(self) -> None:
+        """End the stream, if it has not ended."""
+        self.job.closed = True
+
+
 class Worker:
     """Runs jobs until `close`; `run`, `ask` and `stream` are for the event loop."""
 
@@ -71,29 +97,19 @@ class Worker:
         """The answers from the memory that `memory` gives, with others' in one batch."""
         return await self._result(_Questions(user, memory, phrases=phrases, max_new_tokens=max_new_tokens))
 
-    async def stream(self, user: str, start: Callable[[], Stream]) -> tuple[Stream, AsyncGenerator[str, None]]:
-        """The stream that `start` gives, and its pieces as they are made; closing the iterator ends it."""
+    async def stream(self, user: str, start: Callable[[], Stream]) -> tuple[Stream, Pieces]:
+        """The stream that `start` gives, and its pieces as they are made; closing them ends it."""
         loop, queue = asyncio.get_running_loop(), asyncio.Queue()
 
         def send(piece: str | Exception | None) -> None:
             with suppress(RuntimeError):  # the event loop has ended
                 loop.call_soon_threadsafe(queue.put_nowait, piece)
 
-        job = _Streaming(user, start, send=send)
-
-        async def pieces() -> AsyncGenerator[str, None]:
-            try:
-                while (piece := await queue.get()) is not None:
-                    if isinstance(piece, Exception):
-                        raise piece
-                    yield piece
-            finally:
-                job.closed = True
-
+        pieces = Pieces(_Streaming(user, start, send=send), queue)
         try:
-            return await self._result(job), pieces()
+            return await self._result(pieces.job), pieces
         except BaseException:
-            job.closed = True
+            await pieces.aclose()
             raise
 
     @property
@@ -111,6 +127,7 @@ class Worker:
     async def _result(self, job: _Job) -> Any:
         self._admit(job)
         waiting = asyncio.wrap_future(job.result)
+        waiting.add_done_callback(_noticed)
         try:
             done, _ = await asyncio.wait([waiting], timeout=self._settings.limits.wait_seconds)
             if not done and job.result.cancel():
@@ -273,3 +290,9 @@ class Worker:
                 job.result.set_exception(ending)
         for stream in self._streams:
             stream.send(ending)
+
+
+def _noticed(result: asyncio.Future) -> None:
+    """Look at an error that perhaps nobody waits for any more: asyncio would log it, with the names in its text."""
+    if not result.cancelled():
+        result.exception()
