@@ -21,7 +21,7 @@
 # %%
 from functools import cache
 
-from gnm.analysis.lines import cost_lines
+from gnm.analysis.cost_figures import cost_lines
 from gnm.analysis.page import Page
 from gnm.analysis.sentences import growth
 from gnm.costs import break_even, cost_of_stream, measured, pays, sizes_of, told

@@ -52,8 +52,9 @@ page.draw("gates_kept", kept)
 
 # %%
 def stored():
-    frame = of_measures(segment_metrics(folder.evaluations), ["segments", "stored"])
-    return grouped_bars(frame, "Segments decided rightly, and the share of tokens stored", ["figures_of_merit"]), frame
+    frame = of_measures(segment_metrics(folder.evaluations), ["segments", "stored"], "share")
+    title, note = "Segments decided rightly, and the share of tokens stored", "The same gates decide the same segments."
+    return grouped_bars(frame, title, ["share"], note=f"{note} What is stored differs."), frame
 
 
 page.draw("gates_stored", stored)
@@ -88,7 +89,7 @@ page.say(lambda: " ".join(each.missing(["generalist"], COMMAND).text for each in
 
 # %%
 measures = ["accuracy_age_0", "forgotten_accuracy", "remaining_accuracy", "unlearning_accuracy"]
-page.folders("gates_taken_back", taken, "What is forgotten, what remains, what is turned round", measures)
+page.folders("gates_taken_back", taken, "What was learned and what is left of it", measures)
 
 # %%
 page.say(

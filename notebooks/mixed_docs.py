@@ -69,8 +69,4 @@ page.lines("mixed_twenty_by_documents", twenty, "Experiment 2, twenty documents:
 page.say(lambda: ranking(twenty.metrics()) + " " + ranking(twenty.metrics(), "refusal_f1"))
 
 # %% [markdown]
-# The published notebook draws the cost beside these; `flops.ipynb` says what its unit is.
-
-# %%
-costed = page.read("mixed_documents_analysis", "flops") or twenty or ten
-page.cost("mixed_cost", costed, "Experiment 2: cost by documents seen")
+# The published notebook draws the cost beside these; `flops.ipynb` does so here, and says what its unit is.

@@ -18,7 +18,8 @@ def provenance(device: torch.device | str) -> dict[str, str]:
     """Versions, commit and device of this process, as text."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     device = torch.device(device)
-    hardware = f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    hardware = f"CPU, {threads} thread{'s' * (threads != 1)}"
     if device.type == "cpu" and computed_in(torch.bfloat16, device) != torch.bfloat16:
         hardware += ", bfloat16 computed in float32"
     if device.type == "cuda":

@@ -17,7 +17,7 @@ from recomputed import (
     swap_losses,
 )
 
-from gnm.analysis.lines import cost_by_documents
+from gnm.analysis.cost_figures import cost_by_documents
 from gnm.analysis.memory import PARTS, draw_part
 from gnm.analysis.report import read_experiment
 from gnm.analysis.saved import PUBLISHED_NAMES
@@ -68,7 +68,6 @@ def costs_of(table):
     [
         ("flops", "flops", "small_exp2"),
         ("flops", "flops_facts", "small_exp1"),
-        ("mixed_docs", "mixed_cost", "small_exp2"),
     ],
 )
 def test_costs_are_those_of_the_cost_files(committed, notebook, name, folder):

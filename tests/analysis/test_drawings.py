@@ -5,24 +5,25 @@ import pytest
 from evaluations import made_up_records, save_evaluation
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from gnm.analysis.drawing import COLUMN, HEIGHT, PAGE, footnote, save_with_table
+from gnm.analysis.cost_figures import cost_by_documents, cost_lines
+from gnm.analysis.drawing import COLUMN, HEIGHT, PAGE, save_with_table
 from gnm.analysis.figures import overview
-from gnm.analysis.grouped import at_ages, grouped_bars, of_folders
+from gnm.analysis.grouped import at_ages, grouped_bars, of_folders, of_measures
 from gnm.analysis.heatmaps import heatmaps
-from gnm.analysis.lines import cost_by_documents, cost_lines, measure_lines
+from gnm.analysis.lines import finish, measure_lines
 from gnm.analysis.measures import measure_frame
 from gnm.analysis.report import ReportParams, read_experiment, report
 from gnm.analysis.style import METHODS, method_hatch
 from gnm.errors import DataError
-from gnm.files import write_json
 
 
 @pytest.fixture
 def root(tmp_path):
     for seed, method in enumerate(("gnm", "retrieval", "no_memory")):
-        save_evaluation(tmp_path / "e" / method, made_up_records(seed), keep_records=method == "gnm")
+        save_evaluation(tmp_path / "e" / method, made_up_records(seed, 6), keep_records=method == "gnm")
     save_evaluation(tmp_path / "single" / "gnm", made_up_records(documents=1), keep_records=False)
     return tmp_path
 
@@ -68,11 +69,12 @@ def test_lines_follow_the_frame_and_the_reference_is_dashed_across(evaluations):
     accuracy = panels(figure)[0]
     rows = frame[(frame["measure"] == "accuracy") & (frame["method"] == "gnm")]
     assert accuracy.lines[0].get_ydata().tolist() == pytest.approx((100 * rows["value"]).tolist())
-    assert [line.get_label() for line in accuracy.lines] == ["GNM", "Retrieval (untrained)", "No memory"]
+    names = ["GNM", "Retrieval (untrained)", "No memory (mean)"]
+    assert [line.get_label() for line in accuracy.lines] == names
     mean = frame[(frame["measure"] == "accuracy") & (frame["method"] == "no_memory")]["value"].mean()
     assert accuracy.lines[2].get_ydata() == pytest.approx([100 * mean] * 2)
     (legend,) = figure.subfigs[0].legends
-    assert [text.get_text() for text in legend.get_texts()] == ["GNM", "Retrieval (untrained)", "No memory"]
+    assert [text.get_text() for text in legend.get_texts()] == names
 
 
 def test_bars_at_ages_have_lengths_whiskers_and_hatches(evaluations):
@@ -98,6 +100,8 @@ def test_folders_stand_beside_each_other(root):
     axes = panels(grouped_bars(frame, "A title", ["score"]))[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["e", "single"]
     assert len(axes.patches) == 4
+    dashes = [text.xy[0] for text in axes.texts if text.get_text() == "–"]
+    assert len(dashes) == 2 and all(0.5 < place < 1.5 for place in dashes)  # of two methods that one folder lacks
     with pytest.raises(DataError, match="no folder has beauty"):
         of_folders(frames, ["beauty"])
 
@@ -115,24 +119,24 @@ def test_figures_are_of_a_papers_sizes_and_letters_can_be_read(evaluations):
     costs = cost_by_documents(evaluations)
     costs["device"] = costs["method"].map(devices)
     figures = [
-        measure_lines(by_age, "A title", ["score", "accuracy", "selectivity"]),
-        grouped_bars(at_ages(by_age, range(4)), "A title", ["score"]),
+        measure_lines(by_age, "A title", ["score", "accuracy", "selectivity"], reference="no_memory"),
+        grouped_bars(at_ages(by_age, range(4)), "A title", ["score", "accuracy"], reference="no_memory"),
         cost_lines(costs, "A title"),
         heatmaps(cells, "A title", ["accuracy", "specificity", "selectivity"])[0][0],
         heatmaps(long, "A title", ["accuracy", "specificity", "selectivity"])[0][0],
     ]
     for figure in figures:
         assert figure.get_figwidth() <= PAGE + 0.01 and figure.get_figheight() <= HEIGHT
-        assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 5.5
+        assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 6
         assert_nothing_is_cut(figure)
     assert measure_lines(by_age, "A title", ["score"]).get_figwidth() == COLUMN
 
 
-def test_small_cells_have_numbers_at_every_third_document(evaluations):
+def test_small_cells_have_numbers_at_every_fourth_document(evaluations):
     cells = measure_frame({"gnm": evaluations["gnm"]}, ["accuracy"], "cell")
     long = pd.concat([cells, cells.assign(q=cells["q"] + 40, t=cells["t"] + 40)])
     panel, scale = heatmaps(long, "A title", ["accuracy"])[0][0].axes
-    kept = long[(long["q"] % 3 == 0) & (long["t"] % 3 == 0)]
+    kept = long[(long["q"] % 4 == 0) & (long["t"] % 4 == 0)]
     assert sorted(text.get_text() for text in panel.texts) == sorted(f"{100 * value:.0f}" for value in kept["value"])
     assert scale.get_xlabel() == "Colours, %"
     assert {text.get_ha() for text in panel.texts if text.get_position()[0] < text.get_position()[1]} == {"left"}
@@ -151,13 +155,28 @@ def test_heatmaps_of_many_methods_go_on_in_another_figure(evaluations, documents
     drawn = heatmaps(frame, "A title", ["accuracy", "specificity", "selectivity"])
     assert [sorted(rows["method"].unique(), key=methods.index) for _, rows in drawn] == [
         methods[:3], methods[3:5], methods[5:]]  # fmt: skip
-    assert [figure.get_suptitle() for figure, _ in drawn] == [f"A title ({page} of 3)" for page in (1, 2, 3)]
+    assert [figure.subfigs[0].get_suptitle() for figure, _ in drawn] == [f"A title ({page} of 3)" for page in (1, 2, 3)]
     for figure, rows in drawn:
         assert figure.get_figheight() <= HEIGHT
         assert len(figure.axes) - (documents == 20) == 3 * rows["method"].nunique()
     pd.testing.assert_frame_equal(pd.concat([rows for _, rows in drawn]), frame)
     hatched = len(drawn[-1][0].axes[4].patches)
     assert hatched == documents * (documents + 1) / 2
+
+
+def test_the_footnote_of_heatmaps_says_what_cells_do_not(evaluations, root):
+    def note(frame, *measures):
+        return heatmaps(frame, "A title", measures)[0][0].subfigs[1].texts[0].get_text().replace("\n", " ")
+
+    cells = measure_frame({"gnm": evaluations["gnm"]}, ["accuracy", "refusal_precision", "format_accuracy"], "cell")
+    hatched = "Hatched: no question there, or the method has no such measure."
+    assert note(cells, "accuracy") == f"Cells without intervals. {hatched}"
+    whole = pd.concat([cells, cells[cells["q"] == 1].assign(t=3)]).drop_duplicates(["measure", "q", "t"])
+    assert note(whole, "accuracy") == "Cells without intervals."
+    assert "how old the format is is another thing" in note(cells, "accuracy", "format_accuracy")
+    assert "0 of 0" not in note(cells, "refusal_precision")  # records tell
+    assert "0 of 0" in note(cells.assign(samples=pd.NA), "refusal_precision")
+    assert "0 of 0" not in note(cells.assign(samples=pd.NA), "accuracy")
 
 
 def test_bars_of_a_methods_variants_can_be_told_apart(evaluations):
@@ -177,57 +196,44 @@ def test_numbers_over_many_bars_are_turned(evaluations):
     assert {text.get_rotation() for text in turned[0]} == {90} and {text.get_rotation() for text in turned[1]} == {0}
 
 
-def test_lines_of_the_same_cost_are_all_seen(evaluations):
-    frame = pd.DataFrame([(method, "kept", t, 5.0) for method in ("gnm", "retrieval") for t in range(10)],
-                         columns=["method", "measure", "t", "value"])  # fmt: skip
-    first, second = panels(cost_lines(frame, "A title"))[0].lines
-    assert (first.get_markevery(), second.get_markevery()) == ((0, 2), (1, 2))
-    single = panels(cost_lines(frame[frame["t"] == 9], "A title"))[0].lines
-    assert all(line.get_markevery() == (0, 1) for line in single)
+def test_variants_have_white_markers_and_dashed_whiskers(evaluations):
+    gnm = measure_frame({"gnm": evaluations["gnm"]}, ["accuracy"], "age")
+    frame = pd.concat([gnm.assign(value=0.5), gnm.assign(value=0.5, method="gnm (half)")])
+    axes = panels(measure_lines(frame, "A title", ["accuracy"]))[0]
+    faces = [line.get_markerfacecolor() for line in axes.lines]
+    assert faces == [METHODS["gnm"].color, "white"]
+    solid, dashed = (whiskers.get_linestyle()[0][1] for whiskers in axes.collections)
+    assert solid is None and dashed is not None
 
 
-def test_what_costs_nothing_is_drawn_at_zero():
-    frame = pd.DataFrame([("gnm", "write_flops", t, 9e9 * (t + 1)) for t in range(9)]
-                         + [("retrieval", "write_flops", t, 0.0) for t in range(9)],
-                         columns=["method", "measure", "t", "value"])  # fmt: skip
-    axes = panels(cost_lines(frame, "A title"))[0]
-    assert axes.get_yscale() == "linear" and axes.get_ylim()[0] < 0
-    alone = panels(cost_lines(frame[frame["method"] == "gnm"], "A title"))[0]
-    assert alone.get_yscale() == "log"
+@pytest.mark.parametrize(("methods", "documents", "apart"), [(2, 10, 0.12), (2, 4, 0.048), (16, 10, 0.05)])
+def test_methods_stand_a_share_of_the_axis_apart(evaluations, methods, documents, apart):
+    """More of them stand closer: none comes near the next document's."""
+    rows = [(method, "accuracy", age, age, 0.5, 0.4, 0.6, 30, "bootstrap")
+            for method in list(METHODS)[:methods] for age in range(documents)]  # fmt: skip
+    columns = ["method", "measure", "age", "t", "value", "low", "high", "sequences", "interval"]
+    frame = pd.DataFrame(rows, columns=columns)
+    first, second = panels(measure_lines(frame, "A title", ["accuracy"]))[0].lines[:2]
+    assert second.get_xdata()[0] - first.get_xdata()[0] == pytest.approx(apart)
 
 
-def test_cost_is_drawn_where_it_was_saved(evaluations, root):
-    frame = cost_by_documents(evaluations)
-    seconds = frame[(frame["method"] == "gnm") & (frame["measure"] == "query_seconds")]
-    assert "device" in frame and frame["device"].isna().all()
-    assert seconds[["t", "value"]].to_numpy().tolist() == [[3, 0.5]]
-    titles = [axes.get_title() for axes in panels(cost_lines(frame, "A title"))]
-    assert titles[0] == "One question, GFLOP" and len(titles) == 5
-    (root / "single" / "gnm" / "cost.json").unlink()
-    with pytest.raises(DataError, match="no evaluation has saved its cost"):
-        cost_by_documents(read_experiment(root / "single")[0])
+@pytest.mark.parametrize(
+    ("last", "ticks"), [(4, [1, 2, 3, 4]), (10, [1, 2, 4, 6, 8, 10]), (20, [1, 4, 8, 12, 16, 20]),
+                        (100, [1, 20, 40, 60, 80, 100])]
+)  # fmt: skip
+def test_ticks_of_documents_are_even_after_the_first(last, ticks):
+    axes = Figure().subplots()
+    finish(axes, 1, last, "t")
+    assert axes.get_xticks().tolist() == ticks
 
 
-def test_the_footnote_of_costs_names_the_devices(evaluations, root):
-    for method, device in (("gnm", "a GPU"), ("retrieval", "a CPU")):
-        write_json(root / "e" / method / "run_config.json", {"made": {"device": device}})
-
-    def note(methods):
-        frame = cost_by_documents({method: evaluations[method] for method in methods})
-        return " ".join(text.get_text() for text in cost_lines(frame, "A title").subfigs[1].texts).replace("\n", " ")
-
-    several = "Seconds and MB compare within one device. a CPU: Retrieval (untrained); a GPU: GNM."
-    assert note(["gnm", "retrieval"]) == several
-    assert note(["gnm"]) == "Measured on: a GPU." and note(["no_memory"]) == ""
-
-
-def test_the_footnote_says_how_intervals_were_made(evaluations):
-    both = footnote(measure_frame(evaluations, ["accuracy"], "age"))
-    assert both.startswith("Whiskers: 95 % intervals, bootstrap over 4 sequences. Whiskers from a summary's counts")
-    score = footnote(measure_frame(evaluations, ["score"], "age"))
-    assert score.endswith("No intervals (no records): Retrieval (untrained), No memory.")
-    frame = measure_frame({"retrieval": evaluations["retrieval"]}, ["score"], "age")
-    assert footnote(frame) == "No intervals: summaries without records or counts."
+def test_a_panel_is_named_by_what_its_bars_are(root):
+    metrics = read_experiment(root / "e")[1]
+    frame = of_measures(metrics, ["accuracy", "leakage"], "share")
+    assert list(dict.fromkeys(frame["group"])) == ["Accuracy", "Leakage (less is better)"]
+    axes = panels(grouped_bars(frame, "A title", ["share"], note="A note."))[0]
+    assert axes.get_ylabel() == "Share, %"
+    assert grouped_bars(frame, "A title", ["share"], note="A note.").subfigs[1].texts[0].get_text().endswith("A note.")
 
 
 def test_single_documents_have_no_ages_to_follow(root):

@@ -107,6 +107,14 @@ def test_every_method_can_be_told_apart():
     assert method_style("zeta").name == "zeta"
 
 
+@pytest.mark.parametrize(
+    ("variant", "words"),
+    [("all", "every token stored"), ("05", "5 % stored"), ("val_id", "val id"), ("read anew", "read anew")],
+)
+def test_variants_are_named_in_words(variant, words):
+    assert method_style(f"gnm ({variant})").name == f"GNM, {words}"
+
+
 def test_drawing_changes_no_global_state(tmp_path):
     before = dict(matplotlib.rcParams)
     save_figure(overview(metrics(), "A title"), tmp_path / "a")

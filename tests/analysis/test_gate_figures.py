@@ -95,15 +95,17 @@ def test_a_model_without_gates_has_nothing_to_show(tmp_path):
 def test_quality_stands_against_slots_or_bytes(against, places, named):
     """A token's keys and values take other bytes than a slot."""
     methods, value = ["finch (16)", "finch"], [0.5, 0.7]
-    numbers = {"value": value, "low": value, "high": value, "age": None, "sequences": 3}
+    numbers = {"value": value, "low": value, "high": value, "age": None, "sequences": 30}
     metrics = pd.DataFrame({"metric": "score", "method": methods, **numbers}).astype({"age": "Int64"})
     cost = pd.DataFrame({"Kept": [100, 300], "MB": [6.9, 13.8]}, index=methods)
     body, foot = compression(metrics, cost, "A title", "score", against).subfigs
     axes = body.axes[0]
     assert axes.lines[0].get_xdata().tolist() == places and axes.get_xlabel().startswith(named)
     first, last = axes.get_xlim()
+    assert [text.get_text() for text in axes.texts] == ["16 % stored"]
+    assert sum(first <= tick <= last for tick in axes.get_xticks()) >= 3
     assert last > 4 * first  # two ticks with their numbers at least
-    assert foot.texts[0].get_text().replace("\n", " ") == "Whiskers: 95 % intervals, bootstrap over 3 sequences."
+    assert foot.texts[0].get_text().replace("\n", " ") == "Whiskers: 95 % intervals, bootstrap over 30 sequences."
     table = against_kept(metrics, cost).set_index("method")
     assert table[["value", "Kept", "MB"]].to_numpy().tolist() == [[0.5, 100, 6.9], [0.7, 300, 13.8]]
     with pytest.raises(DataError, match="has saved its cost"):

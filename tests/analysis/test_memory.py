@@ -18,6 +18,7 @@ from gnm.analysis.memory import (
     read_layers,
     read_swap,
 )
+from gnm.analysis.memory_figures import layer_lines
 from gnm.analysis.memory_report import MemoryReportParams, main, sentences
 from gnm.analysis.memory_sentences import (
     against_band,
@@ -29,6 +30,7 @@ from gnm.analysis.memory_sentences import (
 )
 from gnm.analysis.style import method_style
 from gnm.errors import DataError
+from gnm.files import write_json
 
 REPORT = {"title": "A title", "compared": ["gnm", "gnm_ablation"], "published_band": [0.1, 0.4]}
 
@@ -103,6 +105,31 @@ def test_every_part_is_drawn_by_its_table(folder, part):
     if part == "layer_swap":
         own = frame[(frame["measure"] == "selectivity_margin") & (frame["kind"] == "writing")]
         assert panels[3].lines[0].get_ydata().tolist() == pytest.approx(own["value"].tolist())
+
+
+def test_bands_have_outlines_and_markers_do_not_cover_each_other(folder):
+    figure, frame = draw_part(folder, "write_invariance", "A title")
+    axes = figure.subfigs[0].axes[0]
+    assert all(band.get_linewidth()[0] == 0.5 for band in axes.collections)
+    edges = [to_hex(band.get_edgecolor()[0]).upper() for band in axes.collections]
+    assert edges == [method_style(method).color for method in ("gnm", "gnm_ablation")]
+    long = pd.concat([frame.assign(layer=frame["layer"] + 6 * part) for part in range(5)])
+    lines = layer_lines(long, "A title", ["write_invariance"]).subfigs[0].axes[0].lines
+    assert [line.get_markevery() for line in lines] == [(0, 4), (2, 4)]
+
+
+def test_the_footnote_names_what_shows_the_intervals(folder):
+    for part, marks in (("write_invariance", "Bands: "), ("layer_swap", "Whiskers: ")):
+        assert draw_part(folder, part, "A title")[0].subfigs[1].texts[0].get_text().startswith(marks)
+
+
+@pytest.mark.parametrize(("saved", "words"), [((10, 10), "first\n10 singular"), ((10, 8), "first\nsingular")])
+def test_compressibility_says_of_how_many_singular_values(tmp_path, saved, words):
+    save_memory_analysis(tmp_path, ("gnm", "gnm_ablation"))
+    for method, components in zip(("gnm", "gnm_ablation"), saved, strict=True):
+        write_json(tmp_path / method / "run_config.json", {"components": components})
+    figure, _ = draw_part(tmp_path, "compressibility", "A title")
+    assert words in figure.subfigs[0].axes[0].get_title()
 
 
 def test_a_part_is_drawn_of_some_methods_alone(folder):

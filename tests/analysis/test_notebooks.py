@@ -112,6 +112,21 @@ def test_figures_that_belong_together_are_shown_below_each_other(tmp_path):
     assert page.draw_several("y", lambda: [(Figure(), frame)]).pictures == (Picture(tmp_path / "plots" / "y.png"),)
 
 
+def test_metrics_of_a_single_folder_stand_in_one_panel(tmp_path, monkeypatch):
+    """The title says which folder it is; of several, each metric has a panel."""
+    drawn = []
+    monkeypatch.setattr(Page, "draw", lambda self, name, make: drawn.append(make()[0]))
+    for folder in "ef":
+        save_evaluation(tmp_path / folder / "gnm", made_up_records())
+    page = Page(tmp_path, {}, tmp_path / "plots")
+    folders = {"First": page.read("e"), "Second": page.read("f"), "Third": page.read("g")}
+    page.folders("x", folders, "A title", ["accuracy", "score"])
+    page.folders("x", {key: folders[key] for key in ("Second", "Third")}, "A title", ["accuracy", "score"])
+    two, one = (figure.subfigs[0] for figure in drawn)
+    assert len(two.axes) == 2 and len(one.axes) == 1 and one.get_suptitle() == "A title: second"
+    assert [tick.get_text() for tick in one.axes[0].get_xticklabels()] == ["Accuracy", "Score"]
+
+
 def test_a_damaged_evaluation_is_a_sentence(tmp_path):
     save_evaluation(tmp_path / "e" / "gnm", made_up_records(), keep_records=False)
     (tmp_path / "e" / "gnm" / "summary.json").write_text("{}")

@@ -2,8 +2,8 @@
 
 - Input is the tidy frame of `tables.select`; every function returns a Figure, saved with `style.save_figure`.
 - Figures are made without pyplot, so drawing needs no display and leaves no global state.
-- Whiskers are the frame's 95 % intervals, and the footnote says how they were made; where there are none (summaries
-  without records and counts), none is drawn.
+- Whiskers are the frame's 95 % intervals, and the footnote says how they were made and which are left out; where there
+  are none (summaries without records and counts), none is drawn.
 """
 
 import textwrap
@@ -14,7 +14,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gnm.analysis.drawing import footnote, plot_lines, with_interval_kinds
+from gnm.analysis.drawing import plot_lines
+from gnm.analysis.intervals import drawn_intervals, footnote, with_interval_kinds
 from gnm.analysis.style import in_order, method_style, style
 from gnm.analysis.tables import DEFAULT_FIGURES, heading
 from gnm.errors import DataError
@@ -90,7 +91,8 @@ def _methods(metrics: pd.DataFrame, figures: Sequence[str]) -> list[str]:
 
 def _bars(panels: Sequence[Axes], metrics: pd.DataFrame, methods: Sequence[str], figures: Sequence[str]) -> None:
     for axes, name in zip(panels, figures, strict=True):
-        cells = metrics[metrics["metric"] == name].set_index("method").reindex(methods)
+        rows = drawn_intervals(with_interval_kinds(metrics[metrics["metric"] == name]))
+        cells = rows.set_index("method").reindex(methods)
         for row, (method, cell) in enumerate(cells.iterrows()):
             if pd.isna(cell["value"]):
                 continue
@@ -121,12 +123,12 @@ def _bars(panels: Sequence[Axes], metrics: pd.DataFrame, methods: Sequence[str],
 
 
 def _lines(axes: Axes, metrics: pd.DataFrame, methods: Sequence[str], name: str) -> None:
-    rows = metrics[metrics["metric"] == name]
+    rows = drawn_intervals(with_interval_kinds(metrics[metrics["metric"] == name]))
     plot_lines(axes, rows, methods, "age")
     axes.set_ylim(0, 103)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
     oldest = int(rows["age"].max())
-    axes.set_xlim(-0.4, oldest + 0.4)
+    axes.set_xlim(-0.5, oldest + 0.5)
     axes.set_xticks(range(0, oldest + 1, max(1, round(oldest / 10))))
     axes.set_xlabel("Documents written since the fact's own")
     axes.set_ylabel(f"{'Accuracy (generated)' if name.endswith('_generated') else 'Accuracy'}, %")
@@ -134,5 +136,6 @@ def _lines(axes: Axes, metrics: pd.DataFrame, methods: Sequence[str], name: str)
 
 def _note(figure: Figure, metrics: pd.DataFrame) -> None:
     if metrics["low"].notna().any():
-        text = textwrap.fill(footnote(with_interval_kinds(metrics)), int(_LETTERS * figure.get_figwidth()))
+        note = footnote(drawn_intervals(with_interval_kinds(metrics)))
+        text = textwrap.fill(note, int(_LETTERS * figure.get_figwidth()))
         figure.supxlabel(text, fontsize=7.5, color="#555555", x=0.99, ha="right")

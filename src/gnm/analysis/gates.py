@@ -16,13 +16,15 @@ from gnm.extras import program_imports
 
 with program_imports(__name__):
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    from gnm.analysis.drawing import COLUMN, footnote, legend_below, sheet, with_interval_kinds
+    from gnm.analysis.drawing import COLUMN, legend_below, sheet
+    from gnm.analysis.intervals import drawn_intervals, footnote, with_interval_kinds
     from gnm.analysis.report import read_experiment
     from gnm.analysis.saved import SavedEvaluation
-    from gnm.analysis.style import in_order, method_style, save_figure, style
+    from gnm.analysis.style import in_order, method_style, save_figure, style, variant_words
     from gnm.analysis.tables import heading, save_tables, text_table, with_said
     from gnm.metrics import METRIC_COLUMNS, bootstrap_mean
     from gnm.metrics.records import read_segments
@@ -100,7 +102,7 @@ def compression(
 
     Raises DataError as `against_kept`.
     """
-    cells = with_interval_kinds(against_kept(metrics, cost, shown))
+    cells = drawn_intervals(with_interval_kinds(against_kept(metrics, cost, shown)))
     families: dict[str, list[str]] = {}
     for method in in_order(cells["method"]):
         families.setdefault(method.partition(" (")[0], []).append(method)
@@ -115,17 +117,38 @@ def compression(
             axes.plot(kept, value, color=look.color, marker=look.marker, markerfacecolor=look.face, label=look.name)
             axes.vlines(kept, low, high, color=look.color, linewidth=0.9, alpha=0.7)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
         first, last = axes.get_xlim()
         if last < _SPAN * first:
             axes.set_xlim(first / _SPAN**0.5, last * _SPAN**0.5)
+        first, last = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7) if last < 10 * first else (1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        _name_variants(axes, cells, against)
         axes.set_xlabel(_AXES[against], fontsize=8)
         axes.set_ylabel(f"{heading(shown)}, %")
         axes.set_ylim(0, 103)
         legend_below(body, [axes], COLUMN)
     return figure
+
+
+def _name_variants(axes: Axes, cells: pd.DataFrame, against: str) -> None:
+    """Every point's variant in words below it, on the side where there is room."""
+    first, last = axes.get_xlim()
+    for _, row in cells.iterrows():
+        if variant := row["method"].removesuffix(")").partition(" (")[2]:
+            kept = max(row[against], _LEAST[against])
+            right = kept > (first * last) ** 0.5
+            axes.annotate(
+                variant_words(variant),
+                (kept, 100 * (row["value"] if pd.isna(row["low"]) else row["low"])),
+                xytext=(4 if right else -4, -3),
+                textcoords="offset points",
+                ha="right" if right else "left",
+                va="top",
+                fontsize=6.5,
+                color=method_style(row["method"]).color,
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

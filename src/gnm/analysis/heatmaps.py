@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 
-from gnm.analysis.drawing import HEIGHT, PAGE, methods_of
+from gnm.analysis.drawing import COLUMN, HEIGHT, PAGE, methods_of, note_height, sheet
 from gnm.analysis.style import method_style, style
 from gnm.analysis.tables import heading
 from gnm.errors import DataError
 
 _CELL = 0.235  # inches at most
 _NUMBERED = 0.15  # inches of a cell from which its number can be read in print
-_STEP = 3  # of smaller cells, every third row and column has numbers
+_STEP = 4  # of smaller cells, every fourth row and column has numbers
 _TITLED = 0.5  # inches of a matrix's title and the space below it
 _DARK = 67  # percent from which a number is written in white
 
@@ -25,7 +25,7 @@ def heatmaps(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> list[t
 
     A figure is at most as large as a page of a paper; what does not fit goes on in the next one. Cells without samples
     are hatched; cells below the diagonal, before the document was written, are white. Where cells are too small for all
-    numbers, those of every third document stand, and a scale of colours.
+    numbers, those of every fourth document stand, and a scale of colours.
     Raises DataError when no method has one of `measures`, or the documents are single.
     """
     methods, n = methods_of(frame, measures), int(frame["t"].max()) + 1
@@ -33,25 +33,37 @@ def heatmaps(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> list[t
         raise DataError("the evaluations are of single documents; a heatmap needs sequences")
     side = min(n * _CELL, (PAGE - 0.5) / len(measures) - 0.3)
     step = 1 if side >= n * _NUMBERED else _STEP
-    most = max(1, int((HEIGHT - _around(step)) / (side + _TITLED)))
+    width = max(COLUMN, 0.5 + (side + 0.3) * len(measures))
+    note = _note(frame[frame["measure"].isin(measures)], methods, measures, n)
+    most = max(1, int((HEIGHT - _around(step) - note_height(note, width)) / (side + _TITLED)))
     pages = np.array_split(np.array(methods), -(-len(methods) // most))
     drawn = []
     for number, page in enumerate(pages):
         shown = frame[frame["method"].isin(page) & frame["measure"].isin(measures)]
         name = title if len(pages) == 1 else f"{title} ({number + 1} of {len(pages)})"
-        drawn.append((_page(shown, name, page.tolist(), measures, n, side, step), shown))
+        figure, body = sheet(width, _around(step) + (side + _TITLED) * len(page), name, note)
+        _fill(body, shown, page.tolist(), measures, n, step)
+        drawn.append((figure, shown))
     return drawn
 
 
-def _page(
-    frame: pd.DataFrame, title: str, methods: list[str], measures: Sequence[str], n: int, side: float, step: int
-) -> Figure:
-    """side: inches of a matrix of n rows. step: of how many rows and columns one has numbers."""
+def _note(frame: pd.DataFrame, methods: Sequence[str], measures: Sequence[str], n: int) -> str:
+    """What a reader of the matrices should know: what is not there, and what the numbers do not say."""
+    parts = ["Cells without intervals."]
+    if len(frame) < len(methods) * len(measures) * n * (n + 1) / 2:
+        parts.append("Hatched: no question there, or the method has no such measure.")
+    bare = frame.loc[frame["samples"].isna(), "measure"]
+    if "refusal_precision" in set(bare):
+        parts.append("Where only a summary is at hand, a precision of nothing refused (0 of 0) stands as 0.")
+    if "format_accuracy" in measures:
+        parts.append("Rows and columns are those of the question's document; how old the format is is another thing.")
+    return " ".join(parts)
+
+
+def _fill(body: SubFigure, frame: pd.DataFrame, methods: list[str], measures: Sequence[str], n: int, step: int) -> None:
+    """step: of how many of the n rows and columns one has numbers."""
     with style():
-        size = (0.5 + (side + 0.3) * len(measures), _around(step) + (side + _TITLED) * len(methods))
-        figure = Figure(figsize=size, layout="constrained")
-        figure.suptitle(title, fontsize=10.5)
-        panels = figure.subplots(len(methods), len(measures), squeeze=False, sharex=True, sharey=True)
+        panels = body.subplots(len(methods), len(measures), squeeze=False, sharex=True, sharey=True)
         for row, method in enumerate(methods):
             for column, measure in enumerate(measures):
                 axes = panels[row, column]
@@ -61,13 +73,13 @@ def _page(
         places = list(range(0, n, step))
         panels[0, 0].set_xticks(places, [place + 1 for place in places])
         panels[0, 0].set_yticks(places, [place + 1 for place in places])
-        figure.supxlabel("Documents seen", fontsize=9)
-        figure.supylabel("Document of the question", fontsize=9)
+        body.supxlabel("Documents seen", fontsize=9)
+        body.supylabel("Document of the question", fontsize=9)
         if step > 1:
-            bar = figure.colorbar(colours, ax=panels, location="top", fraction=0.2 / size[1], pad=0.1 / size[1])
+            height = body.bbox.height / body.figure.dpi
+            bar = body.colorbar(colours, ax=panels, location="top", fraction=0.2 / height, pad=0.1 / height)
             bar.ax.tick_params(labelsize=7)
             bar.set_label("Colours, %", fontsize=7)
-    return figure
 
 
 def _around(step: int) -> float:
@@ -91,11 +103,10 @@ def _matrix(axes: Axes, cells: pd.DataFrame, n: int, step: int) -> AxesImage:
                 )
             elif q % step == t % step == 0:
                 ink = "white" if shown[q, t] > _DARK else "#222222"
-                size = 6.0 if step == 1 else 5.5
                 text = f"{shown[q, t]:.0f}"
                 # a number wider than its cell would end in the white below the diagonal
                 place, side = (t, "center") if step == 1 or t > q else (t - 0.45, "left")
-                axes.text(place, q, text, ha=side, va="center", color=ink, fontsize=size, in_layout=False)
+                axes.text(place, q, text, ha=side, va="center", color=ink, fontsize=6.0, in_layout=False)
     image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=100, aspect="equal")
     axes.grid(visible=False)
     axes.tick_params(length=0, labelsize=7)

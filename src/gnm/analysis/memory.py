@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gnm.analysis.memory_figures import layer_lines, swap_lines
+from gnm.analysis.saved import read_json
 from gnm.errors import DataError
 from gnm.files import recover_folders
 from gnm.metrics.bootstrap import interval, sequence_weights
@@ -119,7 +120,14 @@ def draw_part(folder: Path, part: str, title: str, methods: Sequence[str] | None
     layers = read_layers(folder)
     chosen = layers if methods is None else layers[layers["method"].isin(methods)]
     frame = by_layer(chosen, PARTS[part])
-    return layer_lines(frame, title, PARTS[part]), frame
+    return layer_lines(frame, title, PARTS[part], _components(folder)), frame
+
+
+def _components(folder: Path) -> int | None:
+    """The number of singular values that all methods were measured with; None where it was not saved, or differs."""
+    saved = [read_json(path) for path in Path(folder).glob("[!.]*/run_config.json")]
+    found = {settings.get("components") for settings in saved}
+    return found.pop() if len(found) == 1 else None
 
 
 def _above_others(frame: pd.DataFrame) -> pd.DataFrame:

@@ -5,47 +5,50 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure, SubFigure
 
-from gnm.analysis.drawing import COLUMN, PAGE, legend_below, methods_of, sheet
-from gnm.analysis.style import BLACK, BLUE, ORANGE, method_style, style
+from gnm.analysis.drawing import COLUMN, PAGE, first_marker, legend_below, methods_of, sheet
+from gnm.analysis.style import BLACK, GREEN, GREY, VERMILLION, method_style, style
 from gnm.errors import DataError
 
 _NAMES = {  # of a panel; the scale that values are shown in
     "write_invariance": ("Likeness of a fact's slots\nacross documents, cosine", 1.0),
-    "compressibility": ("Variance in the first\nsingular values, %", 100.0),
+    "compressibility": ("Variance in the first\n{components}singular values, %", 100.0),
     "selectivity_index": ("Slots towards the object\nto learn (published index)", 1.0),
-    "selectivity_index_paired": ("The same, by which the\ninstruction moves them", 1.0),
+    "selectivity_index_paired": ("Shift of the slots by the\ninstruction (paired index)", 1.0),
     "change_learned": ("Change of the line\nto learn, % of a slot", 100.0),
     "change_left_out": ("Change of the line that the\nother names, % of a slot", 100.0),
     "change_others": ("Change of the other lines,\n% of a slot", 100.0),
-    "change_above_others": ("Lines it is about above\nthe others, points", 100.0),
+    "change_above_others": ("Named lines minus\nother lines, points", 100.0),
     "accuracy": ("Accuracy lost, points", 100.0),
     "selectivity": ("Selectivity lost, points", 100.0),
     "accuracy_margin": ("Accuracy's margin lost, logits", 1.0),
     "selectivity_margin": ("Selectivity's margin lost, logits", 1.0),
 }
 _CHANGES = ("change_learned", "change_left_out", "change_others")  # one scale, to compare
-_KINDS = {"writing": (BLUE, "o", "-"), "reading": (ORANGE, "s", "--"), "both": (BLACK, "^", ":")}
-_MARKS = 10  # markers on a line
+# colours of no method that is analysed
+_KINDS = {"writing": (VERMILLION, "o", "-"), "reading": (GREEN, "s", "--"), "both": (GREY, "^", ":")}
+_MARKS = 7  # markers on a line
 _LEAST = 5.0  # points that a panel of losses reaches at least
 
 
-def layer_lines(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> Figure:
+def layer_lines(frame: pd.DataFrame, title: str, measures: Sequence[str], components: int | None = None) -> Figure:
     """One panel for each of `measures`, by layer. Each method is a line in it, with its interval as a band.
 
-    frame: from `memory.by_layer`. Raises DataError if no method has one of `measures`.
+    frame: from `memory.by_layer`. components: the singular values that compressibility counts; None: not known.
+    Raises DataError if no method has one of `measures`.
     """
     methods = methods_of(frame, measures)
-    figure, body, panels = _panels(title, len(measures), len(methods), _note(frame))
+    figure, body, panels = _panels(title, len(measures), len(methods), _note(frame, "Bands"))
     compared = frame[frame["measure"].isin(_CHANGES)]
     with style():
         for axes, measure in zip(panels, measures, strict=True):
             name, scale = _NAMES[measure]
             for method in methods:
                 line = frame[(frame["measure"] == measure) & (frame["method"] == method)].sort_values("layer")
-                _line(axes, line, method, scale)
-            axes.set_title(name)
+                _line(axes, line, methods, method, scale)
+            axes.set_title(name.format(components=f"{components} " if components else ""))
             axes.set_xlabel("Layer", fontsize=8)
             if measure in _CHANGES:
                 axes.set_ylim(0, 1.05 * scale * compared[["value", "high"]].max().max())
@@ -61,7 +64,7 @@ def swap_lines(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> Figu
     measures = [measure for measure in measures if measure in set(frame["measure"])]
     if not measures:
         raise DataError("the layer swap has no answers")
-    figure, body, panels = _panels(title, len(measures), len(_KINDS), _note(frame))
+    figure, body, panels = _panels(title, len(measures), len(_KINDS), _note(frame, "Whiskers"))
     blocks = frame[["first", "last"]].drop_duplicates().sort_values("first")
     names = [str(first) if first == last else f"{first}–{last}" for first, last in blocks.to_numpy()]
     step = max(1, len(names) // 8)
@@ -85,9 +88,11 @@ def swap_lines(frame: pd.DataFrame, title: str, measures: Sequence[str]) -> Figu
     return figure
 
 
-def _line(axes: Axes, line: pd.DataFrame, method: str, scale: float) -> None:
+def _line(axes: Axes, line: pd.DataFrame, methods: Sequence[str], method: str, scale: float) -> None:
+    """A band has an outline in its line's dashes, so that bands on each other can be told apart."""
     shown = method_style(method)
     place = line["layer"].to_numpy()
+    every, dashes = max(1, len(place) // _MARKS), "--" if shown.hollow else "-"
     value, low, high = (scale * line[key].to_numpy(dtype=float) for key in ("value", "low", "high"))
     axes.plot(
         place,
@@ -96,16 +101,17 @@ def _line(axes: Axes, line: pd.DataFrame, method: str, scale: float) -> None:
         marker=shown.marker,
         markerfacecolor=shown.face,
         label=shown.name,
-        linestyle="--" if shown.hollow else "-",
-        markevery=max(1, len(place) // _MARKS),
+        linestyle=dashes,
+        markevery=(first_marker(methods, method, every), every),
     )
-    axes.fill_between(place, low, high, color=shown.color, alpha=0.15, linewidth=0)
+    face = to_rgba(shown.color, 0.15)
+    axes.fill_between(place, low, high, facecolor=face, edgecolor=shown.color, linewidth=0.5, linestyle=dashes)
 
 
-def _note(frame: pd.DataFrame) -> str:
+def _note(frame: pd.DataFrame, marks: str) -> str:
     if frame["low"].isna().all():
         return "No intervals: a single target."
-    return f"Bands and whiskers: 95 % intervals, bootstrap over {frame['targets'].max()} target facts."
+    return f"{marks}: 95 % intervals, bootstrap over {frame['targets'].max()} target facts."
 
 
 def _panels(title: str, count: int, lines: int, note: str) -> tuple[Figure, SubFigure, list[Axes]]:

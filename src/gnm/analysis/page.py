@@ -10,10 +10,11 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from gnm.analysis.cost_figures import cost_by_documents, cost_lines
 from gnm.analysis.drawing import save_with_table
 from gnm.analysis.grouped import at_ages, grouped_bars, of_folders, of_measures
 from gnm.analysis.heatmaps import heatmaps
-from gnm.analysis.lines import cost_by_documents, cost_lines, measure_lines
+from gnm.analysis.lines import measure_lines
 from gnm.analysis.measures import measure_frame
 from gnm.analysis.report import cost_frame
 from gnm.analysis.saved import SavedEvaluation, find_evaluations, metric_frame
@@ -136,10 +137,17 @@ class Page:
     def folders(
         self, name: str, folders: Mapping[str, Folder], title: str, measures: Sequence[str]
     ) -> Picture | Sentence:
-        """The same metrics in several folders, by what these are called in words; empty ones are left out."""
+        """The same metrics in several folders, by what these are called in words; empty ones are left out.
+
+        Of a single folder the metrics stand in one panel, and the title says which folder it is.
+        """
 
         def make() -> tuple[Figure, pd.DataFrame]:
             frames = {words: folder.metrics() for words, folder in folders.items() if folder.evaluations}
+            if len(frames) == 1:
+                ((words, metrics),) = frames.items()
+                frame = of_measures(metrics, measures, "share")
+                return grouped_bars(frame, f"{title}: {words[0].lower()}{words[1:]}", ["share"]), frame
             frame = of_folders(frames, measures)
             return grouped_bars(frame, title, _there(frame, measures)), frame
 

@@ -63,7 +63,7 @@ class SavedEvaluation:
     def run_config(self) -> dict[str, Any]:
         """The settings of the run; empty when they were not saved. Raises DataError."""
         path = self.folder / "run_config.json"
-        return _read_json(path) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
 
     @property
     def cost(self) -> dict[str, list[float | None]] | None:
@@ -162,7 +162,7 @@ def line_frame(evaluations: Sequence[SavedEvaluation], key: str) -> pd.DataFrame
 
 def _read_lists(path: Path, dimensions: int) -> dict[str, list[Any]]:
     """A mapping of lists that are not empty; each entry is a number, null, or a grid of them of so many dimensions."""
-    value = _read_json(path)
+    value = read_json(path)
     for key, entries in value.items():
         try:
             if not isinstance(entries, list) or not entries:
@@ -177,7 +177,8 @@ def _read_lists(path: Path, dimensions: int) -> dict[str, list[Any]]:
     return value
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a file of an evaluation holds. Raises DataError where it is not there or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from gnm.analysis.lines import cost_by_documents
+from gnm.analysis.cost_figures import cost_by_documents
 from gnm.analysis.saved import SavedEvaluation
 from gnm.analysis.style import in_order, method_style
 from gnm.analysis.tables import heading

@@ -57,6 +57,16 @@ METHODS: dict[str, MethodStyle] = {
     "dummy": MethodStyle("Dummy", GREY, "*", hollow=True),
 }
 
+_VARIANTS = {  # in words; one that is a number is the share of a document that is stored
+    "all": "every token stored",
+    "reread": "read once more",
+    "reread_strict": "read once more, strict",
+    "all_random": "every token, random ones leave",
+    "all_oldest": "every token, the oldest leave",
+    "weakest": "the weakest leave",
+    "strict_weakest": "strict, the weakest leave",
+}
+
 # of bars beside each other: neighbours in the order of METHODS differ in print without colour
 _HATCHES = (
     "",
@@ -123,7 +133,14 @@ def method_style(method: str) -> MethodStyle:
     """The method's style; a variant has its method's; an unlisted method is grey under its own name."""
     base, _, variant = method.removesuffix(")").partition(" (")
     shown = METHODS.get(base, MethodStyle(base, GREY, "."))
-    return replace(shown, name=f"{shown.name}, {variant.replace('_', ' ')}") if variant else shown
+    return replace(shown, name=f"{shown.name}, {variant_words(variant)}") if variant else shown
+
+
+def variant_words(variant: str) -> str:
+    """A variant as figures name it: "all" gives "every token stored", "05" gives "5 % stored"."""
+    if variant.isdecimal():
+        return f"{int(variant)} % stored"
+    return _VARIANTS.get(variant, variant.replace("_", " "))
 
 
 def method_hatch(method: str) -> str:
