@@ -42,7 +42,8 @@ def saved_with(folder, gates, **biases):
     add_lora(backbone.model, LoraSettings(r=2, alpha=4), 0)
     lm = build_learner(LearnerSettings(**settings), backbone, training=True).lm
     with torch.no_grad():
-        lm.gating.gate.weight.copy_(torch.linspace(-9, 9, lm.gating.gate.weight.shape[0]))
+        for gate in filter(None, (lm.gating.gate, lm.gating.about_gate)):
+            gate.weight.copy_(torch.linspace(-9, 9, gate.weight.shape[0]))
         for name, bias in biases.items():
             getattr(lm.gating, name).bias.fill_(bias)
     about = {

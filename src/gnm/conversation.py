@@ -16,7 +16,7 @@ from typing import Any, get_args
 import torch
 
 from gnm.asking import Asking
-from gnm.errors import ConfigError, DataError, MemoryFileError
+from gnm.errors import ConfigError, MemoryFileError
 from gnm.learners.long_documents import Long, parts_for, write_parts
 from gnm.learners.memory import MemoryLearner
 from gnm.memory import MemoryState, PoolSettings, load_memory, merge, save_memory
@@ -98,8 +98,9 @@ class Conversation(Asking):
         """Drop what `instruction` takes back ("Forget what you learned about companies"). Returns how many slots went.
 
         `undo` brings them back until `clear_history`.
-        Raises DataError for an empty instruction or one that takes nothing back. Raises MemoryFileError if the memory
-        has no keep gates (`write.gates.revise`), or if its eviction mixed the slots of documents.
+        Whoever calls this means to take something back, so it is not asked whether the words do.
+        Raises DataError for an empty instruction. Raises MemoryFileError if the memory has no keep gates
+        (`write.gates.revise`), or if its eviction mixed the slots of documents.
         """
         check_text(instruction, "instruction", "say what is to be forgotten")
         if not self._learner.lm.revises:
@@ -112,8 +113,6 @@ class Conversation(Asking):
                 "what is left of earlier documents can't be told apart: this pool drops other slots in each layer; "
                 "undo the writes instead, or start anew"
             )
-        if not self._learner.takes_back(instruction):
-            raise DataError(f"{instruction!r} is not understood as taking anything back; write it with a document")
         held = sum(self.state.documents().values())
         memory = self._learner.revoke(self._memory, [instruction])
         self._change(memory, only_stored(self._notes, memory.state))

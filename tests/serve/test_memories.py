@@ -106,10 +106,9 @@ def test_taking_back_in_words_tells_how_many_slots_that_were(anna, tmp_path):
     learner = build_learner(settings, backbone, training=True)
     with torch.no_grad():
         gating = learner.lm.gating
-        gating.gate.weight.normal_(std=4.0, generator=torch.Generator().manual_seed(0))
-        gating.gate.bias.zero_()
-        gating.keep_gate.bias.fill_(120.0)  # all is kept until words take it back, which all words do
-        gating.revoke_gate.bias.fill_(9.0)
+        gating.about_gate.weight.normal_(std=4.0, generator=torch.Generator().manual_seed(0))
+        gating.about_gate.bias.zero_()
+        gating.keep_gate.bias.fill_(120.0)  # all is kept until words take it back
     with (
         running(tmp_path, keys(), Conversation(learner.eval(), backbone, {}, "revising")) as started,
         started.client() as client,

@@ -78,10 +78,6 @@ class MemoryLearner(Learner):
             return super().revoke(state, instructions)
         return self.lm.revoke(state, self._told(instructions))
 
-    def takes_back(self, instruction: str) -> bool:
-        """Whether the revoke gate understands `instruction` as taking back what was stored. It needs keep gates."""
-        return bool(self.lm.revoking(self._told([instruction])) >= 0)
-
     def _told(self, instructions: Sequence[str]) -> TokenBatch:
         """Instructions without their documents, as tokens. The tokens are those that stand in front of a document."""
         return self.reader.encode([opening(instruction) for instruction in instructions])

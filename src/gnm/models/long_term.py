@@ -214,7 +214,7 @@ class LongTermLM(MemoryLM):
         sides = entries[..., : 2 * prod(self._side)].unflatten(2, (2, *self._side)).permute(2, 3, 0, 4, 1, 5)
         return sides[0].unbind(0), sides[1].unbind(0)
 
-    def _taken_back(self, memory: Memory, instructions: TokenBatch) -> Tensor:
+    def _taken_back(self, memory: Memory, instructions: TokenBatch, certain: bool = False) -> Tensor:
         """How far instructions take back each slot of the pool, and behind those each slot of the store.
 
         Returns [B, S + R] float32 in [0, 1], for `_revised`.
@@ -225,7 +225,7 @@ class LongTermLM(MemoryLM):
         inputs = torch.cat((state.slots[:, :1], stored.entries[:, None]), dim=2)
         joined = replace(state, slots=inputs, store=None, **stored.behind(state))
         with self._selecting(joined.batch) as (_, preamble):
-            return self.gating.taken_back(self.decoder, preamble, joined, instructions)
+            return self.gating.taken_back(self.decoder, preamble, joined, instructions, certain)
 
     def _revised(self, memory: Memory, revoked: Tensor, new: tuple[Tensor, Decisions] | None = None) -> Memory:
         """As MemoryLM, for pool and store. revoked: [B, S + R], from `_taken_back`."""

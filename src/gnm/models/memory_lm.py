@@ -175,14 +175,15 @@ class MemoryLM(Limited):
         return logits.gather(1, segment_ends(text.segment, int(text.segment.max()) + 1))
 
     def revoke(self, memory: Memory, instructions: TokenBatch) -> Memory:
-        """The memories without the segments that one instruction per row takes back. Nothing is written.
+        """The memories without the segments that one instruction per row takes back. Nothing is written, and that it
+        takes something back is certain.
 
         Raises TypeError without keep gates.
         """
         if not self.revises:
             raise TypeError("a memory without keep gates (write.gates.revise) takes nothing back")
         with self._writing():
-            return self._revised(memory, self._taken_back(memory, instructions))
+            return self._revised(memory, self._taken_back(memory, instructions, certain=True))
 
     def revoking(self, instructions: TokenBatch) -> Tensor:
         """The revoke gate of B instructions: logits [B] float32; from 0 on the instruction takes something back."""
@@ -221,10 +222,10 @@ class MemoryLM(Limited):
         holds = torch.full_like(state.strength, torch.inf)  # logits: no text states any slot anew
         return memory.revised(Kept(holds, revoked, state.source, state.segment))
 
-    def _taken_back(self, memory: Memory, instructions: TokenBatch) -> Tensor:
-        """How far instructions take each slot back, [B, S] float32 in [0, 1]."""
+    def _taken_back(self, memory: Memory, instructions: TokenBatch, certain: bool = False) -> Tensor:
+        """How far instructions take each slot back, [B, S] float32 in [0, 1]; `certain`: as in Gating.taken_back."""
         with self._selecting(memory.state.batch) as (_, preamble):
-            return self.gating.taken_back(self.decoder, preamble, memory.state, instructions)
+            return self.gating.taken_back(self.decoder, preamble, memory.state, instructions, certain)
 
     def _outputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """MemoryLLM's slots of ids [B, T]: [B, L, N, E], and which of them are no padding, [B, N] bool.

@@ -147,29 +147,34 @@ def test_an_instruction_takes_back_while_its_document_is_written(learner):
 
 
 @torch.no_grad()
-def test_any_other_instruction_changes_nothing(learner):
+def test_an_instruction_that_takes_nothing_back_changes_nothing_stored_while_its_document_is_written(learner):
     learner.lm.gating.revoke_gate.bias.fill_(-9.0)
-    before = written(learner, FIRST, SECOND)
-    after = learner.revoke(before, [TOLD])
-    assert all(torch.equal(tensor, after.state.tensors()[name]) for name, tensor in before.state.tensors().items())
+    before = written(learner, FIRST)
+    after = learner.write(before, [SECOND], [TOLD]).state
+    assert after.segments(0) == before.state.segments(0)
 
 
 @torch.no_grad()
-def test_only_the_rows_that_are_told_to_forget_do(learner, monkeypatch):
-    before = written(learner, (FIRST, FIRST), seeds=(0, 0))
-    hears = lambda hidden: torch.tensor([0.0, -0.001])  # noqa: E731 - one half is enough
-    monkeypatch.setattr(learner.lm.gating.revoke_gate, "forward", hears)
-    after = learner.revoke(before, [TOLD, TOLD]).state
-    assert after.segments(0, 0) != before.state.segments(0, 0) and after.segments(0, 1) == before.state.segments(0, 1)
+def test_one_that_is_certain_to_take_back_need_not_be_understood(learner):
+    before = written(learner, FIRST, SECOND)
+    understood = learner.revoke(before, [TOLD]).state
+    learner.lm.gating.revoke_gate.bias.fill_(-9.0)
+    assert all(
+        torch.equal(t, understood.tensors()[name]) for name, t in learner.revoke(before, [TOLD]).state.tensors().items()
+    )
+    assert understood.used() < before.state.used()
 
 
 @pytest.mark.parametrize(("logit", "takes"), [(0.0, True), (-0.001, False)])
-def test_an_instruction_is_said_to_take_back_from_one_half_on(learner, logit, takes):
-    gate = learner.lm.gating.revoke_gate
-    with torch.no_grad():
-        gate.weight.zero_()
-        gate.bias.fill_(logit)
-    assert learner.takes_back(TOLD) is takes
+@torch.no_grad()
+def test_an_instruction_with_a_document_takes_back_from_one_half_on(learner, logit, takes, monkeypatch):
+    """Each row by itself."""
+    before = written(learner, (FIRST, FIRST), seeds=(0, 0))
+    hears = lambda hidden: torch.tensor([logit, -9.0])  # noqa: E731
+    monkeypatch.setattr(learner.lm.gating.revoke_gate, "forward", hears)
+    after = learner.write(before, [SECOND, SECOND], [TOLD, TOLD]).state
+    assert (after.segments(0, 0) != before.state.segments(0, 0)) == takes
+    assert after.segments(0, 1) == before.state.segments(0, 1)
 
 
 def test_a_memory_without_keep_gates_writes_the_instruction_like_any_other(tiny):

@@ -70,14 +70,17 @@ class Gating(nn.Module):
         """
         return Kept(keep(self.keep_gate, self.layer, state, slots, decisions), revoked, state.source, state.segment)
 
-    def taken_back(self, decoder: Decoder, preamble: Prefix, state: MemoryState, instructions: TokenBatch) -> Tensor:
+    def taken_back(
+        self, decoder: Decoder, preamble: Prefix, state: MemoryState, instructions: TokenBatch, certain: bool = False
+    ) -> Tensor:
         """How far instructions take each slot back, [B, S] float32 in [0, 1].
 
-        0 where the revoke gate says that an instruction takes nothing back; else the gate of the slot's segment, when
-        the segment is read after the instruction. preamble: what instructions are read after.
+        0 where the revoke gate says that an instruction takes nothing back; else the about gate of the slot's segment,
+        when the segment is read after the instruction. preamble: what instructions are read after. certain: it is known
+        that the instructions take something back, so the revoke gate is not asked.
         """
         prefix, logits = self.revoking(decoder, preamble, instructions)
-        takes = logits >= 0
+        takes = torch.ones_like(logits, dtype=torch.bool) if certain else logits >= 0
         if not bool(takes.any()):
             return torch.zeros_like(state.strength)
         return takes[:, None] * self.about(decoder, prefix, state).sigmoid()
