@@ -140,7 +140,9 @@ def with_revocations(sequence: Episode) -> Episode:
     steps = []
     for step in sequence.steps:
         examples = revocation_examples(step.target, random.Random(f"{step.instruction}/{step.document}"))
-        taken = {None: None, (ALL,): frozenset(map(str.strip, split_segments(step.document)))}
-        revocations = tuple((text, taken.get(groups, step.wanted)) for text, groups in examples)
+        everything, learned = frozenset(map(str.strip, split_segments(step.document))), step.wanted or frozenset()
+        revocations = tuple(
+            (text, None if groups is None else everything if ALL in groups else learned) for text, groups in examples
+        )
         steps.append(replace(step, revocations=revocations))
     return replace(sequence, steps=tuple(steps))
