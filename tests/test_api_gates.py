@@ -68,7 +68,7 @@ def test_gates_may_be_set_otherwise_when_a_model_is_loaded(gated, tmp_path):
 
 def test_words_take_back_what_they_are_about(gated, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(api, "load", functools.partial(load, dtype="float32", device="cpu"))
-    hears = {"gate": 5.8, "about_gate": 5.8, "keep_gate": 120.0, "revoke_gate": 9.0}
+    hears = {"gate": 5.8, "about_gate": 5.8, "keep_gate": 120.0}
     adapter = saved_with(tmp_path / "hears", {"threshold": 0.0, "revise": True}, **hears)
     conversation = load(adapter)
     conversation.write(LINES, INSTRUCTION)
@@ -85,13 +85,10 @@ def test_words_take_back_what_they_are_about(gated, tmp_path, monkeypatch, capsy
     assert conversation.state.used() == left.slots
     with pytest.raises(DataError, match="the instruction is empty"):
         conversation.revoke(" ")
-    deaf = load(saved_with(tmp_path / "deaf", {"threshold": 0.0, "revise": True}, revoke_gate=-9.0, about_gate=900.0))
-    deaf.write("Bern is big.", "Learn it.")
-    assert deaf.documents[0].slots == deaf.revoke("Forget it.") > 0, "who says so need not be understood"
-    mixed = torch.full_like(deaf.state.source, MIXED)
-    deaf._memory = replace(deaf._memory, state=replace(deaf.state, source=mixed))
+    mixed = torch.full_like(conversation.state.source, MIXED)
+    conversation._memory = replace(conversation._memory, state=replace(conversation.state, source=mixed))
     with pytest.raises(MemoryFileError, match="can't be told apart"):
-        deaf.revoke("Forget it.")
+        conversation.revoke("Forget it.")
     with pytest.raises(MemoryFileError, match="no keep gates.*forget a document by its number"):
         load(gated).revoke("Forget it.")
 
@@ -130,7 +127,7 @@ def test_nothing_is_saved_of_what_gates_leave_out_or_words_take_back(gated, tmp_
     cli.main(["inspect", str(tmp_path / "m"), "--adapter", str(gated)])
     assert capsys.readouterr().out.count("(not stored)") == sum(part.stored == 0 for part in parts)
 
-    hears = {"gate": 5.8, "about_gate": 5.8, "keep_gate": 120.0, "revoke_gate": 9.0}
+    hears = {"gate": 5.8, "about_gate": 5.8, "keep_gate": 120.0}
     conversation = load(saved_with(tmp_path / "hears", {"threshold": 0.0, "revise": True}, **hears))
     conversation.write(LINES, INSTRUCTION)
     conversation.revoke("Forget the cars.")

@@ -29,7 +29,7 @@ INSTRUCTIONS = ("tavascan", "vorpal")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A memory model whose gates store all, and which takes back about half of what it is told to forget."""
-    hears = {"gate": 5.8, "about_gate": 5.8, "keep_gate": 120.0, "revoke_gate": 9.0}
+    hears = {"gate": 5.8, "about_gate": 5.8, "keep_gate": 120.0}
     return saved_with(tmp_path_factory.mktemp("model") / "m", {"threshold": 0.0, "revise": True}, **hears)
 
 

@@ -89,13 +89,14 @@ def test_taking_back_is_learned_with_selecting(data, tmp_path):
     lm = run.module.learner.lm
     gates = {name: parameter.detach().clone() for name, parameter in lm.gating.named_parameters()}
     told = run.module.learner._told(["Forget it."])
-    before = lm.revoking(told).item()
+    text = run.module.learner.reader.encode_segments([["Bern is big."]])
+    before = lm.about(text, told).item()
     run.step(0)
     learned = {name for name, tensor in lm.gating.named_parameters() if not torch.equal(tensor, gates[name])}
-    assert {name.split(".")[0] for name in learned} == {"gate", "revoke_gate", "about_gate"}
+    assert {name.split(".")[0] for name in learned} == {"gate", "about_gate"}
     lm.gating.load_state_dict(gates)
     renew_effective_weights(lm)
-    assert lm.revoking(told).item() != before, "the selector reads the instruction"
+    assert lm.about(text, told).item() != before, "the selector reads instruction and text"
 
 
 def test_steps_without_questions_need_writing_with_gradient(data, tmp_path):

@@ -15,6 +15,8 @@ import torch
 from tqdm import tqdm
 
 from gnm.data.formats import apply_format, recognise
+from gnm.data.people.written import read_written
+from gnm.data.people.written_probes import probes_of
 from gnm.data.probes import Probe, ProbeQuery, read_probes
 from gnm.data.refusals import is_refusal
 from gnm.data.types import REFUSAL_ANSWER
@@ -40,7 +42,7 @@ def evaluate_people(params: PeopleParams, method: str, command: str) -> Path:
     Raises ConfigError if `params` have no such method; DataError, CheckpointError, BackboneError before any work.
     """
     started, settings = time.time(), params.method(method)
-    probes = read_probes(params.probes)
+    probes = read_probes(params.probes) if params.probes else probes_of(read_written(params.written))
     device = pick_device(params.backbone.device, params.distributed.cuda_visible_devices)
     backbone, adapter = load_backbone(**params.backbone_of(method), device=device), None
     if settings.adapter:

@@ -58,15 +58,25 @@ class TrainData(StrictModel):
     validation: Path
 
 
+class Written(StrictModel):
+    """Documents written by hand (`gnm.data.people.written`): a `share` of the sequences in people's words."""
+
+    share: Share
+    train: Path
+    validation: Path
+
+
 class People(PeopleSettings):
     """Sequences in people's words, of which a training has so large a `share`.
 
-    train, validation: files of categorised facts (the pipeline's first stage).
+    train, validation: files of categorised facts (the pipeline's first stage). written: those of them that were written
+    by hand; None for none.
     """
 
     share: Share
     train: Path
     validation: Path
+    written: Written | None = None
 
 
 class Curriculum(StrictModel):
@@ -269,8 +279,18 @@ class EvaluateParams(Methods):
 
 
 class PeopleParams(Methods):
-    """params.yaml of an evaluation on probes (`gnm.evaluate_people`), each written into a memory of its own."""
+    """params.yaml of an evaluation on probes (`gnm.evaluate_people`), each written into a memory of its own.
 
-    probes: Path
+    Either `probes`, a file of them, or `written`, a file of documents written by hand, of which probes are made.
+    """
+
+    probes: Path | None = None
+    written: Path | None = None
     max_new_tokens: Positive
     output: Path
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "PeopleParams":
+        if (self.probes is None) == (self.written is None):
+            raise ValueError("give either probes or written")
+        return self

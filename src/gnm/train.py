@@ -52,9 +52,11 @@ class Trainer:
         settings = params.method(method)
         self.output = params.output / method
         people = params.people
-        self.train = Material.read(params.data.train, people and people.train)
+        written = people and people.written
+        self.train = Material.read(params.data.train, people and people.train, written and written.train)
         self.validation = validation_episodes(
-            params, Material.read([params.data.validation], people and people.validation)
+            params,
+            Material.read([params.data.validation], people and people.validation, written and written.validation),
         )
         # too few documents raise here: for the first step, which the curriculum draws if there is one, or for the last
         for step in (0, params.loop.steps - 1):

@@ -6,7 +6,7 @@ from gnm.data.instructions import (
     build_phrasings,
     instruction_for,
     load_phrasings,
-    revocation_examples,
+    revocation_example,
     revoking_instruction,
 )
 from gnm.data.targets import composition_targets
@@ -61,17 +61,16 @@ def test_no_phrasing_occurs_in_two_kinds():
     assert len(set(texts)) == len(texts)
 
 
-def test_examples_have_one_instruction_that_takes_back_what_its_target_taught():
+def test_an_example_takes_back_what_its_target_taught():
     label = load_taxonomy().label
     takes_all = set(KINDS["revocation_all"].train)
     takes = {text.format(group=label(group)) for group in GROUPS for text in KINDS["revocation"].train} | takes_all
     for target in TARGETS:
-        said = revocation_examples(target, random.Random(0))
-        assert len({text for text, _ in said}) == 3
-        assert [text in takes for text, _ in said] == [True, False, False]
+        said, taken = revocation_example(target, random.Random(0))
+        assert said in takes
         learned = next((group for group in GROUPS if target.split("-")[0].removesuffix("_format") == group), None)
-        assert [groups for _, groups in said] == [("all",) if learned is None else (learned,), None, None]
-        assert (said[0][0] in takes_all) == (learned is None) and (learned is None or label(learned) in said[0][0])
+        assert taken == (("all",) if learned is None else (learned,))
+        assert (said in takes_all) == (learned is None) and (learned is None or label(learned) in said)
     with pytest.raises(DataError, match="under target 'format' no fact is learned"):
         revoking_instruction("format", "test")
 

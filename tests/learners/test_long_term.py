@@ -162,11 +162,12 @@ def test_what_words_take_back_is_taken_from_the_store_too(tiny):
     for learner in learners:
         state = written(learner, *DOCUMENTS)
         gating = learner.lm.gating
-        gating.revoke_gate.bias.fill_(9.0)
         gating.about_gate.weight.copy_(torch.linspace(-9, 9, gating.about_gate.weight.shape[0]))
         if learner is learners[0]:
-            about = learner.lm._taken_back(state, learner._told(["Forget the horse."]))[0]
-            middle = about[state.state.source[0] >= 0].logit().median()
+            with learner.lm._selecting(1) as (_, preamble):
+                told = learner._told(["Forget the horse."])
+                about = gating.about(learner.lm.decoder, preamble, state.state, told)[0]
+            middle = about[state.state.source[0] >= 0].median()
         gating.about_gate.bias.sub_(middle)
         states.append(learner.revoke(state, ["Forget the horse."]))
     whole, parted = states

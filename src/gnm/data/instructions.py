@@ -31,8 +31,6 @@ _SLOTS = {
     "revocation": {"group"},
     "revocation_all": set(),
 }
-_OF_A_GROUP = ("facts", "refusal", "fact_format")
-_OF_ALL = ("facts_all", "format", "fact_format_all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +63,12 @@ def revoking_instruction(target: str, split: Split, rng: random.Random | None = 
     return _said("revocation_all" if parsed.learns_all else "revocation", parsed.learn, (), split, rng)
 
 
-def revocation_examples(target: str, rng: random.Random) -> list[tuple[str, tuple[str, ...] | None]]:
-    """Training phrasings with the groups that they take back: one takes back what was learned under `target`, or
-    everything (ALL) if that learns no group; two of other kinds about the same group take nothing back (None)."""
+def revocation_example(target: str, rng: random.Random) -> tuple[str, tuple[str, ...]]:
+    """A training phrasing with the groups that it takes back: those learned under `target`, or everything (ALL) if that
+    learns no group."""
     parsed = parse_target(target)
     groups = () if parsed.learns_all else parsed.learn
-    kinds = rng.sample(_OF_A_GROUP + _OF_ALL if groups else _OF_ALL, 2)
-    others = [(_said(kind, groups, groups, "train", rng), None) for kind in kinds]
-    return [(revoking_instruction(target if parsed.learn else ALL, "train", rng), groups or (ALL,)), *others]
+    return revoking_instruction(target if parsed.learn else ALL, "train", rng), groups or (ALL,)
 
 
 def _said(

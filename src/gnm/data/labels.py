@@ -14,8 +14,7 @@ class WriteLabels:
     wanted: of each segment of the document (`split_segments`), whether it is to be stored; None if that is not known.
     is_rule: whether the instruction is itself to be stored, as a rule for later answers.
     revoked: for each earlier document, oldest first, whether each of its segments no longer holds after this one.
-    instructions: training examples of instructions. With each, whether it takes back each segment of the document; None
-    for an instruction that takes nothing back.
+    revocations: instructions that take something back; with each, whether it takes back each segment of the document.
 
         labels = label_writes(episode.steps)
         loss = learner.selection_loss(labels)
@@ -26,11 +25,11 @@ class WriteLabels:
     wanted: tuple[bool, ...] | None
     is_rule: bool
     revoked: tuple[tuple[bool, ...], ...]
-    instructions: tuple[tuple[str, tuple[bool, ...] | None], ...]
+    revocations: tuple[tuple[str, tuple[bool, ...]], ...]
 
 
 def label_writes(steps: Sequence[Step]) -> tuple[WriteLabels, ...]:
-    """The labels of each document of a sequence, whose own instruction takes nothing back."""
+    """The labels of each document of a sequence."""
     segments = [split_segments(step.document.strip()) for step in steps]
     return tuple(
         WriteLabels(
@@ -39,10 +38,7 @@ def label_writes(steps: Sequence[Step]) -> tuple[WriteLabels, ...]:
             wanted=None if step.wanted is None else _among(segments[t], step.wanted),
             is_rule=step.is_rule,
             revoked=tuple(_among(earlier, step.revokes) for earlier in segments[:t]),
-            instructions=(
-                (step.instruction, None),
-                *((text, None if taken is None else _among(segments[t], taken)) for text, taken in step.revocations),
-            ),
+            revocations=tuple((text, _among(segments[t], taken)) for text, taken in step.revocations),
         )
         for t, step in enumerate(steps)
     )

@@ -47,6 +47,23 @@ def segments_at(text: str, spans: Collection[tuple[int, int]]) -> frozenset[str]
     return frozenset(found)
 
 
+def wanted_segments(
+    text: str, meant: Collection[tuple[int, int]], left: Collection[tuple[int, int]] | None, wrapped: str | None
+) -> frozenset[str]:
+    """The segments of `text` that an instruction is about, bare.
+
+    meant: where the facts stand that it means (start, end). left: of an instruction that takes in the whole text, where
+    the facts stand that it leaves out; None where it takes in nothing but what it means. wrapped: the text within its
+    format, if the format counts; then its ends are wanted too.
+    """
+    wanted = segments_at(text, meant)
+    if left is not None:
+        wanted |= segments_at(text, [(0, len(text))]) - segments_at(text, left)
+    if wrapped is not None:
+        wanted |= segments_at(text, [(0, text.index(wrapped) + 1), (len(text.rstrip()) - 2, len(text))])
+    return wanted
+
+
 def is_wanted(segment: str, wanted: Collection[str]) -> bool:
     """Whether a segment is one of `wanted`, or holds one between the words of a format."""
     return any(text in segment for text in wanted)

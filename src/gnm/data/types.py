@@ -124,8 +124,7 @@ class Step:
 
     wanted: the segments of the text that the instruction is about; None if its facts' lines cannot be told.
     revokes: segments of earlier documents that no longer hold.
-    revocations: other instructions, in training, each with the segments of the text that it takes back; with None if it
-    takes nothing back.
+    revocations: in training, instructions that take something back, each with the segments of the text that it does.
     is_rule: whether the instruction is itself to be remembered, as a rule for later answers: a refusal, a format.
     """
 
@@ -137,7 +136,7 @@ class Step:
     queries: tuple[Query, ...]
     wanted: frozenset[str] | None = None
     revokes: frozenset[str] = frozenset()
-    revocations: tuple[tuple[str, frozenset[str] | None], ...] = ()
+    revocations: tuple[tuple[str, frozenset[str]], ...] = ()
     is_rule: bool = False
 
 

@@ -7,7 +7,7 @@ without gradients through writing ("Tell Me What To Learn", arXiv:2602.23201).
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from gnm.data.labels import WriteLabels
@@ -61,8 +61,7 @@ class MemoryLearner(Learner):
         return self.lm.initial(torch.tensor(seeds, dtype=torch.long))
 
     def write(self, state: Memory, documents: Sequence[str], instructions: Sequence[str]) -> Memory:
-        told = self._told(instructions) if self.lm.revises else None
-        return self.lm.write(state, self._blocks(documents, instructions), told)
+        return self.lm.write(state, self._blocks(documents, instructions))
 
     def _blocks(self, documents: Sequence[str], instructions: Sequence[str]) -> TokenBatch:
         """Documents with their instructions, as tokens. With gates their segments are those of `gated_parts`."""
@@ -138,24 +137,17 @@ class MemoryLearner(Learner):
         return keep_loss(kept, revoked.to(kept.logits.device))
 
     def _revoke_loss(self, labels: Sequence[WriteLabels]) -> Tensor:
-        """The cross-entropy of the revoke gate with whether each instruction takes something back, and that of the
-        about gate with the segments of the document that it takes back.
-
-        Three of four training instructions take nothing back, so these weigh more: what is dropped by mistake is lost.
-        """
-        instructions = [each for own in labels for each in own.instructions]
-        logits = self.lm.revoking(self._told([text for text, _ in instructions]))
-        takes = torch.tensor([taken is not None for _, taken in instructions], device=logits.device)
-        loss = len(labels) * nn.functional.binary_cross_entropy_with_logits(logits, takes.float())
-        revocations = [(own.document, *each) for own in labels for each in own.instructions if each[1] is not None]
+        """The cross-entropy of the about gate with the segments of its document that each revocation takes back, summed
+        over the revocations."""
+        revocations = [(own.document, *each) for own in labels for each in own.revocations]
         if not revocations:
-            return loss
+            return torch.zeros((), device=self.lm.decoder.device)
         documents, told, taken = zip(*revocations, strict=True)
         text = self.reader.encode_segments([split_segments(document.strip()) for document in documents])
         about = self.lm.about(text, self._told(told))
         wanted = pad_sequence([torch.tensor(each) for each in taken], batch_first=True)
         real = pad_sequence([torch.ones(len(each), dtype=torch.bool) for each in taken], batch_first=True)
-        return loss + balanced_loss(about, wanted.to(about.device), real.to(about.device)).sum()
+        return balanced_loss(about, wanted.to(about.device), real.to(about.device)).sum()
 
     def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:
         for document, instruction in zip(documents, instructions, strict=True):

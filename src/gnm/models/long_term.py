@@ -74,9 +74,9 @@ class LongTermLM(MemoryLM):
         memory = super().attach(self._with_store(state))
         return self._with_room(memory, torch.zeros_like(memory.state.used()))
 
-    def write(self, memory: Memory, text: TokenBatch, instructions: TokenBatch | None = None) -> Memory:
+    def write(self, memory: Memory, text: TokenBatch) -> Memory:
         """As MemoryLM; what the pool evicts goes into the store."""
-        memory = super().write(memory, text, instructions)
+        memory = super().write(memory, text)
         return self._with_room(memory, torch.zeros_like(memory.state.used()))
 
     def find(self, memory: Memory, row: int, questions: TokenBatch) -> list[tuple[int, ...]]:
@@ -214,39 +214,31 @@ class LongTermLM(MemoryLM):
         sides = entries[..., : 2 * prod(self._side)].unflatten(2, (2, *self._side)).permute(2, 3, 0, 4, 1, 5)
         return sides[0].unbind(0), sides[1].unbind(0)
 
-    def _taken_back(self, memory: Memory, instructions: TokenBatch, certain: bool = False) -> Tensor:
-        """How far instructions take back each slot of the pool, and behind those each slot of the store.
-
-        Returns [B, S + R] float32 in [0, 1], for `_revised`.
-        """
+    def _stored(self, memory: Memory) -> MemoryState:
+        """The slots of the pool, and behind those the slots of the store."""
         state = memory.state
         size = state.slots.shape[3]
         stored = StoredSlots.of([store.slots(range(len(store)), size) for store in state.store], state.slots.device)
         inputs = torch.cat((state.slots[:, :1], stored.entries[:, None]), dim=2)
-        joined = replace(state, slots=inputs, store=None, **stored.behind(state))
-        with self._selecting(joined.batch) as (_, preamble):
-            return self.gating.taken_back(self.decoder, preamble, joined, instructions, certain)
+        return replace(state, slots=inputs, store=None, **stored.behind(state))
 
-    def _revised(self, memory: Memory, revoked: Tensor, new: tuple[Tensor, Decisions] | None = None) -> Memory:
-        """As MemoryLM, for pool and store. revoked: [B, S + R], from `_taken_back`."""
-        state, gates = memory.state, []
-        pool, stored = revoked.split((state.slots.shape[2], revoked.shape[1] - state.slots.shape[2]), dim=1)
-        for row, store in enumerate(state.store):
-            sizes = store.lengths.to(stored.device)
-            gates.append(1 - stored[row, sizes.cumsum(0) - 1])
-        if new is not None:
-            holds = self._restated(state, *new)
-            if self._settings.consolidate:
-                again = _words(*new)
-                both = zip(holds, state.store, again, strict=True)
-                holds = [
-                    own.masked_fill(torch.isin(store.words, said).to(own.device), torch.inf)
-                    for own, store, said in both
-                ]
-            gates = [gate * own.sigmoid() for gate, own in zip(gates, holds, strict=True)]
-        memory = super()._revised(memory, pool, new)
-        store = tuple(own.scaled(gate.detach().cpu()) for own, gate in zip(state.store, gates, strict=True))
-        return replace(memory, state=replace(memory.state, store=store))
+    def _without(self, memory: Memory, taken: Tensor) -> Memory:
+        """As MemoryLM, for pool and store. taken: [B, S + R], of the slots of both."""
+        pool = memory.state.slots.shape[2]
+        ends = [pool + store.lengths.to(taken.device).cumsum(0) - 1 for store in memory.state.store]
+        kept = [-own[end] for own, end in zip(taken, ends, strict=True)]
+        return _scaled(super()._without(memory, taken[:, :pool]), kept)
+
+    def _replaced(self, memory: Memory, slots: Tensor, decisions: Decisions) -> Memory:
+        """As MemoryLM, for pool and store. With `consolidate`, the store keeps what is said again in the same words."""
+        kept, stores = self._restated(memory.state, slots, decisions), memory.state.store
+        if self._settings.consolidate:
+            said = _words(slots, decisions)
+            kept = [
+                own.masked_fill(torch.isin(store.words, words).to(own.device), torch.inf)
+                for own, store, words in zip(kept, stores, said, strict=True)
+            ]
+        return _scaled(super()._replaced(memory, slots, decisions), kept)
 
     def _restated(self, state: MemoryState, slots: Tensor, decisions: Decisions) -> list[Tensor]:
         """The keep gates of the segments in each row's store beside a new text: logits [N] float32 for each row.
@@ -259,6 +251,12 @@ class LongTermLM(MemoryLM):
             self.gating.keep_gate(own.meanings.to(slots.device)[None], new[row, None], there[row, None])[0]
             for row, own in enumerate(state.store)
         ]
+
+
+def _scaled(memory: Memory, kept: Sequence[Tensor]) -> Memory:
+    """The memory whose stored segments are kept with these logits, [N] for each row; below 0 they are dropped."""
+    store = tuple(own.scaled(each.sigmoid().detach().cpu()) for own, each in zip(memory.state.store, kept, strict=True))
+    return replace(memory, state=replace(memory.state, store=store))
 
 
 def early_inputs(decoder: Decoder, preamble: Sequence[int], texts: TokenBatch, layer: int) -> Tensor:

@@ -7,8 +7,8 @@
 - A question attends to keys and values of the slots. Each slot is projected once, at the end of its write (or by
   `attach`). Keys are kept without rotation: after an eviction a slot is read at another position.
 - With gates (`gates/gating.py`) only some segments of a text become slots, and stored segments may be dropped. The
-  gates that understand instructions (write, revoke) read the hidden states of the write's pass; with a selector, an
-  adapter of their own, those of extra passes. So training the selector does not change what the slots hold.
+  write gates read the hidden states of the write's pass; with a selector, an adapter of their own, those of an extra
+  pass. So training the selector does not change what the slots hold.
 
 Shape letters: B states, L layers, S slots of the pool, T tokens of a text, E hidden size.
 """
@@ -43,7 +43,7 @@ class MemoryLM(Limited):
     preamble: token ids that every conversation starts with; they are written into each new memory (tap: inputs).
     gradient_through_writing: whether the loss of answers reaches the pass that wrote the slots.
     writer: name of the LoRA adapter that writes; None: the active one, which also reads.
-    selector: name of the LoRA adapter in the extra passes of write and revoke gates; None: they use the writer's.
+    selector: name of the LoRA adapter in the extra passes of write and about gates; None: they use the writer's.
     start: trained slots [L, S, E] that a new memory begins with; None: it begins with the preamble's.
     With tap: outputs it has MemoryLLM's two parameters. `bos_embedding` [L, 1, E] is read as a slot in front of the
     pool, unless the pool is empty. `new_memory_positional_emb` [1, 1, E] is added at the places that become slots.
@@ -111,10 +111,9 @@ class MemoryLM(Limited):
         """The memory of a `state`, such as one from a file: all its slots are projected to keys and values."""
         return Memory(state, *self.decoder.project(state.slots))
 
-    def write(self, memory: Memory, text: TokenBatch, instructions: TokenBatch | None = None) -> Memory:
+    def write(self, memory: Memory, text: TokenBatch) -> Memory:
         """The memories after one more text each, a document with its instruction; `memory` itself stays as it was.
 
-        instructions: those of the texts, without the documents; only keep gates need them.
         Raises MemoryFileError if a text is longer than the pool, or if memory and question together would take more
         positions than the decoder attends over.
         """
@@ -134,7 +133,7 @@ class MemoryLM(Limited):
                 else:
                     decisions = self.gating.decide(memory.state, slots[:, self.gating.layer], text.segment, self._most)
                 if self.revises:
-                    memory = self._revised(memory, self._taken_back(memory, instructions), (slots, decisions))
+                    memory = self._replaced(memory, slots, decisions)
                 index, valid = pack(decisions.stored)
                 gated = {"strength": self.gating.read_strength(decisions), "segment": text.segment}
                 gated = {name: tensor.gather(1, index) for name, tensor in gated.items()}
@@ -168,27 +167,20 @@ class MemoryLM(Limited):
         tap = LayerTap(0, ends_before=0)  # takes the slots that a write would store in the first layer
         with self._selecting(len(text)) as (state, preamble):
             self.decoder.read(preamble, text.ids[:, None], text.mask[:, None], tap)
-            prefix, _ = self.gating.revoking(self.decoder, preamble, instructions)
             source = torch.zeros_like(text.ids)  # of a document, not of the preamble
             state = replace(state, slots=tap.seen, valid=text.mask, source=source, segment=text.segment)
-            logits = self.gating.about(self.decoder, prefix, state)
+            logits = self.gating.about(self.decoder, preamble, state, instructions)
         return logits.gather(1, segment_ends(text.segment, int(text.segment.max()) + 1))
 
     def revoke(self, memory: Memory, instructions: TokenBatch) -> Memory:
-        """The memories without the segments that one instruction per row takes back. Nothing is written, and that it
-        takes something back is certain.
+        """The memories without the segments that one instruction per row takes back. Nothing is written.
 
         Raises TypeError without keep gates.
         """
         if not self.revises:
             raise TypeError("a memory without keep gates (write.gates.revise) takes nothing back")
-        with self._writing():
-            return self._revised(memory, self._taken_back(memory, instructions, certain=True))
-
-    def revoking(self, instructions: TokenBatch) -> Tensor:
-        """The revoke gate of B instructions: logits [B] float32; from 0 on the instruction takes something back."""
-        with self._selecting(len(instructions)) as (_, preamble):
-            return self.gating.revoking(self.decoder, preamble, instructions)[1]
+        with self._writing(), self._selecting(memory.state.batch) as (_, preamble):
+            return self._without(memory, self.gating.about(self.decoder, preamble, self._stored(memory), instructions))
 
     def prefix(self, memory: Memory) -> Prefix:
         """What questions attend to: the slots' values, and their keys, rotated to the slots' present positions."""
@@ -211,21 +203,17 @@ class MemoryLM(Limited):
         """The memory before `new` [B] slots join it: unchanged here, as `append` evicts. LongTermLM overrides this."""
         return memory
 
-    def _revised(self, memory: Memory, revoked: Tensor, new: tuple[Tensor, Decisions] | None = None) -> Memory:
-        """The memory without the slots that an instruction takes back, and without those that a new text replaces.
+    def _replaced(self, memory: Memory, slots: Tensor, decisions: Decisions) -> Memory:
+        """The memory without the slots that a new text states anew; `slots` [B, L, T, E] are its layer inputs."""
+        return memory.revised(self.gating.restated(memory.state, slots, decisions))
 
-        revoked: from `_taken_back`. new: the text's layer inputs [B, L, T, E], and the decisions on it; None: no text.
-        """
-        state = memory.state
-        if new is not None:
-            return memory.revised(self.gating.restated(state, *new, revoked))
-        holds = torch.full_like(state.strength, torch.inf)  # logits: no text states any slot anew
-        return memory.revised(Kept(holds, revoked, state.source, state.segment))
+    def _stored(self, memory: Memory) -> MemoryState:
+        """All that an instruction can take back. LongTermLM overrides this."""
+        return memory.state
 
-    def _taken_back(self, memory: Memory, instructions: TokenBatch, certain: bool = False) -> Tensor:
-        """How far instructions take each slot back, [B, S] float32 in [0, 1]; `certain`: as in Gating.taken_back."""
-        with self._selecting(memory.state.batch) as (_, preamble):
-            return self.gating.taken_back(self.decoder, preamble, memory.state, instructions, certain)
+    def _without(self, memory: Memory, taken: Tensor) -> Memory:
+        """The memory without the slots that are taken back. taken: the about gates' logits [B, S]."""
+        return memory.revised(Kept(-taken, memory.state.source, memory.state.segment))
 
     def _outputs(self, memory: Memory, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """MemoryLLM's slots of ids [B, T]: [B, L, N, E], and which of them are no padding, [B, N] bool.

@@ -13,9 +13,11 @@ from torch.utils.data import Dataset
 from gnm.data.asking import asked
 from gnm.data.counterfact import read_facts
 from gnm.data.documents import read_documents
-from gnm.data.instructions import revocation_examples
+from gnm.data.instructions import revocation_example
 from gnm.data.labels import WriteLabels, label_writes
 from gnm.data.people.episodes import Facts, draw_people, index_facts
+from gnm.data.people.written import WrittenDocument, read_written
+from gnm.data.people.written_episodes import draw_written
 from gnm.data.segments import split_segments
 from gnm.data.sequences import draw_contrastive, evaluation_sequences
 from gnm.data.targets import ALL
@@ -51,17 +53,20 @@ class TrainingEpisode:
 
 @dataclass(frozen=True)
 class Material:
-    """What sequences are drawn from: the protocol's documents, and facts that are told as people tell them."""
+    """What sequences are drawn from: the protocol's documents, facts that are told as people tell them, and documents
+    that were written by hand."""
 
     documents: Sequence[Document]
     facts: Facts | None = None
+    written: Sequence[WrittenDocument] = ()
 
     @classmethod
-    def read(cls, documents: Sequence[Path], facts: Path | None) -> "Material":
-        """Read files or folders of documents, and a file of categorised facts."""
+    def read(cls, documents: Sequence[Path], facts: Path | None, written: Path | None = None) -> "Material":
+        """Read files or folders of documents, a file of categorised facts, and one of documents written by hand."""
         return cls(
             [document for path in documents for document in read_documents(path)],
             None if facts is None else index_facts(read_facts(facts)),
+            () if written is None else read_written(written),
         )
 
 
@@ -99,7 +104,7 @@ def training_batch(params: TrainParams, material: Material, step: int) -> list[T
     for place in range(0, loop.sequences_of_step(length, curriculum), count):
         index = step * stride + place
         if params.people and random.Random(f"{params.seed}/people/{index}").random() < params.people.share:
-            drawn = draw_people(material.facts, params.people, "train", params.seed, index, length, count)
+            drawn = _draw_people(params, material, index, length)
             batch += [
                 TrainingEpisode.of(sequence, tuple(row[:most] for row in queries), seed)
                 for seed, (sequence, queries) in enumerate(drawn, index)
@@ -116,9 +121,17 @@ def training_batch(params: TrainParams, material: Material, step: int) -> list[T
     return batch
 
 
+def _draw_people(params: TrainParams, material: Material, index: int, length: int) -> list:
+    """Sequence number `index` in people's words: drawn from facts, or from documents written by hand."""
+    people, count = params.people, params.loop.instructions_per_document
+    if people.written and random.Random(f"{params.seed}/written/{index}").random() < people.written.share:
+        return draw_written(material.written, people.eligible_formats, params.seed, index, length, count)
+    return draw_people(material.facts, people, "train", params.seed, index, length, count)
+
+
 def validation_episodes(params: TrainParams, material: Material) -> list[TrainingEpisode]:
     """Fixed sequences with the held-out phrasing; as long as the longest in training. With `people`, so many again in
-    people's words, of families of phrasing that are held out."""
+    people's words, of families of phrasing that are held out; with `people.written`, so many again written by hand."""
     longest, number = params.loop.longest, params.loop.validation_sequences
     settings = params.sequences("test", longest)
     sequences = evaluation_sequences(material.documents, settings, number, params.seed)
@@ -132,17 +145,20 @@ def validation_episodes(params: TrainParams, material: Material) -> list[Trainin
         for index in range(number):
             [(sequence, queries)] = draw_people(material.facts, params.people, "test", params.seed, index, longest)
             fixed.append(TrainingEpisode.of(sequence, queries, number + index))
+    if params.people and params.people.written:
+        for index in range(number):
+            formats = params.people.eligible_formats
+            [(sequence, queries)] = draw_written(material.written, formats, params.seed, index, longest)
+            fixed.append(TrainingEpisode.of(sequence, queries, 2 * number + index))
     return fixed
 
 
 def with_revocations(sequence: Episode) -> Episode:
-    """`sequence` with instructions beside its own that do and do not take back what each taught."""
+    """`sequence` with an instruction beside each step's own that takes back what it taught."""
     steps = []
     for step in sequence.steps:
-        examples = revocation_examples(step.target, random.Random(f"{step.instruction}/{step.document}"))
-        everything, learned = frozenset(map(str.strip, split_segments(step.document))), step.wanted or frozenset()
-        revocations = tuple(
-            (text, None if groups is None else everything if ALL in groups else learned) for text, groups in examples
-        )
-        steps.append(replace(step, revocations=revocations))
+        text, groups = revocation_example(step.target, random.Random(f"{step.instruction}/{step.document}"))
+        everything = frozenset(map(str.strip, split_segments(step.document)))
+        taken = everything if ALL in groups else step.wanted or frozenset()
+        steps.append(replace(step, revocations=((text, taken),)))
     return replace(sequence, steps=tuple(steps))

@@ -38,8 +38,7 @@ def reviser(backbone, pool=None, threshold=0.0, sharpness=60.0, border=0.95):
 
 
 def write(lm, reader, memory, *texts):
-    told = reader.encode(["Learn it."] * len(texts))  # untrained, it takes nothing back
-    return lm.write(memory, reader.encode_segments([split_segments(text) for text in texts]), told)
+    return lm.write(memory, reader.encode_segments([split_segments(text) for text in texts]))
 
 
 def written(lm, reader, *texts):
@@ -141,7 +140,7 @@ def test_the_loss_counts_what_is_revoked_and_what_still_holds_the_same():
     logits = torch.tensor([[torch.inf, 1.0, 2.0, -1.0], [torch.inf, torch.inf, 3.0, 1.0], [torch.inf] * 4])
     revoked = torch.tensor([[False, False, False, True], [False] * 4, [False] * 4])
     nowhere = torch.zeros(3, 4, dtype=torch.long)
-    kept = Kept(logits, torch.zeros(3, 4), nowhere, nowhere)
+    kept = Kept(logits, nowhere, nowhere)
     error = lambda logit: math.log1p(math.exp(-logit))  # noqa: E731 - of a slot that holds
     expected = ((error(1.0) + error(2.0)) / 2 + error(1.0)) / 2 + (error(3.0) + error(1.0)) / 2
     assert float(keep_loss(kept, revoked)) == pytest.approx(expected)

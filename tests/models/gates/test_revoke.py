@@ -1,10 +1,9 @@
-"""Revoking: an instruction alone takes back what earlier ones had stored."""
+"""Revoking: an instruction that stands alone takes back what earlier ones had stored."""
 
 import pytest
 import torch
 
-from gnm.api import load
-from gnm.data.instructions import instruction_for, load_phrasings, revoking_instruction
+from gnm.data.instructions import load_phrasings, revoking_instruction
 from gnm.data.labels import label_writes
 from gnm.data.segments import split_segments
 from gnm.data.taxonomy import load_taxonomy
@@ -13,7 +12,6 @@ from gnm.inference.prompts import block, opening
 from gnm.learners import LearnerSettings, build_learner
 from gnm.learners.memory import gated_parts
 from gnm.models import attention
-from gnm.models.gates.revoke import about
 from gnm.training.batches import with_revocations
 
 FIRST, SECOND = "Oslo is big\nA horse is red\n", "Birds are blue\nMilk is white, and so is the snow\n"
@@ -23,7 +21,7 @@ CITIES = frozenset({"Oslo is big"})
 
 @pytest.fixture
 def learner(tiny):
-    """Stores everything, keeps what comes again, and understands every instruction as taking something back."""
+    """Stores everything, and keeps what comes again."""
     settings = LearnerSettings(method="gnm", write={"gates": {"threshold": 0.0, "revise": True}})
     learner = build_learner(settings, tiny, training=True)
     lm = learner.lm
@@ -32,7 +30,6 @@ def learner(tiny):
             gate.weight.normal_(std=4.0, generator=torch.Generator().manual_seed(0))
             gate.bias.zero_()
         lm.gating.keep_gate.bias.fill_(120.0)
-        lm.gating.revoke_gate.bias.fill_(9.0)
     return learner
 
 
@@ -49,21 +46,19 @@ def logits_of(learner, state, told=TOLD):
     lm = learner.lm
     told = learner._told([told] * state.state.batch)
     with lm._selecting(state.state.batch) as (_, preamble):
-        prefix, _ = lm.gating.revoking(lm.decoder, preamble, told)
-        return about(lm.decoder, lm.gating.about_gate, lm.gating.layer, prefix, state.state)
+        return lm.gating.about(lm.decoder, preamble, state.state, told)
 
 
 @torch.no_grad()
 def test_a_stored_segment_is_read_as_if_it_stood_behind_the_instruction(learner):
     """The slots hold enough of the text: the gate is that of writing the segment alone under this instruction."""
-    learner.lm.gating.revoke_gate.bias.fill_(-9.0)
     state = written(learner, FIRST, SECOND)
     logits = logits_of(learner, state)[0]
     for document, text in enumerate((FIRST, SECOND)):
         parts = [part for part, _ in gated_parts(text, "Learn all of it", "instruction_first")]
         for number in state.state.segments(document):
             alone = learner.reader.encode_segments([[opening(TOLD), parts[number]]])
-            decided = learner.lm.write(learner.reset([0]), alone, learner._told([TOLD])).decisions.logits[0, 1]
+            decided = learner.lm.write(learner.reset([0]), alone).decisions.logits[0, 1]
             mine = logits[(state.state.source[0] == document) & (state.state.segment[0] == number)]
             torch.testing.assert_close(mine, decided.expand_as(mine), atol=1e-4, rtol=1e-4)
     assert logits[state.state.source[0] < 0].eq(-torch.inf).all()
@@ -71,7 +66,6 @@ def test_a_stored_segment_is_read_as_if_it_stood_behind_the_instruction(learner)
 
 @torch.no_grad()
 def test_what_a_segment_gets_depends_on_no_other_and_on_no_other_row(learner):
-    learner.lm.gating.revoke_gate.bias.fill_(-9.0)
     alone, both = written(learner, SECOND), written(learner, FIRST, SECOND)
     one, two = logits_of(learner, alone)[0], logits_of(learner, both)[0]
     torch.testing.assert_close(one[alone.state.source[0] == 0], two[both.state.source[0] == 1], atol=1e-5, rtol=1e-5)
@@ -82,7 +76,6 @@ def test_what_a_segment_gets_depends_on_no_other_and_on_no_other_row(learner):
 
 @torch.no_grad()
 def test_training_reads_a_text_as_it_is_read_when_it_is_stored(learner):
-    learner.lm.gating.revoke_gate.bias.fill_(-9.0)
     state = written(learner, (FIRST, SECOND), seeds=(0, 0))
     stored = logits_of(learner, state)
     text = learner.reader.encode_segments([split_segments(each.strip()) for each in (FIRST, SECOND)])
@@ -105,8 +98,6 @@ def test_portions_give_what_one_pass_gives(learner, monkeypatch):
 @torch.no_grad()
 def test_instructions_of_different_lengths_are_understood_as_alone(learner):
     told = [TOLD, "Drop it.", "Whatever you were told about birds so far no longer counts. Discard it."]
-    together = learner.lm.revoking(learner._told(told))
-    torch.testing.assert_close(together, torch.cat([learner.lm.revoking(learner._told([each])) for each in told]))
     rows = tuple([FIRST] * 3)
     after = learner.revoke(written(learner, rows, rows, seeds=(0, 0, 0)), told)
     for row, each in enumerate(told):
@@ -139,42 +130,11 @@ def test_an_instruction_that_takes_back_drops_what_it_is_about_and_nothing_else(
 
 
 @torch.no_grad()
-def test_an_instruction_takes_back_while_its_document_is_written(learner):
+def test_an_instruction_that_comes_with_a_document_takes_nothing_else_back(learner):
     before = written(learner, FIRST)
-    told, wrote = learner.revoke(before, [TOLD]), learner.write(before, [SECOND], [TOLD])
-    assert wrote.state.segments(0) == told.state.segments(0) != before.state.segments(0)
-    assert wrote.state.segments(1)
-
-
-@torch.no_grad()
-def test_an_instruction_that_takes_nothing_back_changes_nothing_stored_while_its_document_is_written(learner):
-    learner.lm.gating.revoke_gate.bias.fill_(-9.0)
-    before = written(learner, FIRST)
+    assert learner.revoke(before, [TOLD]).state.segments(0) != before.state.segments(0)
     after = learner.write(before, [SECOND], [TOLD]).state
-    assert after.segments(0) == before.state.segments(0)
-
-
-@torch.no_grad()
-def test_one_that_is_certain_to_take_back_need_not_be_understood(learner):
-    before = written(learner, FIRST, SECOND)
-    understood = learner.revoke(before, [TOLD]).state
-    learner.lm.gating.revoke_gate.bias.fill_(-9.0)
-    assert all(
-        torch.equal(t, understood.tensors()[name]) for name, t in learner.revoke(before, [TOLD]).state.tensors().items()
-    )
-    assert understood.used() < before.state.used()
-
-
-@pytest.mark.parametrize(("logit", "takes"), [(0.0, True), (-0.001, False)])
-@torch.no_grad()
-def test_an_instruction_with_a_document_takes_back_from_one_half_on(learner, logit, takes, monkeypatch):
-    """Each row by itself."""
-    before = written(learner, (FIRST, FIRST), seeds=(0, 0))
-    hears = lambda hidden: torch.tensor([logit, -9.0])  # noqa: E731
-    monkeypatch.setattr(learner.lm.gating.revoke_gate, "forward", hears)
-    after = learner.write(before, [SECOND, SECOND], [TOLD, TOLD]).state
-    assert (after.segments(0, 0) != before.state.segments(0, 0)) == takes
-    assert after.segments(0, 1) == before.state.segments(0, 1)
+    assert after.segments(0) == before.state.segments(0) and after.segments(1)
 
 
 def test_a_memory_without_keep_gates_writes_the_instruction_like_any_other(tiny):
@@ -186,49 +146,23 @@ def test_a_memory_without_keep_gates_writes_the_instruction_like_any_other(tiny)
         plain.lm.revoke(state, plain._told([TOLD]))
 
 
-def test_training_tells_what_takes_back_from_other_instructions(learner):
-    """Beside each instruction of training stand one that takes back what it taught, and two of other kinds."""
+def test_training_reads_each_document_after_an_instruction_that_takes_back_what_it_taught(learner):
     known = load_phrasings()
     steps = [
         Step(FIRST, "Learn the cities.", "non_us_cities_or_states", "fact_subcategories", None, (), CITIES),
         Step(SECOND, "Learn all of it.", "all", "fact_subcategories", None, ()),
     ]
     labels = label_writes(with_revocations(Episode(tuple(steps), False)).steps)
-    seen = []
-    ask = learner.lm.revoking
-    learner.lm.revoking = lambda told: seen.append(ask(told)) or seen[-1]
-    told = learner._told
-    texts = []
-    learner._told = lambda instructions: texts.extend(instructions) or told(instructions)
-    loss = learner._revoke_loss(labels)
-    texts, again = texts[:8], texts[8:]
-    assert again == [texts[1], texts[5]], "read once more, before what they take back"
-    assert [texts[0], texts[4]] == [step.instruction for step in steps]
+    [[(cities, _)], [(everything, _)]] = [own.revocations for own in labels]
     group = load_taxonomy().label("non_us_cities_or_states")
-    assert texts[1] in {text.format(group=group) for text in known["revocation"].train}
-    assert texts[5] in known["revocation_all"].train and not {*texts[6:]} & {*known["revocation_all"].train}
-    assert len(texts) == len({*texts}) == 8
-    wanted = torch.tensor([0.0, 1.0, 0.0, 0.0] * 2)
-    takes = torch.nn.functional.binary_cross_entropy_with_logits(seen[0], wanted, reduction="sum") / 4
+    assert cities in {text.format(group=group) for text in known["revocation"].train}
+    assert everything in known["revocation_all"].train
+    loss = learner._revoke_loss(labels)
     parts = [split_segments(text.strip()) for text in (FIRST, SECOND)]
-    logits = learner.lm.about(learner.reader.encode_segments(parts), told([texts[1], texts[5]]))
-    cities, everything = logits[0, :2], logits[1, :3]
-    balanced = torch.nn.functional.softplus(-cities[0]) / 2 + torch.nn.functional.softplus(cities[1]) / 2
-    torch.testing.assert_close(loss, takes + balanced + torch.nn.functional.softplus(-everything).mean())
+    logits = learner.lm.about(learner.reader.encode_segments(parts), learner._told([cities, everything]))
+    first, second = logits[0, :2], logits[1, :3]
+    balanced = torch.nn.functional.softplus(-first[0]) / 2 + torch.nn.functional.softplus(first[1]) / 2
+    torch.testing.assert_close(loss, balanced + torch.nn.functional.softplus(-second).mean())
     loss.backward()
     assert learner.lm.gating.about_gate.weight.grad.abs().sum() > 0
-    assert learner.lm.gating.revoke_gate.weight.grad.abs().sum() > 0
-    torch.testing.assert_close(learner._revoke_loss(labels), loss)
-
-
-@torch.no_grad()
-def test_the_shipped_gate_tells_held_out_instructions_apart(smollm2, project):
-    """The figures of the README: 17 that take back, none of which is missed, and 51 others, none of which is one."""
-    learner = load(project / "models" / "smollm2-135m" / "gnm", device="cpu")._learner
-    groups = load_taxonomy().subcategories
-    others = [f"{group}{kind}" for group in groups for kind in ("", "_refusal", "_format")]
-    others += ["all", "format", "all_format"]
-    taking = [revoking_instruction(group, "test") for group in (*groups, "all")]
-    for instructions, takes in ((taking, True), ([instruction_for(target, "test") for target in others], False)):
-        assert len(instructions) == (17 if takes else 51)
-        assert ((learner.lm.revoking(learner._told(instructions)) >= 0) == takes).all()
+    assert float(learner._revoke_loss([])) == 0

@@ -23,12 +23,12 @@ from gnm.data.formats import apply_format
 from gnm.data.instructions import Split, kind_of
 from gnm.data.people.asking import Held, ask
 from gnm.data.people.everyday import draw_everyday, load_everyday
-from gnm.data.people.grammar import CORRECTION, worded, worded_instruction, worded_revocations
+from gnm.data.people.grammar import CORRECTION, worded, worded_instruction, worded_revocation
 from gnm.data.people.layouts import STYLES, Text, lay_out
 from gnm.data.people.targets import FORMATTING_KINDS, KINDS, SORTS, draw_target, reversed_target
 from gnm.data.people.themes import groups_of
 from gnm.data.people.wordings import Stated, filler_of, is_worded
-from gnm.data.segments import segments_at
+from gnm.data.segments import segments_at, wanted_segments
 from gnm.data.sequences import Formats
 from gnm.data.targets import ALL, Target
 from gnm.data.taxonomy import load_taxonomy
@@ -234,18 +234,17 @@ def _step(
     name = rng.choice(settings.eligible_formats) if wrapped else None
     plain = document.text.text.strip()
     text = apply_format(plain, name) if name else plain
+    instruction = worded_instruction(target, split, rng)
+    said, groups = worded_revocation(target, split, rng)
     return Step(
         document=text,
-        instruction=worded_instruction(target, split, rng),
+        instruction=instruction,
         target=kind,
         target_type=FORMATTING_KINDS.get(kind, kind),
         format=name,
         queries=(),
         wanted=_wanted(document, target, plain, text),
-        revocations=tuple(
-            (said, None if groups is None else _taken_back(document, groups, plain, text))
-            for said, groups in worded_revocations(target, split, rng)
-        ),
+        revocations=((said, _taken_back(document, groups, plain, text)),),
         is_rule=target.is_rule,
     )
 
@@ -255,14 +254,13 @@ def _wanted(document: _Plain, target: Target, plain: str, text: str) -> frozense
     the ends of the text, if its format counts."""
     spans = _spans(document, plain, text)
     groups = {fact.fact_id: groups_of(fact) for fact in document.facts}
-    taken = [fact for fact, group in groups.items() if target.learns(*group) or target.refuses(*group)]
-    wanted = segments_at(text, [span for fact in taken for span in spans[fact]])
-    if target.learns_all:
-        left = segments_at(text, [span for fact in groups if fact not in taken for span in spans[fact]])
-        wanted |= segments_at(text, [(0, len(text))]) - left
-    if target.format:
-        wanted |= segments_at(text, [(0, text.index(plain) + 1), (len(text.rstrip()) - 2, len(text))])
-    return wanted
+    taken = {fact for fact, group in groups.items() if target.learns(*group) or target.refuses(*group)}
+    return wanted_segments(
+        text,
+        [span for fact in taken for span in spans[fact]],
+        [span for fact in groups.keys() - taken for span in spans[fact]] if target.learns_all else None,
+        plain if target.format else None,
+    )
 
 
 def _taken_back(document: _Plain, groups: Sequence[str], plain: str, text: str) -> frozenset[str]:

@@ -82,15 +82,11 @@ def worded_instruction(target: Target, split: Split, rng: random.Random) -> str:
     return worded(kind, groups, target.leave if kind == "sides" else target.refuse, split, rng)
 
 
-def worded_revocations(target: Target, split: Split, rng: random.Random) -> list[tuple[str, tuple[str, ...] | None]]:
-    """Instructions with the groups that they take back: one takes back what `target` teaches, groups that it speaks of
-    or everything (ALL); two of other kinds about the same groups take nothing back (None)."""
+def worded_revocation(target: Target, split: Split, rng: random.Random) -> tuple[str, tuple[str, ...]]:
+    """An instruction with the groups that it takes back: those that `target` speaks of, or everything (ALL)."""
     groups = target.leave + target.refuse if target.learns_all else target.learn + target.refuse
-    about_group = [Target(learn=groups), Target((ALL,), leave=groups), Target((ALL,), refuse=groups)]
-    others = [Target(learn=(ALL,)), Target(), Target(format=True), *(about_group if groups else [])]
-    told = [(worded_instruction(other, split, rng), None) for other in rng.sample(others, 2)]
     taken = groups if rng.random() < 0.8 else ()
-    return [(worded(REVOCATION if taken else REVOCATION_ALL, taken, (), split, rng), taken or (ALL,)), *told]
+    return worded(REVOCATION if taken else REVOCATION_ALL, taken, (), split, rng), taken or (ALL,)
 
 
 @cache

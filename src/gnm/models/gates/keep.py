@@ -1,4 +1,4 @@
-"""Keep gates: which stored segments a new document replaces, and which its instruction takes back.
+"""Keep gates: which stored segments a new document replaces.
 
 - A stored segment meets every segment that the new document stores. Both are means over the segment's tokens of what
   enters the gates' layer; one projection of them, and the cosine between the two, tell whether both state the same.
@@ -6,7 +6,6 @@
   GRU does with its state (Cho et al. 2014, arXiv:1406.1078, sec. 2.3); below one half they are dropped.
 - Trained on documents that turn facts of earlier ones round: the cross-entropy of each stored segment's gate with
   whether it still holds.
-- What an instruction takes back (`revoke.py`) lowers the keep gate as far.
 
 Shape letters: B states, S slots of the pool, T tokens of a text, G segments of a text, O of all documents, E hidden.
 """
@@ -25,19 +24,17 @@ _SHARPNESS, _BIAS = 60.0, 55.0  # hidden states have much in common: untrained, 
 
 @dataclass(frozen=True)
 class Kept:
-    """What became of the slots before a write. logits: [B, S] float32, of those that the document does not state anew,
-    before the sigmoid, infinite for slots that no document wrote. revoked: [B, S] float32 in [0, 1], how far the
-    instruction takes them back. source, segment: [B, S] long, as in MemoryState."""
+    """What becomes of the slots that were there before. logits: [B, S] float32, that each is kept, before the sigmoid;
+    infinite for slots that no document wrote. source, segment: [B, S] long, as in MemoryState."""
 
     logits: Tensor
-    revoked: Tensor
     source: Tensor
     segment: Tensor
 
     @property
     def gates(self) -> Tensor:
         """What the strength of each slot is multiplied by, [B, S] float32; below one half it is dropped."""
-        return self.logits.sigmoid() * (1 - self.revoked)
+        return self.logits.sigmoid()
 
 
 class KeepGate(nn.Module):

@@ -1,10 +1,10 @@
-"""Revoking: an instruction takes back what earlier ones had stored.
+"""Revoking: an instruction that stands alone takes back what earlier ones had stored.
 
-- A linear function of what enters the gates' layer at an instruction's end tells whether it takes back anything.
-- If it does, every stored segment is read once more, after this instruction: the slots of the first layer are its
-  tokens' embeddings, so the memory is all that it takes. Another linear function tells at the segment's end whether the
-  instruction is about it.
+- Every stored segment is read once more, after this instruction: the slots of the first layer are its tokens'
+  embeddings, so the memory is all that it takes. A linear function of what enters the gates' layer at the segment's end
+  tells whether the instruction is about it.
 - Segments are read apart from each other, so that none depends on what else is stored.
+- An instruction that comes with a document speaks of this document: it takes nothing else back.
 
 Shape letters: B states, S slots of the pool, n stored segments, T tokens of a segment or an instruction, E hidden.
 """
@@ -19,14 +19,6 @@ from gnm.models.attention import at_ends, at_once
 from gnm.models.decoder import Decoder
 from gnm.models.prefix import Prefix
 from gnm.models.taps import LayerTap
-from gnm.models.tokens import TokenBatch
-
-
-def instructed(decoder: Decoder, prefix: Prefix, instructions: TokenBatch, layer: int) -> tuple[Prefix, Tensor]:
-    """`prefix` followed by instructions, and what enters `layer` at their ends, [B, E]."""
-    tap = LayerTap(layer)
-    prefix = decoder.extend(prefix, instructions.ids, instructions.mask, tap)
-    return prefix, at_ends(tap.seen, instructions.mask[:, None])[:, 0]
 
 
 def about(decoder: Decoder, gate: Callable[[Tensor], Tensor], layer: int, prefix: Prefix, state: MemoryState) -> Tensor:

@@ -68,8 +68,7 @@ class GateTraining(StrictModel):
     budget: the square of the mean gate of a document's tokens minus `share`, if the mean is larger.
     entropy: the entropy of each gate; this term pushes gates away from one half.
     keep: with gates.revise, cross-entropy of the keep gates with whether a stored segment still holds.
-    revoke: with gates.revise, cross-entropy of the revoke gate with whether an instruction takes something back, and of
-    the about gate with which segments it takes back.
+    revoke: with gates.revise, cross-entropy of the about gate with which segments an instruction takes back.
     """
 
     segments: Weight = 1.0
@@ -109,19 +108,17 @@ class Decisions:
 class LinearGate(nn.Module):
     """A linear function of layer-normalised hidden states [..., E]: logits [...], float32.
 
-    start: the logit that an untrained gate gives to everything. scale: multiplies the slope; the larger, the faster the
-    gate learns.
+    start: the logit that an untrained gate gives to everything.
     """
 
-    def __init__(self, size: int, device: torch.device, start: float, scale: float = 1.0):
+    def __init__(self, size: int, device: torch.device, start: float):
         super().__init__()
-        self.scale = scale / size**0.5
         self.weight = nn.Parameter(torch.zeros(size, device=device))
         self.bias = nn.Parameter(torch.full((1,), start, device=device))
 
     def forward(self, hidden: Tensor) -> Tensor:
         size = self.weight.shape
-        return nn.functional.layer_norm(hidden.float(), size) @ self.weight * self.scale + self.bias
+        return nn.functional.layer_norm(hidden.float(), size) @ self.weight / size[0] ** 0.5 + self.bias
 
 
 def gate_layer(settings: GateSettings, layers: int) -> int:
