@@ -12,6 +12,7 @@ from gnm.data.people.grammar import SLOTS, worded
 from gnm.data.people.layouts import STYLES, lay_out, load_layouts
 from gnm.data.people.themes import load_themes
 from gnm.data.people.wordings import Stated, load_wordings
+from gnm.data.people.written import read_written
 from gnm.data.probes import read_probes
 from gnm.data.taxonomy import load_taxonomy
 from gnm.errors import DataError
@@ -22,6 +23,14 @@ FILE = Path(__file__).parents[2] / "data" / "people" / "people_dev.json"
 def fives(text):
     words = re.findall(r"\w+", text.lower())
     return {tuple(words[start : start + 5]) for start in range(len(words) - 4)}
+
+
+def texts_of(document):
+    """All that was written of a document."""
+    told = [document.correction] if document.correction else []
+    texts = [document.document, *(each.document for each in told)]
+    texts += [each.instruction for each in (*document.tasks, *document.take_back, *told)]
+    return texts + [text for fact in document.facts for text in (fact.cloze, fact.question)]
 
 
 def test_the_public_set_is_read_whole():
@@ -52,6 +61,7 @@ def test_no_training_phrasing_or_document_shares_five_words_in_a_row_with_it():
         facts = [Stated(n, relation, f"Xq{n}", f"Zj{n}") for n in range(5)]
         ours += [lay_out(facts, style, (), rng).text for style in STYLES for _ in range(3)]
         ours += [text.replace("{s}", "Xq") for text in (*wordings.cloze, *wordings.questions)]
+    ours += [text for document in read_written(FILE.with_name("written_train.json")) for text in texts_of(document)]
     ours += [text for texts in load_layouts().values() for text in texts]
     ours += [text for texts in grammar.load_grammar().parts.values() for text in texts]
     shared = {five: text for text in ours for five in fives(text) & theirs}

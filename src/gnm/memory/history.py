@@ -1,6 +1,7 @@
 """The memories before the last changes, to go back to."""
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -21,6 +22,10 @@ class History:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def __iter__(self) -> Iterator[MemoryState]:
+        """The states, oldest first."""
+        return (state for state, _ in self._kept)
 
     def push(self, state: MemoryState, notes: dict) -> None:
         """Add a state; the oldest goes if there are too many."""

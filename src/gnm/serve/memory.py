@@ -99,7 +99,7 @@ class ServedMemory(Conversation):
     @property
     def size(self) -> int:
         """Slots that the memory takes: those of the pool and of the store, and those that its history alone holds."""
-        return self.slots + (self.stored or 0) + _beside(self.state, [state for state, _ in self._before._kept])
+        return self.slots + (self.stored or 0) + _beside(self.state, list(self._before))
 
     @property
     def capacity(self) -> int | None:

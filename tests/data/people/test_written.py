@@ -1,12 +1,16 @@
 """Documents written by hand: what is refused, and what a sequence of them says is to be stored and answered."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from gnm.data.formats import apply_format
 from gnm.data.people.written import read_written
 from gnm.data.people.written_episodes import draw_written
+from gnm.data.people.written_probes import probes_of
 from gnm.data.segments import split_segments
+from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import REFUSAL_ANSWER
 from gnm.errors import DataError
 
@@ -143,3 +147,39 @@ def test_an_unsound_document_is_named(tmp_path, change, message):
     change(entry)
     with pytest.raises(DataError, match=message):
         read(tmp_path, ENTRY, entry)
+
+
+def test_a_writers_document_becomes_probes_of_every_kind(tmp_path):
+    entries = [{**ENTRY, "tasks": ENTRY["tasks"][place:] + ENTRY["tasks"][:place]} for place in range(3)]
+    probes = {probe.id: probe for probe in probes_of(read(tmp_path, *entries))}
+    assert len(probes) == 3 * 4
+    assert {probe.kind for probe in probes.values()} == {
+        "select", "except", "all", "nothing", "learn_and_refuse", "format", "forget", "revise",
+    }  # fmt: skip
+    select = probes["0-0"]
+    assert [query.expect for query in select.queries] == ["learned", "ignored"]  # nothing is true of the cat
+    back = probes["0-back-0"]
+    assert [text for text, _ in back.steps] == [ENTRY["document"], ""]
+    assert [query.expect for query in back.queries] == ["learned", "learned"]
+    museum = probes["0-corrected"].queries[0]
+    assert (museum.right, museum.wrong) == ("Bern", ("Paris", "Oslo"))
+    [wrapped] = [probe for probe in probes.values() if probe.kind == "format"]
+    name = wrapped.queries[0].format
+    assert wrapped.steps[0][0] == apply_format(ENTRY["document"], name)
+    cat = wrapped.queries[2]
+    assert cat.expect == "learned" and cat.right == "Tom" and cat.wrong == ("Oslo",)
+
+
+def test_the_documents_to_learn_from_and_those_to_choose_by_have_no_text_in_common():
+    folder = Path(__file__).parents[3] / "data" / "people"
+    train, dev = (read_written(folder / f"written_{name}.json") for name in ("train", "dev"))
+    assert len(train) > 400 and len(dev) == 72
+    texts = [
+        {document.document for document in side}
+        | {each.instruction for document in side for each in (*document.tasks, *document.take_back)}
+        for side in (train, dev)
+    ]
+    assert not texts[0] & texts[1]
+    unseen = {member for group in load_taxonomy().unseen for member in load_taxonomy().members(group)}
+    said = {text for document in train for fact in document.facts for text in (fact.object, fact.true) if text}
+    assert not {each.casefold() for each in said} & {each.casefold() for each in unseen}
