@@ -59,7 +59,7 @@ class TrainData(StrictModel):
 
 
 class Written(StrictModel):
-    """Documents written by hand (`gnm.data.people.written`): a `share` of the sequences in people's words."""
+    """Documents written one by one (`gnm.data.people.written`): a `share` of the sequences in people's words."""
 
     share: Share
     train: Path
@@ -70,7 +70,7 @@ class People(PeopleSettings):
     """Sequences in people's words, of which a training has so large a `share`.
 
     train, validation: files of categorised facts (the pipeline's first stage). written: those of them that were written
-    by hand; None for none.
+    one by one; None for none.
     """
 
     share: Share
@@ -281,7 +281,7 @@ class EvaluateParams(Methods):
 class PeopleParams(Methods):
     """params.yaml of an evaluation on probes (`gnm.evaluate_people`), each written into a memory of its own.
 
-    Either `probes`, a file of them, or `written`, a file of documents written by hand, of which probes are made.
+    Either `probes`, a file of them, or `written`, a file of documents written one by one, of which probes are made.
     """
 
     probes: Path | None = None

@@ -54,7 +54,7 @@ class TrainingEpisode:
 @dataclass(frozen=True)
 class Material:
     """What sequences are drawn from: the protocol's documents, facts that are told as people tell them, and documents
-    that were written by hand."""
+    that were written one by one."""
 
     documents: Sequence[Document]
     facts: Facts | None = None
@@ -62,7 +62,7 @@ class Material:
 
     @classmethod
     def read(cls, documents: Sequence[Path], facts: Path | None, written: Path | None = None) -> "Material":
-        """Read files or folders of documents, a file of categorised facts, and one of documents written by hand."""
+        """Read files or folders of documents, a file of categorised facts, and one of documents written one by one."""
         return cls(
             [document for path in documents for document in read_documents(path)],
             None if facts is None else index_facts(read_facts(facts)),
@@ -122,7 +122,7 @@ def training_batch(params: TrainParams, material: Material, step: int) -> list[T
 
 
 def _draw_people(params: TrainParams, material: Material, index: int, length: int) -> list:
-    """Sequence number `index` in people's words: drawn from facts, or from documents written by hand."""
+    """Sequence number `index` in people's words: drawn from facts, or from documents written one by one."""
     people, count = params.people, params.loop.instructions_per_document
     if people.written and random.Random(f"{params.seed}/written/{index}").random() < people.written.share:
         return draw_written(material.written, people.eligible_formats, params.seed, index, length, count)
@@ -131,7 +131,7 @@ def _draw_people(params: TrainParams, material: Material, index: int, length: in
 
 def validation_episodes(params: TrainParams, material: Material) -> list[TrainingEpisode]:
     """Fixed sequences with the held-out phrasing; as long as the longest in training. With `people`, so many again in
-    people's words, of families of phrasing that are held out; with `people.written`, so many again written by hand."""
+    people's words, of families of phrasing that are held out; with `people.written`, so many more of those."""
     longest, number = params.loop.longest, params.loop.validation_sequences
     settings = params.sequences("test", longest)
     sequences = evaluation_sequences(material.documents, settings, number, params.seed)

@@ -1,4 +1,4 @@
-"""Documents written by hand: what is refused, and what a sequence of them says is to be stored and answered."""
+"""Documents written one by one: what is refused, and what a sequence of them says is to be stored and answered."""
 
 import json
 from pathlib import Path
@@ -120,7 +120,7 @@ def test_where_sequences_have_one_document_a_correction_stands_alone_now_and_the
 
 
 def test_more_documents_than_there_are_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="needs as many that were written by hand, not 1"):
+    with pytest.raises(DataError, match="needs as many that were written one by one, not 1"):
         draw_written(read(tmp_path, ENTRY), (), 1, 0, 2)
 
 

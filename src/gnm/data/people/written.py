@@ -1,4 +1,4 @@
-"""Documents, instructions and questions that were written by hand (`data/people/README.md` describes the file).
+"""Documents, instructions and questions that were written one by one (`data/people/README.md` describes the file).
 
 - Templates say what their author thought of. These examples say it in other voices, so that a model learns to read an
   instruction instead of knowing its template.

@@ -1,4 +1,4 @@
-"""Sequences of documents that were written by hand, as training sees them.
+"""Sequences of documents that were written one by one, as training sees them.
 
 - They have the form of those of `gnm.data.people.episodes`: a pure function of (documents, formats, seed, index).
 - A document that corrects another comes right after it; where sequences have one document, it may stand alone.
@@ -32,7 +32,7 @@ def draw_written(
     rng = random.Random(f"{seed}/written/{index}")
     if length > len(documents):
         raise DataError(
-            f"a sequence of {length} documents needs as many that were written by hand, not {len(documents)}"
+            f"a sequence of {length} documents needs as many that were written one by one, not {len(documents)}"
         )
     chosen = rng.sample(documents, length)
     fitting = [[task for task in document.tasks if formats or not task.format] for document in chosen]

@@ -1,4 +1,4 @@
-"""Probes made of documents that were written by hand: small tests of a memory in words that no training has seen.
+"""Probes made of documents that were written one by one: small tests of a memory in words that no training has seen.
 
 - Of each document two of its instructions, one that takes something back and one that corrects, if it has any, each
   make a probe. Which two goes by the document's place, so that every kind comes as often.
