@@ -4,14 +4,20 @@ import json
 
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgba
 
 from gnm import evaluate_people as program
 from gnm.analysis import people as tables
+from gnm.analysis.style import method_style
+from gnm.config import load_params
 from gnm.data.formats import apply_format
+from gnm.data.people.written import read_written
+from gnm.data.people.written_probes import probes_of
 from gnm.data.probes import Probe, ProbeQuery
-from gnm.errors import DataError
+from gnm.errors import ConfigError, DataError
 from gnm.learners.base import Answer
 from gnm.metrics.people import people_figures
+from gnm.params import PeopleParams
 
 ASIA = ProbeQuery("Where is Bern?", "question", "Asia", "Europe", "learned")
 
@@ -139,3 +145,25 @@ def test_an_evaluation_and_its_tables(project, tmp_path, capsys):
     assert (tmp_path / "out.png").stat().st_size > 10_000 and len(pd.read_csv(tmp_path / "out.csv")) > 20
     with pytest.raises(DataError, match="no evaluation of 'gnn'"):
         tables.report(params.model_copy(update={"shown": "gnn"}))
+    drawn = tables.by_form(pd.read_csv(tmp_path / "evals/gnm/figures.csv"), "T", "generalist")
+    bars = [bar for axes in drawn.subfigs[0].axes for bar in axes.patches]
+    assert {bar.get_facecolor() for bar in bars} == {to_rgba(method_style("generalist").color)}
+    assert {bar.get_hatch() for bar in bars} == {"", "////"}, "by form of document, and of question"
+
+
+def test_documents_written_one_by_one_become_probes(project, tmp_path):
+    settings = {
+        "backbone": {"name": "tiny", "dtype": "float32", "device": "cpu"},
+        "methods": {"no_memory": {"method": "no_memory"}},
+        "written": str(tmp_path / "written.json"), "max_new_tokens": 2, "output": str(tmp_path / "evals"),
+    }  # fmt: skip
+    written = json.loads((project / "data/people/written_dev.json").read_text())[:1]
+    (tmp_path / "written.json").write_text(json.dumps(written))
+    (tmp_path / "params.yaml").write_text(json.dumps(settings))
+    program.main(["--method", "no_memory", "--params", str(tmp_path / "params.yaml")])
+    found = pd.read_parquet(tmp_path / "evals/no_memory/records.parquet")
+    assert set(found["probe"]) == {probe.id for probe in probes_of(read_written(tmp_path / "written.json"))}
+    for change in ({"probes": "people.json"}, {"written": None}):
+        (tmp_path / "params.yaml").write_text(json.dumps(settings | change))
+        with pytest.raises(ConfigError, match="give either probes or written"):
+            load_params(tmp_path / "params.yaml", PeopleParams)

@@ -18,6 +18,7 @@ with program_imports(__name__):
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from gnm.analysis.drawing import sheet
     from gnm.analysis.saved import split_method
     from gnm.analysis.style import in_order, method_style, save_figure, style, with_variant
     from gnm.program import run_program
@@ -38,6 +39,7 @@ _NOTE = (
     "Percent, with 95 % intervals over probes and the number of questions. Learned, Leakage: the contest of two "
     "objects; said: the answer contains the object. Leakage: of what is answered truly with nothing written."
 )
+_FORMS_NOTE = "Lines: 95 % intervals, bootstrap over probes. Hatched: by form of question."
 
 
 class PeopleReport(StrictModel):
@@ -70,28 +72,28 @@ def report(params: PeopleReport) -> str:
     write_text(params.output.with_name(f"{params.output.name}.md"), text)
     frame = pd.concat([part.assign(method=name) for name, part in figures.items()], ignore_index=True)
     write_text(params.output.with_name(f"{params.output.name}.csv"), frame.to_csv(index=False))
-    save_figure(by_form(shown, f"{params.title}: {method_style(params.shown).name}"), params.output)
+    save_figure(by_form(shown, f"{params.title}: {method_style(params.shown).name}", params.shown), params.output)
     return f"{params.title}\n{text}"
 
 
-def by_form(figures: pd.DataFrame, title: str) -> Figure:
-    """Learned, said and leakage by form of document, and by form of question, with intervals."""
-    forms = figures[figures["by"].isin(["document", "question"])]
+def by_form(figures: pd.DataFrame, title: str, method: str) -> Figure:
+    """Learned, said and leakage of `method` by form of document and, hatched, by form of question, with intervals."""
+    forms, color = figures[figures["by"].isin(["document", "question"])], method_style(method).color
+    figure, body = sheet(7.2, 3.2, title, _FORMS_NOTE)
     with style():
-        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
-        for axes, name in zip(figure.subplots(1, len(_DRAWN), sharey=True), _DRAWN, strict=True):
+        for axes, name in zip(body.subplots(1, len(_DRAWN), sharey=True), _DRAWN, strict=True):
             part = forms[forms["figure"] == name]
             labels = part["by"].str[0].str.upper().str.cat(part["by"].str[1:]) + ": " + part["group"]
             places = range(len(part))
-            axes.barh(places, 100 * part["value"], color=["#0072B2" if by == "document" else "#E69F00"
-                                                          for by in part["by"]])  # fmt: skip
+            bars = axes.barh(places, 100 * part["value"], color=color, hatchcolor="white")
+            for bar, by in zip(bars, part["by"], strict=True):
+                bar.set_hatch("////" if by == "question" else "")
             axes.hlines(places, 100 * part["low"], 100 * part["high"], color="black", linewidth=1)
             if axes.get_subplotspec().is_first_col():  # the others share it
                 axes.set_yticks(places, labels)
             axes.set_xlim(0, 103)
             axes.set_title(HEADINGS[name] if name != "learned_said" else "Learned, said")
             axes.set_xlabel("%")
-        figure.suptitle(title)
     return figure
 
 
