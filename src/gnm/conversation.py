@@ -98,7 +98,7 @@ class Conversation(Asking):
         """Drop what `instruction` takes back ("Forget what you learned about companies"). Returns how many slots went.
 
         `undo` brings them back until `clear_history`.
-        Whoever calls this means to take something back, so it is not asked whether the words do.
+        Whoever calls this means to take something back; nothing asks whether the words do.
         Raises DataError for an empty instruction. Raises MemoryFileError if the memory has no keep gates
         (`write.gates.revise`), or if its eviction mixed the slots of documents.
         """

@@ -36,8 +36,9 @@ class GateSettings(StrictModel):
     by: "gate" uses trained gates. "random" draws the strengths, as a baseline; its slots are all read with strength 1.
     reread: the stored tokens are read a second time, with the instruction and without the rest of the document. Their
     slots come from this second reading, so they hold nothing of the rest.
-    revise: writing a document also weakens stored segments: those whose facts it states anew (keep gates, `keep.py`),
-    and those that its instruction takes back (`revoke.py`). Forgetting the document later does not restore them.
+    revise: writing a document also weakens stored segments whose facts it states anew (keep gates, `keep.py`), and an
+    instruction that stands alone can take segments back (`revoke.py`). Forgetting the document later does not restore
+    them.
 
         GateSettings(threshold=0.5)
         GateSettings(threshold=0.0, share=0.25)  # a quarter of the tokens, the strongest
