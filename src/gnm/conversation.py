@@ -106,7 +106,7 @@ class Conversation(Asking):
         if not self._learner.lm.revises:
             raise MemoryFileError(
                 "this memory has no keep gates, so it cannot tell what an instruction takes back; forget a document by "
-                "its number, or use an adapter that was trained with write.gates.revise, such as gnm_gates_revise"
+                "its number, or use an adapter that was trained with write.gates.revise, such as the shipped one"
             )
         if bool((self.state.valid & (self.state.source == MIXED)).any()):
             raise MemoryFileError(
