@@ -1,5 +1,7 @@
 """Segments: nothing is lost, whatever the text; a table of where sentences and clauses end and where they don't."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,11 +43,45 @@ CASES = {
     "a short insertion": ["Ann, too, speaks Greek."],
     "a table row": ["feta cheese : Japan\n", "Chichen Itza : Russia"],
 }
+QUOTES = ['and said "It is so. It was so."', "where he (the son of U. Ek. Or not) sat.", "and it rained for 3.5 days!"]
 
 
 @pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
 def test_where_a_segment_ends(parts):
     assert split_segments("".join(parts)) == parts
+
+
+BLANK = ["\n", " ", "\t", "a\r\n", "\u3000"]
+CLAUSES = ["a, ", "and ", ", , ,", "- - -", "、", "a b c and ", "w"]
+SENTENCES = ["中。", "「中。」", "“", "``", "(a) b. "]
+
+
+@pytest.mark.parametrize(
+    ("unit", "length"), [*((u, 15_000) for u in BLANK), *((u, 120_000) for u in CLAUSES + SENTENCES)]
+)
+def test_time_grows_with_the_length_not_its_square(unit, length):
+    text = "a" + (unit * length)[:length] + "b"
+    start = time.process_time()
+    assert "".join(split_segments(text)) == text
+    assert time.process_time() - start < 2  # seconds; a tenth of it where nothing else runs
+
+
+def test_a_long_line_is_cut_as_short_ones_are():
+    sentences = [f"Dr. Lind met Mr. {name} in Rome, {quote} " for name in ("Hale", "Ek") for quote in QUOTES]
+    parts = [part for sentence in sentences for part in split_segments(sentence)]
+    assert len(parts) > len(sentences)
+    assert split_segments("".join(sentences * 100)) == parts * 100
+
+
+@pytest.mark.parametrize("text", ["w" * 50_000, "word " * 10_000, "a" + " " * 50_000 + "b", "中" * 50_000])
+def test_a_long_line_without_an_end_is_one_segment(text):
+    assert split_segments(text) == [text]
+
+
+@pytest.mark.parametrize("blank", ["\xa0", " \u3000", "\u2009\u2009"])
+def test_a_wide_blank_between_an_initial_and_its_full_stop(blank):
+    text = f"She takes vitamin A{blank}. He takes none."
+    assert "".join(split_segments(text)) == text
 
 
 def test_segments_at_a_place():

@@ -9,6 +9,7 @@ from conversations import INSTRUCTION, same
 from gnm import api, cli
 from gnm.api import load
 from gnm.errors import ConfigError, MemoryFileError
+from gnm.learners import long_documents
 from gnm.learners.long_documents import parts_for, split_to
 from test_api_gates import gated  # noqa: F401 (a fixture)
 
@@ -48,6 +49,17 @@ def test_a_long_document_is_refused_unless_it_is_to_be_split(memory):
     with pytest.raises(ConfigError, match="long: 'cut' is none of refuse, split"):
         memory.write(DOCUMENT, INSTRUCTION, long="cut")
     assert memory.documents == []
+
+
+def test_an_instruction_that_would_take_half_of_each_part_is_refused_before_work(memory, monkeypatch):
+    monkeypatch.setattr(memory._learner, "write", lambda *given: pytest.fail("a part is written"))
+    monkeypatch.setattr(long_documents, "split_to", lambda *given: pytest.fail("the document is cut"))
+    long = "Learn about Elbonia. " * 30
+    with pytest.raises(
+        MemoryFileError, match=r"the instruction takes \d+ tokens, more than half of .*shorten the instr"
+    ):
+        memory.write(DOCUMENT, long, long="split")
+    assert parts_for(narrow(memory, 3000)._learner, FIRST, long) == [FIRST]  # it fits whole
 
 
 def test_a_short_document_is_written_as_ever(memory):

@@ -130,3 +130,86 @@ def test_files_that_are_no_text_or_too_long_are_refused_at_once(browser, tmp_pat
                 visit.page.click("#preview")
             assert sent.value.post_data_json["long"] == ("split" if check else "refuse")
             visit.told("Nothing was changed")
+
+
+def test_a_document_without_notes_is_not_shown_as_nothing(browser, gated):
+    with Visit(browser, gated.url) as anna, gated.client("anna") as client:
+        body = {"document": TEXT, "instruction": "Learn it all.", "keep_notes": False}
+        assert client.post("/v1/memories/bare/documents", json=body).json()["slots"]
+        anna.sign_in(USERS["anna"])
+        anna.told("is open")
+        anna.open("bare")
+        assert anna.at("#pool .what").all_inner_texts() == ["0: (no instruction kept)"]
+
+
+def test_undo_is_promised_where_it_can_be_pressed(browser, tmp_path):
+    with running(tmp_path, Keys(), undo_steps=0) as started, Visit(browser, started.url) as visit:
+        visit.told("is open")
+        visit.write("One is here.", "Learn it all.")
+        visit.page.focus("#pool button")
+        visit.page.keyboard.press("Enter")
+        visit.told("Document 0 is forgotten")
+        assert visit.at("#status").inner_text() == "Document 0 is forgotten." and visit.focused() == "words"
+        changed = {"name": "first", "slots": 0, "capacity": None, "stored": None, "documents": [], "dropped": 3}
+        answers = [{**changed, "can_undo": can} for can in (False, True)]
+        visit.page.route("**/revoke", lambda route: route.fulfill(json=answers.pop(0)))
+        for can, told in ((False, "3 slots are taken back."), (True, "3 slots are taken back; Undo brings them back.")):
+            visit.page.fill("#words", "Forget Bern.")
+            visit.page.press("#words", "Enter")
+            visit.told(told)
+            assert visit.at("#undo").is_enabled() == can
+
+
+def test_a_question_is_asked_of_the_open_memory_though_the_page_saw_nothing_in_it(browser, gated):
+    with Visit(browser, gated.url) as anna, gated.client("anna") as client:
+        anna.sign_in(USERS["anna"])
+        anna.told("is open")
+        anna.open("late")
+        asked = []
+        anna.page.on(
+            "request", lambda request: request.url.endswith("/ask") and asked.append(request.url.split("/")[-2])
+        )
+        for written in (False, True):
+            asked.clear()
+            if written:
+                body = {"document": TEXT, "instruction": "Learn it all."}
+                client.post("/v1/memories/late/documents", json=body)
+            anna.page.fill("#question", "Where is Bern?")
+            anna.page.press("#question", "Enter")
+            anna.at(".answer").nth(int(written)).wait_for()
+            anna.told("Answered")
+            assert asked == (["late", "no-memory"] if written else ["late", "no-memory", "no-memory"])
+            first = anna.at(".answer .from").first.inner_text()
+            assert first == ("With memory" if written else "With memory, which is empty")
+        assert anna.at("#pool .what").count() == 0
+
+
+def test_shadings_are_of_the_document_that_was_sent(browser, gated):
+    with Visit(browser, gated.url) as anna:
+        anna.sign_in(USERS["anna"])
+        anna.told("is open")
+        held = []
+        anna.page.route("**/documents", lambda route: held.append(route))
+        anna.page.fill("#document", TEXT)
+        anna.page.fill("#instruction", "Learn it all.")
+        anna.page.click("#preview")
+        anna.told("Reading")
+        anna.page.fill("#document", "Another document.")
+        held[0].continue_()
+        anna.told("Nothing was changed")
+        anna.page.unroute("**/documents")
+        for document, instruction, count in (
+            ("Another document.", "Only the places.", 1),
+            (TEXT, "Learn it all.", 1),
+            (TEXT, "Only the places.", 2),
+        ):
+            anna.write(document, instruction, button="#preview")
+            assert anna.at(".shading").count() == count
+
+
+def test_the_memory_that_is_always_empty_says_so(browser, gated):
+    with Visit(browser, gated.url) as anna:
+        anna.sign_in(USERS["anna"])
+        anna.told("is open.")
+        anna.open("no-memory")
+        anna.told("always empty, nothing can be written to it")

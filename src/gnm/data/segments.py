@@ -7,7 +7,9 @@
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable
+from itertools import accumulate, pairwise
 
 import sentencex
 
@@ -15,9 +17,14 @@ import sentencex
 _LINE = re.compile("(?:\r\n|[\n\r\f\v\x85\u2028\u2029])\\s*")
 _CLAUSE = re.compile(
     r"(?<=[,;–—、，；،])\s+(?=\S)|(?<=\s-)\s+(?=\S)|(?<=[、，；])"
-    r"|\s+(?=(?:and|but|while|whereas|although|though|plus|yet|or)\s)"
+    r"|(?<!\s)\s+(?=(?:and|but|while|whereas|although|though|plus|yet|or)\s)"
 )
+_WORD = re.compile(r"\S+")
 _LEAST_WORDS = 3
+_TO_LAST_BLANK = re.compile(r".*\s", re.DOTALL)
+_INITIAL = re.compile(r"([A-Z]\s*)[^\S\x00-\x7f](?=\.)")  # with a wide blank before its full stop sentencex panics
+_WINDOW = 8192  # characters of a line that are cut into sentences at once
+_AHEAD = 2048  # of those, read for context only
 
 
 def split_segments(text: str) -> list[str]:
@@ -77,21 +84,43 @@ def _cut(text: str, ends: Iterable[int]) -> list[str]:
 
 def _sentences(line: str) -> list[str]:
     """The sentences of one line; white space that stands alone goes to the sentence before."""
-    sentences: list[str] = []
-    for part in sentencex.segment("en", line):
-        if sentences and not part.strip():
-            sentences[-1] += part
-        else:
-            sentences.append(part)
-    return sentences
+    return _cut(line, [end for end, after in pairwise(_sentence_ends(line)) if line[end:after].strip()])
+
+
+def _sentence_ends(line: str) -> list[int]:
+    """Where the sentences of one line end.
+
+    sentencex takes time that grows with the square of some lines, so it sees a long line through a window. The window
+    moves on to the last sentence that ends before its context; where none ends, it moves on within the sentence.
+    """
+    ends, start = [], 0
+    while start < len(line):
+        window = line[start : start + _WINDOW]
+        found = [start + end for end in accumulate(map(len, sentencex.segment("en", _INITIAL.sub(r"\1 ", window))))]
+        if start + _WINDOW < len(line):
+            found = [end for end in found if end <= start + _WINDOW - _AHEAD] or found[:-1][:1]
+        ends += found
+        start = found[-1] if found else start + _after_last_blank(window)
+    return ends
+
+
+def _after_last_blank(text: str) -> int:
+    """The place after the last white space of `text`, or its end if it is one word."""
+    found = _TO_LAST_BLANK.match(text)
+    return found.end() if found else len(text)
 
 
 def _clauses(sentence: str) -> list[str]:
     """The clauses of one sentence, of at least `_LEAST_WORDS` words each."""
+    words = [match.span() for match in _WORD.finditer(sentence)]
+    starts, stops = [start for start, _ in words], [stop for _, stop in words]
+
+    def enough(start: int, end: int) -> bool:
+        return bisect_left(starts, end) - bisect_right(stops, start) >= _LEAST_WORDS
+
     ends, last = [], 0
     for match in _CLAUSE.finditer(sentence):
-        enough = (len(part.split()) >= _LEAST_WORDS for part in (sentence[last : match.end()], sentence[match.end() :]))
-        if all(enough):
+        if enough(last, match.end()) and enough(match.end(), len(sentence)):
             last = match.end()
             ends.append(last)
     return _cut(sentence, ends)

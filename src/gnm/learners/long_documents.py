@@ -21,7 +21,8 @@ Long = Literal["refuse", "split"]
 def parts_for(learner: MemoryLearner, document: str, instruction: str) -> list[str]:
     """`document` in parts that `learner` can write one by one with `instruction`; itself alone if it can write that.
 
-    Raises MemoryFileError if a part cannot be made short enough.
+    Raises MemoryFileError if a part cannot be made short enough, or if the instruction, which each part is read with,
+    would take more than half of it: little of a document would fit into a part, and there would be many.
     """
 
     def tokens(text: str) -> int:
@@ -30,7 +31,13 @@ def parts_for(learner: MemoryLearner, document: str, instruction: str) -> list[s
     room = learner.lm.room
     if tokens(block(document, instruction, learner.order)) <= room:
         return [document]
-    parts = split_to(document, room - tokens(block(".", instruction, learner.order)), tokens)
+    taken = tokens(block(".", instruction, learner.order))
+    if 2 * taken > room:
+        raise MemoryFileError(
+            f"the instruction takes {taken} tokens, more than half of the {room} of a part of the document: "
+            "shorten the instruction, or write shorter documents one by one"
+        )
+    parts = split_to(document, room - taken, tokens)
     learner.check(parts, [instruction] * len(parts))
     return parts
 

@@ -59,13 +59,16 @@ function show(found) {
   at("undo").disabled = !canUndo;
 }
 
+const undoing = (changed, what) => (changed.can_undo ? `; Undo brings ${what} back` : "");
+
 function forget(shown, number) {
   during("Forgetting", at("pool"), async () => {
-    show(await service.forget(shown.name, number));
+    const changed = await service.forget(shown.name, number);
+    show(changed);
     const place = shown.documents.findIndex((each) => each.number === number);
-    const next = at("pool").querySelectorAll("button")[place] ?? at("undo");
+    const next = at("pool").querySelectorAll("button")[place] ?? (canUndo ? at("undo") : at("words"));
     if (document.activeElement === document.body) next.focus(); // the button that was pressed is gone
-    return `Document ${number} is forgotten; Undo brings it back.`;
+    return `Document ${number} is forgotten${undoing(changed, "it")}.`;
   });
 }
 
@@ -79,9 +82,8 @@ async function contents(name) {
   return { name, slots: 0, capacity: null, stored: null, can_undo: false, documents: [] };
 }
 
-// The newest shading; beside the one before, if that is of the same document.
-function showShading(title, written) {
-  const text = at("document").value;
+// The newest shading, of the document `text`; beside the one before, if that is of the same document.
+function showShading(title, text, written) {
   const before = last?.document === text && last.written.instruction !== written.instruction ? last : null;
   const shadings = before ? [shading(before.title, before.written)] : [];
   at("shadings").replaceChildren(...shadings, shading(title, written));
@@ -93,7 +95,7 @@ async function write(store) {
   const body = { document: at("document").value, instruction: at("instruction").value, long, store };
   const name = memory();
   const written = await service.write(name, body);
-  if (name === opened) showShading(store ? `Document ${written.number}` : "Preview, not stored", written);
+  if (name === opened) showShading(store ? `Document ${written.number}` : "Preview, not stored", body.document, written);
   if (store) show(await contents(name));
   return store ? `Document ${written.number} is written: ${written.slots} slots.` : "Nothing was changed.";
 }
@@ -101,16 +103,22 @@ async function write(store) {
 // The answer without memory is asked for when the one with memory is whole: side by side each would be half as fast.
 async function ask() {
   const question = at("question").value.trim();
-  const asked = at("pool").querySelector(".what") ? memory() : EMPTY;
+  const name = memory();
   const answers = [element("p"), element("p")];
   for (const [place, from] of ["With memory", "Without"].entries()) {
     answers[place].append(element("span", { className: "from", text: from }), "");
   }
   at("answers").prepend(element("article", { className: "answer" },
     element("p", { text: question }), element("div", { className: "both" }, ...answers)));
-  for (const [place, from] of [asked, EMPTY].entries()) {
-    await service.ask(from, question, (piece) => { answers[place].lastChild.data += piece; });
+  const answer = (from, place) => service.ask(from, question, (piece) => { answers[place].lastChild.data += piece; });
+  try {
+    await answer(name, 0);
+  } catch (error) {
+    if (error.status !== 404) throw error; // a memory is begun by its first document
+    answers[0].firstChild.textContent = "With memory, which is empty";
+    await answer(EMPTY, 0);
   }
+  await answer(EMPTY, 1);
   return "Answered.";
 }
 
@@ -140,7 +148,7 @@ async function open(name = at("memory").value.trim()) {
   last = null;
   at("shadings").replaceChildren();
   at("answers").replaceChildren();
-  return `Memory ${name} is open.`;
+  return `Memory ${name} is open${name === EMPTY ? "; it is always empty, nothing can be written to it" : ""}.`;
 }
 
 // A text file becomes the document; the field is empty then, so that the same file can be chosen again.
@@ -174,7 +182,7 @@ submits("revoke", "Taking back", async () => {
   const changed = await service.revoke(memory(), at("words").value);
   show(changed);
   if (changed.dropped === 0) return "Nothing is taken back: no slot was understood to be about that.";
-  return `${changed.dropped} slots are taken back; Undo brings them back.`;
+  return `${changed.dropped} slots are taken back${undoing(changed, "them")}.`;
 });
 at("preview").addEventListener("click", () => {
   if (at("write").reportValidity()) during("Reading", at("write"), () => write(false));

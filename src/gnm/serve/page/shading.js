@@ -50,11 +50,12 @@ export function pool(memory, forget) {
     const button = element("button", { text: "Forget", type: "button", onclick: () => forget(written.number) });
     button.setAttribute("aria-label", `Forget document ${written.number}`);
     const all = memory.slots + (memory.stored ?? 0);
+    const kept = written.instruction || (written.slots ? "(no instruction kept)" : "(nothing stored)");
     const share = element("meter", { min: 0, max: Math.max(all, 1), value: written.slots });
     share.setAttribute("aria-label", `Share of document ${written.number}`);
     return element("li", {},
       element("div", { className: "top" },
-        element("span", { className: "what", text: `${written.number}: ${written.instruction || "(nothing stored)"}` }),
+        element("span", { className: "what", text: `${written.number}: ${kept}` }),
         share, element("span", { className: "hint", text: `${written.slots} slots` }), button),
       element("details", {}, element("summary", { text: "Stored clauses" }), clauses(written)));
   });
