@@ -27,6 +27,9 @@ HEADER = "X-GNM-Memory"
 """The header that names the memory, for clients whose `model` is fixed."""
 
 
+_MOST_MESSAGES, _MOST_PARTS, _MOST_STOPS = 1_000, 1_000, 16
+
+
 class _Lenient(StrictModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -36,9 +39,12 @@ class _Part(_Lenient):
     text: Text
 
 
+_Content = Text | Annotated[list[_Part], Field(max_length=_MOST_PARTS, fail_fast=True)]
+
+
 class _Message(_Lenient):
     role: Literal["system", "developer", "user"]
-    content: Text | list[_Part]
+    content: _Content
 
     @property
     def text(self) -> str:
@@ -49,7 +55,7 @@ class _Answer(_Message):
     """What the model said before; an assistant that called a tool said nothing."""
 
     role: Literal["assistant"]
-    content: Text | list[_Part] | None = None
+    content: _Content | None = None
 
 
 class _StreamOptions(_Lenient):
@@ -60,7 +66,10 @@ class Completion(_Lenient):
     """What is taken of a request; the fields without a use may only have the value that changes nothing."""
 
     model: Text
-    messages: Annotated[list[Annotated[_Message | _Answer, Field(discriminator="role")]], Field(min_length=1)]
+    messages: Annotated[
+        list[Annotated[_Message | _Answer, Field(discriminator="role")]],
+        Field(min_length=1, max_length=_MOST_MESSAGES, fail_fast=True),
+    ]  # fmt: skip
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -68,7 +77,7 @@ class Completion(_Lenient):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Text | list[Text] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=_MOST_STOPS, fail_fast=True)] | None = None
     n: Literal[1] | None = None
     logprobs: Literal[False] | None = None
     top_logprobs: Literal[0] | None = None

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from gnm.config import StrictModel, load_params
 
+MOST_QUESTIONS = 1_000
+
 
 class Limits(StrictModel):
     """Limits of sizes, numbers and waiting times. A request that exceeds one is refused before any work."""
@@ -18,7 +20,7 @@ class Limits(StrictModel):
     document_characters: int = Field(200_000, gt=0)
     question_characters: int = Field(4_000, gt=0, description="a question, an instruction")
     chat_characters: int = Field(20_000, gt=0, description="all messages of a chat")
-    questions: int = Field(32, gt=0, description="in one request")
+    questions: int = Field(32, gt=0, le=MOST_QUESTIONS, description="in one request")
     answer_tokens: int = Field(64, gt=0, description="of a short answer, which is finished once it is begun")
     max_new_tokens: int = Field(512, gt=0, description="of an answer of a chat")
     memories: int = Field(1_000, gt=0, description="of a user")
