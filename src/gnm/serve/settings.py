@@ -17,6 +17,9 @@ class Limits(StrictModel):
     body_seconds: float = Field(
         30.0, gt=0, description="until a request's head has arrived, and its body; of an import, each piece"
     )
+    unread_seconds: float = Field(
+        30.0, gt=0, description="a connection is cut off if its caller takes nothing of an answer for so long"
+    )
     document_characters: int = Field(200_000, gt=0)
     question_characters: int = Field(4_000, gt=0, description="a question, an instruction")
     chat_characters: int = Field(20_000, gt=0, description="all messages of a chat")
