@@ -1,8 +1,8 @@
 """OpenAI's chat completions on a memory, so that clients that exist can use one: `model` names it, or a header.
 
 - A system message stands in front of the first user's text: the memory begins the conversation with its own.
-- Answers are greedy unless `temperature` is above 0. What would change an answer and is not supported is refused,
-  what would not is ignored.
+- Answers are greedy unless `temperature` is at least 0.0001. What would change an answer and is not supported is
+  refused, what would not is ignored.
 """
 
 import time
@@ -28,6 +28,9 @@ HEADER = "X-GNM-Memory"
 
 
 _MOST_MESSAGES, _MOST_PARTS, _MOST_STOPS = 1_000, 1_000, 16
+
+
+_COLDEST = 1e-4  # a lower temperature chooses what is likeliest anyway, and divides scores beyond all numbers
 
 
 class _Lenient(StrictModel):
@@ -118,7 +121,7 @@ class Completion(_Lenient):
         """How the answer is generated."""
         asked = self.max_completion_tokens or self.max_tokens or limits.max_new_tokens
         settings: dict[str, Any] = {"max_new_tokens": min(asked, limits.max_new_tokens)}
-        if self.temperature:
+        if self.temperature and self.temperature >= _COLDEST:
             drawn = {"do_sample": True, "temperature": self.temperature, "top_k": 0}
             settings |= drawn if self.top_p is None else {**drawn, "top_p": self.top_p}
         return settings
@@ -161,7 +164,7 @@ async def models(request: Request) -> Response:
 async def model(request: Request) -> Response:
     """One memory, as a model."""
     service, user, name = service_of(request), user_of(request), request.path_params["name"]
-    if name != EMPTY and not service.store.path(user, name).exists():
+    if name != EMPTY and not service.store.has(user, name):
         raise absent(name)
     return JSONResponse(_as_model(name, user))
 
