@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from gnm.errors import ConfigError
 
 _MOST_NODES = 100_000
+_TOLD = 10  # problems of settings that are described
+_LONGEST = 100  # characters of a key or value that are shown
 
 
 class StrictModel(BaseModel):
@@ -52,7 +54,7 @@ def load_params(
 
     block: name of the top-level block that holds the settings, None: the whole file. Overrides are within it. What
     the block has not of its own it takes from the top level of the file, so that blocks can share settings there.
-    Raises ConfigError with every problem found, each with its place in the file.
+    Raises ConfigError with the problems found, each with its place in the file.
     """
     params = read_blocks(path)
     if block is not None:
@@ -65,12 +67,13 @@ def load_params(
 
 
 def validate(params: dict[str, Any], schema: type[Schema], where: str) -> Schema:
-    """Check a plain dict against `schema`; ConfigError lists all problems, `where` names the source."""
+    """Check a plain dict against `schema`; ConfigError describes the first problems, `where` names the source."""
     try:
         return schema.model_validate(params)
     except ValidationError as error:
-        problems = "; ".join(_describe(item, schema) for item in error.errors())
-        raise ConfigError(f"{where}: {problems}") from error
+        problems = [_describe(item, schema) for item in error.errors(include_url=False)[:_TOLD]]
+        more = error.error_count() - len(problems)
+        raise ConfigError(f"{where}: {'; '.join(problems)}{f'; and {more} more' if more else ''}") from error
 
 
 def add_params_arguments(parser: argparse.ArgumentParser) -> None:
@@ -158,10 +161,10 @@ def _set(params: dict[str, Any], override: str) -> None:
 
 def _describe(item: dict[str, Any], schema: type[BaseModel]) -> str:
     # pydantic's own names of a path's kinds, "lax-or-strict[...]", say nothing to people
-    place = ".".join(str(part) for part in item["loc"] if not str(part).startswith("lax-or-strict["))
+    place = _short(".".join(str(part) for part in item["loc"] if not str(part).startswith("lax-or-strict[")))
     if item["type"] == "extra_forbidden":
         known = _fields_at(schema, item["loc"][:-1])
-        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(_short(str(item["loc"][-1])), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
         return f"unknown key {place!r} ({hint})"
     if item["type"] == "missing":
@@ -173,8 +176,11 @@ def _got(value: Any) -> str:
     """The value that was wrong, in brackets; nothing for a whole block of settings."""
     if isinstance(value, (dict, BaseModel)):
         return ""
-    text = repr(value)
-    return f" (got {text if len(text) <= 100 else text[:97] + '...'})"
+    return f" (got {_short(repr(value))})"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _fields_at(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

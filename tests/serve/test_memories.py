@@ -176,7 +176,7 @@ def test_a_change_that_cannot_be_saved_is_not_made(anna, service, name, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ServedMemory, "save_memory", full)
-    assert anna.post(f"/v1/memories/{name}/documents", json=OSLO).status_code == 500
+    assert anna.post(f"/v1/memories/{name}/documents", json=OSLO).status_code == 507
     monkeypatch.undo()
     assert instructions(anna, name) == ["Learn it all."]
 

@@ -87,7 +87,7 @@ def check_notes(path: str | Path, notes: Mapping[str, Any], state: MemoryState) 
 
 def _wrong_in(notes: Mapping[str, Any], state: MemoryState) -> str | None:
     for number, note in notes.items():
-        if not (number.isdecimal() and str(int(number)) == number and int(number) < state.written):
+        if not (_is_count(number) and int(number) < state.written):
             return f"a note is of document {number[:20]!r}, and {state.written} documents were written"
         if not _is_note(note):
             return f"the note of document {number} lacks its instruction or beginning, or holds other values"
@@ -97,10 +97,22 @@ def _wrong_in(notes: Mapping[str, Any], state: MemoryState) -> str | None:
     return None
 
 
+def _is_count(number: str) -> bool:
+    return len(number) < 19 and number.isdecimal() and str(int(number)) == number
+
+
+def _is_text(value: Any) -> bool:
+    """Whether `value` is text: JSON can hold halves of characters."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def _is_note(note: Any) -> bool:
     return (
         isinstance(note, dict)
-        and all(isinstance(note.get(name), str) for name in ("instruction", "beginning"))
+        and all(_is_text(note.get(name)) for name in ("instruction", "beginning"))
         and isinstance(note.get("slots", 0), int)
         and isinstance(note.get("segments", []), list)
         and all(_is_segment(each) for each in note.get("segments", []))
@@ -113,6 +125,6 @@ def _is_segment(values: Any) -> bool:
     text, strength, tokens, stored, of_document = values
     numbers = all(type(count) is int and count >= 0 for count in (tokens, stored))
     return (
-        isinstance(text, str) and type(strength) is float and 0 <= strength <= 1 and numbers
+        _is_text(text) and type(strength) is float and 0 <= strength <= 1 and numbers
         and isinstance(of_document, bool)
     )  # fmt: skip

@@ -3,6 +3,7 @@
 - `program`: the command. `server`: connections. `answers`: what holds for every request. `app`: routes.
 - `memories`, `completions`: what the endpoints do. `keys`: who may call them.
 - `worker`: the one thread that runs the model: a bounded queue, questions in batches, streams in turn.
+  `jobs`: what waits for it.
 - `store`: memory files by user and name. `memory`: a Conversation that streams and answers beside others.
 - `page/`: HTML, style and script as they are served; nothing is built and nothing is fetched from another host.
 

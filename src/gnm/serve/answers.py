@@ -3,6 +3,7 @@
 Log lines have route, status and time: no memory's name, no word of a document, no key.
 """
 
+import asyncio
 import logging
 import time
 from urllib.parse import urlsplit
@@ -52,7 +53,7 @@ class Answers:
         try:
             self._check_origin(Request(scope))
             await self._app(scope, receive, answer)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             response = _response_to(error)
             if not started:  # of an answer that has begun only the connection's end can tell
                 await response(scope, receive, answer)
@@ -74,7 +75,7 @@ class Answers:
         """
         host = request.headers.get("host", "")
         named = _hostname(f"//{host}")
-        allowed = is_loopback(named) or named in self._service.settings.hosts
+        allowed = is_loopback(named) or named in {each.lower() for each in self._service.settings.hosts}
         if not self._service.keys.needed and not allowed:
             raise Refused(403, "this service has no keys, so it answers to loopback's names alone (setting: hosts)")
         origin = request.headers.get("origin")
@@ -82,7 +83,11 @@ class Answers:
             raise Refused(403, "requests from pages of another origin are not answered")
 
 
-def _response_to(error: Exception) -> Response:
+def _response_to(error: BaseException) -> Response:
+    if isinstance(error, asyncio.CancelledError):  # the service ends, and what the worker has begun it finishes
+        return Refused(
+            503, "the service is ending; what was asked for may have been done: look before you repeat it"
+        ).response()
     if isinstance(error, ClientDisconnect):
         return Response(status_code=_GONE)
     if isinstance(error, GNMError):

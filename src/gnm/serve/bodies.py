@@ -12,9 +12,10 @@ from gnm.config import StrictModel, validate
 from gnm.errors import ConfigError
 from gnm.learners.long_documents import Long
 from gnm.serve.errors import Refused
-from gnm.serve.settings import Limits
+from gnm.serve.settings import MOST_QUESTIONS, Limits
 
 Schema = TypeVar("Schema", bound=StrictModel)
+_MOST_KEYS = 100
 
 
 def _unicode(text: str) -> str:
@@ -54,7 +55,7 @@ class Other(StrictModel):
 class Questions(StrictModel):
     """Questions, or phrases to be continued. stream: the answer to the only one comes in pieces."""
 
-    questions: Annotated[list[Text], Field(min_length=1)]
+    questions: Annotated[list[Text], Field(min_length=1, max_length=MOST_QUESTIONS, fail_fast=True)]
     max_new_tokens: Annotated[int, Field(ge=1)] = 16
     stream: bool = False
 
@@ -94,16 +95,21 @@ async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
         raise Refused(400, "the body is no JSON in UTF-8") from error
     if not isinstance(value, dict):
         raise Refused(400, "the body must be a JSON object")
+    if len(value) > _MOST_KEYS:
+        raise Refused(400, f"the body has {len(value)} keys; at most {_MOST_KEYS} are taken")
     return value
 
 
 async def read_as(request: Request, schema: type[Schema], limits: Limits) -> Schema:
-    """The body as `schema`. Raises Refused with every problem of it."""
+    """The body as `schema`. Raises Refused with the problems of it."""
     return checked(await read_json(request, limits), schema)
 
 
 def checked(value: dict[str, Any], schema: type[Schema]) -> Schema:
-    """`value` as `schema`. Raises Refused with every problem of it."""
+    """`value` as `schema`. Raises Refused with the problems of it.
+
+    This runs in the event loop. So lists of the schemas end at their first wrong element and have a length.
+    """
     try:
         return validate(value, schema, "the request")
     except ConfigError as error:

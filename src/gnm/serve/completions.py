@@ -1,8 +1,8 @@
 """OpenAI's chat completions on a memory, so that clients that exist can use one: `model` names it, or a header.
 
 - A system message stands in front of the first user's text: the memory begins the conversation with its own.
-- Answers are greedy unless `temperature` is above 0. What would change an answer and is not supported is refused,
-  what would not is ignored.
+- Answers are greedy unless `temperature` is at least 0.0001. What would change an answer and is not supported is
+  refused, what would not is ignored.
 """
 
 import time
@@ -27,6 +27,12 @@ HEADER = "X-GNM-Memory"
 """The header that names the memory, for clients whose `model` is fixed."""
 
 
+_MOST_MESSAGES, _MOST_PARTS, _MOST_STOPS = 1_000, 1_000, 16
+
+
+_COLDEST = 1e-4  # a lower temperature chooses what is likeliest anyway, and divides scores beyond all numbers
+
+
 class _Lenient(StrictModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -36,9 +42,12 @@ class _Part(_Lenient):
     text: Text
 
 
+_Content = Text | Annotated[list[_Part], Field(max_length=_MOST_PARTS, fail_fast=True)]
+
+
 class _Message(_Lenient):
     role: Literal["system", "developer", "user"]
-    content: Text | list[_Part]
+    content: _Content
 
     @property
     def text(self) -> str:
@@ -49,7 +58,7 @@ class _Answer(_Message):
     """What the model said before; an assistant that called a tool said nothing."""
 
     role: Literal["assistant"]
-    content: Text | list[_Part] | None = None
+    content: _Content | None = None
 
 
 class _StreamOptions(_Lenient):
@@ -60,7 +69,10 @@ class Completion(_Lenient):
     """What is taken of a request; the fields without a use may only have the value that changes nothing."""
 
     model: Text
-    messages: Annotated[list[Annotated[_Message | _Answer, Field(discriminator="role")]], Field(min_length=1)]
+    messages: Annotated[
+        list[Annotated[_Message | _Answer, Field(discriminator="role")]],
+        Field(min_length=1, max_length=_MOST_MESSAGES, fail_fast=True),
+    ]  # fmt: skip
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -68,7 +80,7 @@ class Completion(_Lenient):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Text | list[Text] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=_MOST_STOPS, fail_fast=True)] | None = None
     n: Literal[1] | None = None
     logprobs: Literal[False] | None = None
     top_logprobs: Literal[0] | None = None
@@ -109,7 +121,7 @@ class Completion(_Lenient):
         """How the answer is generated."""
         asked = self.max_completion_tokens or self.max_tokens or limits.max_new_tokens
         settings: dict[str, Any] = {"max_new_tokens": min(asked, limits.max_new_tokens)}
-        if self.temperature:
+        if self.temperature and self.temperature >= _COLDEST:
             drawn = {"do_sample": True, "temperature": self.temperature, "top_k": 0}
             settings |= drawn if self.top_p is None else {**drawn, "top_p": self.top_p}
         return settings
@@ -152,7 +164,7 @@ async def models(request: Request) -> Response:
 async def model(request: Request) -> Response:
     """One memory, as a model."""
     service, user, name = service_of(request), user_of(request), request.path_params["name"]
-    if name != EMPTY and not service.store.path(user, name).exists():
+    if name != EMPTY and not service.store.has(user, name):
         raise absent(name)
     return JSONResponse(_as_model(name, user))
 

@@ -23,6 +23,7 @@ _CODES = {
     429: "too_many_requests",
     500: "internal_error",
     503: "overloaded",
+    507: "insufficient_storage",
 }
 
 
@@ -52,6 +53,12 @@ class Refused(Exception):
 def refusal_of(error: GNMError) -> Refused:
     """What a caller is told of an error of the project; its sentence is theirs to act on."""
     return Refused(next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500), str(error))
+
+
+def not_kept(error: OSError) -> Refused:
+    """What a caller is told when the disk does not take what was to be kept."""
+    _log.error("cannot save: %s", error.strerror or type(error).__name__)
+    return Refused(507, "the service could not save this, and nothing was changed; tell those who run it")
 
 
 def unexpected(error: Exception) -> Refused:

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from gnm.errors import GNMError
 from gnm.serve.errors import Refused, refusal_of, unexpected
-from gnm.serve.worker import Pieces
+from gnm.serve.jobs import Pieces
 
 LAST = "[DONE]"
 """The data of the last event, as in OpenAI's API."""

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from gnm.serve.bodies import Document, Other, Questions, Revocation, check_length, read_as, read_body
-from gnm.serve.errors import Refused
+from gnm.serve.errors import Refused, not_kept
 from gnm.serve.events import EventStream
 from gnm.serve.memory import ServedMemory
 from gnm.serve.service import Service, attended, described, described_document, service_of, user_of
@@ -133,7 +133,7 @@ async def export(request: Request) -> Response:
     path = service.store.path(user, name)
     try:
         file = path.open("rb")  # what replaces it meanwhile is another file
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise absent(name) from error
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -151,16 +151,26 @@ async def export(request: Request) -> Response:
 async def take_in(request: Request) -> Response:
     """Begin a memory with the file in the body."""
     service, user, name = _asked(request)
-    folder, limits = service.store.path(user, name).parent, service.limits
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = service.store.path(user, name).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        answer = await _taken_in(request, folder)
+    except OSError as error:
+        raise not_kept(error) from error
+    return JSONResponse(answer, 201)
+
+
+async def _taken_in(request: Request, folder: Path) -> dict:
+    """The memory that was begun with the file in the body, which lies in `folder` meanwhile."""
+    service, user, name = _asked(request)
+    limits = service.limits
     with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{IMPORT}.", suffix=".part") as file:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)  # tells a service that starts that this is no leftover
         async for piece in read_body(request, limits.import_bytes, limits.body_seconds):
             file.write(piece)
         file.flush()
-        answer = await service.run(user, lambda: described(name, service.store.take_in(user, name, Path(file.name))))
-    return JSONResponse(answer, 201)
+        return await service.run(user, lambda: described(name, service.store.take_in(user, name, Path(file.name))))
 
 
 async def _changed(request: Request, function: Callable[[ServedMemory], dict | None]) -> Response:
@@ -182,5 +192,5 @@ def _asked(request: Request) -> tuple[Service, str, str]:
 
 def _copy(service: Service, user: str, name: str) -> ServedMemory:
     """A memory to try something on; an empty one if there is none of this name."""
-    exists = service.store.path(user, name).exists()
+    exists = service.store.has(user, name)
     return (service.store.open(user, name) if exists else service.store.open(user, EMPTY)).copy()

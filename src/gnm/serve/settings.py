@@ -1,24 +1,32 @@
 """Settings of the service: limits of requests, and how many questions it answers side by side."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gnm.config import StrictModel, load_params
+
+MOST_QUESTIONS = 1_000
+_ESCAPED = 12  # bytes that JSON may need for a character
+_BESIDE = 1_000  # bytes of keys and short values
 
 
 class Limits(StrictModel):
     """Limits of sizes, numbers and waiting times. A request that exceeds one is refused before any work."""
 
-    body_bytes: int = Field(1_000_000, gt=0, description="a request's JSON")
+    body_bytes: int = Field(3_000_000, gt=0, description="a request's JSON")
     import_bytes: int = Field(500_000_000, gt=0, description="a memory file that is imported")
     body_seconds: float = Field(
         30.0, gt=0, description="until a request's head has arrived, and its body; of an import, each piece"
     )
+    unread_seconds: float = Field(
+        30.0, gt=0, description="a connection is cut off if its caller takes nothing of an answer for so long"
+    )
     document_characters: int = Field(200_000, gt=0)
     question_characters: int = Field(4_000, gt=0, description="a question, an instruction")
     chat_characters: int = Field(20_000, gt=0, description="all messages of a chat")
-    questions: int = Field(32, gt=0, description="in one request")
+    questions: int = Field(32, gt=0, le=MOST_QUESTIONS, description="in one request")
     answer_tokens: int = Field(64, gt=0, description="of a short answer, which is finished once it is begun")
     max_new_tokens: int = Field(512, gt=0, description="of an answer of a chat")
     memories: int = Field(1_000, gt=0, description="of a user")
@@ -26,6 +34,21 @@ class Limits(StrictModel):
     waiting_of_user: int = Field(64, gt=0, description="those of one user")
     wait_seconds: float = Field(60.0, gt=0, description="for the model's turn, and for another process's lock")
     connections: int = Field(256, gt=0, description="that are open; requests of further ones are refused")
+
+    @model_validator(mode="after")
+    def _check_bodies(self) -> Self:
+        """Whatever the other limits allow fits into a body, also with all of its characters escaped."""
+        longest = max(
+            self.document_characters + self.question_characters,
+            self.questions * self.question_characters,
+            self.chat_characters,
+        )
+        if self.body_bytes < (needed := _ESCAPED * longest + _BESIDE):
+            raise ValueError(
+                f"body_bytes is {self.body_bytes}, and the characters that are allowed may take {needed} in JSON: "
+                "raise it, or lower document_characters, questions, question_characters or chat_characters"
+            )
+        return self
 
 
 class ServeSettings(StrictModel):

@@ -7,6 +7,8 @@
 """
 
 import os
+import re
+import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +22,7 @@ from gnm.errors import MemoryFileError
 from gnm.files import remove_leftovers
 from gnm.memory.files import locked
 from gnm.memory.parts import remove_parts
-from gnm.serve.errors import Refused
+from gnm.serve.errors import Refused, not_kept
 from gnm.serve.keys import NAME
 from gnm.serve.memory import ServedMemory
 from gnm.serve.metrics import Metrics
@@ -61,8 +63,12 @@ class Store:
 
     def names(self, user: str) -> list[str]:
         """The user's memories, in alphabetical order."""
-        stems = (path.stem for path in (self.folder / user).glob(f"*{_SUFFIX}"))
+        stems = (path.stem for path in (self.folder / user).glob(f"*{_SUFFIX}") if path.is_file())
         return sorted(stem for stem in stems if _is_name(stem))
+
+    def has(self, user: str, name: str) -> bool:
+        """Whether there is a memory of this name. Raises Refused for a name that none can have."""
+        return self.path(user, name).is_file()
 
     def path(self, user: str, name: str) -> Path:
         """The file of a memory. Raises Refused for a name that none can have."""
@@ -98,9 +104,11 @@ class Store:
             self.open(user, name)
         with self._alone(path):
             memory = self.open(user, name) if path.exists() else self._begun(user, path, name, make)
-            result = function(memory)
+            with self._nameless():
+                result = function(memory)
             try:
-                memory.save_memory(path)
+                with self._saving():
+                    memory.save_memory(path)
             except BaseException:
                 self._drop(path)  # the file is what counts, and it has not changed
                 raise
@@ -109,10 +117,12 @@ class Store:
         return result
 
     def delete(self, user: str, name: str) -> None:
-        """Remove a memory's file and its parts. Raises Busy, or Refused if there is none."""
-        self.open(user, name)
+        """Remove a memory's file and its parts, also a damaged one's. Raises Busy, or Refused if there is none."""
         path = self.path(user, name)
-        with self._alone(path):
+        if not self.has(user, name):
+            self._drop(path)
+            raise absent(name)
+        with self._alone(path), self._saving():
             path.unlink(missing_ok=True)
             remove_parts(path)
             self._drop(path)
@@ -126,17 +136,16 @@ class Store:
             if path.exists():
                 raise Refused(409, f"there is a memory {name!r}; delete it first, or import under another name")
             self._check_room(user)
-            memory.save_memory(path)
+            with self._saving():
+                memory.save_memory(path)
             self._keep(path, memory, _stamp(path))
         return memory
 
     def _read(self, file: Path, said: str) -> ServedMemory:
-        """The memory in `file`, which errors call `said`: where files lie is nobody's to know."""
+        """The memory in `file`, which errors call `said`."""
         memory = self._model.another()
-        try:
+        with self._nameless((str(file), said)):
             memory.load_memory(file)
-        except MemoryFileError as error:
-            raise MemoryFileError(str(error).replace(str(file), said)) from error
         memory.clear_history()
         return memory
 
@@ -153,23 +162,57 @@ class Store:
             raise Refused(409, f"there are {most} memories, which is the limit; delete one")
 
     @contextmanager
+    def _nameless(self, *said: tuple[str, str]) -> Iterator[None]:
+        """Errors name memories instead of their files: where files lie is nobody's to know.
+
+        said: further paths, and the words for each.
+        """
+        try:
+            yield
+        except MemoryFileError as error:
+            told = str(error)
+            for path, words in said:
+                told = told.replace(path, words)
+            for folder in {str(self.folder), os.path.realpath(self.folder)}:
+                told = re.sub(
+                    rf"{re.escape(folder)}/[^/\s]+/([^/\s]+?){re.escape(_SUFFIX)}", r"the file of memory '\1'", told
+                )
+                told = told.replace(folder, "the folder of memories")
+            raise MemoryFileError(told) from error
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Raise Refused for an error of the file system."""
+        try:
+            with self._nameless():
+                yield
+        except OSError as error:
+            raise not_kept(error) from error
+        except MemoryFileError as error:
+            cause = error.__cause__ and error.__cause__.__cause__
+            if isinstance(cause, OSError):
+                raise not_kept(cause) from error
+            raise
+
+    @contextmanager
     def _alone(self, path: Path) -> Iterator[None]:
         """Nobody else changes the file meanwhile. Raises Busy at once if another process has it open."""
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with ExitStack() as stack:
-            try:
-                stack.enter_context(locked(path, timeout=0))
-            except MemoryFileError as error:
-                if isinstance(error.__cause__, Timeout):
-                    raise Busy from error
-                raise
+            with self._saving():
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                try:
+                    stack.enter_context(locked(path, timeout=0))
+                except MemoryFileError as error:
+                    if isinstance(error.__cause__, Timeout):
+                        raise Busy from error
+                    raise
             yield
 
     def _keep(self, path: Path, memory: ServedMemory, stamp: tuple[int, int, int]) -> None:
         """Hold a memory loaded; those that were not used for longest go when there are too many slots."""
         self._loaded[path] = _Loaded(memory, stamp, memory.size)
         self._loaded.move_to_end(path)
-        slots = sum(each.size for each in self._loaded.values())
+        slots = self._slots()
         while slots > self._settings.cached_slots and len(self._loaded) > 1:
             _, oldest = self._loaded.popitem(last=False)
             slots -= oldest.size
@@ -177,6 +220,10 @@ class Store:
 
     def _drop(self, path: Path) -> None:
         self._loaded.pop(path, None)
+        self._metrics.cached.set(self._slots())
+
+    def _slots(self) -> int:
+        return sum(each.size for each in self._loaded.values())
 
 
 def _is_name(name: str) -> bool:
@@ -189,5 +236,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
         found = os.stat(path)
     except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size

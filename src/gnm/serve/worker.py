@@ -9,13 +9,12 @@ import asyncio
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from gnm.serve.errors import Refused
+from gnm.serve.jobs import Job, Pieces, Questions, Streaming
 from gnm.serve.memory import ServedMemory, Stream, ask_each
 from gnm.serve.metrics import Metrics
 from gnm.serve.settings import ServeSettings
@@ -23,65 +22,13 @@ from gnm.serve.settings import ServeSettings
 _RETRY = 1
 
 
-@dataclass(eq=False)
-class _Job:
-    """Something to be done: `run` gives the result."""
-
-    user: str
-    run: Callable[[], Any]
-    result: Future = field(default_factory=Future)
-
-
-@dataclass(eq=False)
-class _Questions(_Job):
-    """`run` gives the memory that `phrases` are asked of; the result are the answers."""
-
-    phrases: Sequence[str] = ()
-    max_new_tokens: int = 1
-
-
-@dataclass(eq=False)
-class _Streaming(_Job):
-    """`run` gives a Stream, which is the result; then `send` gets each piece, at the end None or an error."""
-
-    send: Callable[[str | Exception | None], None] = lambda piece: None
-    pieces: Iterator[str] | None = None
-    closed: bool = False
-
-
-class Pieces:
-    """The pieces of a stream, in their order, as they are made.
-
-    They have to be closed. A generator would not do: closed before its first step, it never runs its end.
-    """
-
-    def __init__(self, job: _Streaming, queue: asyncio.Queue):
-        """queue: what `job` sends."""
-        self.job, self._queue = job, queue
-
-    def __aiter__(self) -> "Pieces":
-        return self
-
-    async def __anext__(self) -> str:
-        piece = await self._queue.get()
-        if isinstance(piece, Exception):
-            raise piece
-        if piece is None:
-            raise StopAsyncIteration
-        return piece
-
-    async def aclose(self) -> None:
-        """End the stream, if it has not ended."""
-        self.job.closed = True
-
-
 class Worker:
     """Runs jobs until `close`; `run`, `ask` and `stream` are for the event loop."""
 
     def __init__(self, settings: ServeSettings, metrics: Metrics):
         self._settings, self._metrics = settings, metrics
-        self._waiting: deque[_Job] = deque()
-        self._streams: list[_Streaming] = []
+        self._waiting: deque[Job] = deque()
+        self._streams: list[Streaming] = []
         self._of_user: Counter[str] = Counter()
         self._changed, self._closing = threading.Condition(), False
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -89,13 +36,13 @@ class Worker:
 
     async def run(self, user: str, function: Callable[[], Any]) -> Any:
         """What `function` returns, run between other jobs. Raises Refused if there is no room, or no turn in time."""
-        return await self._result(_Job(user, function))
+        return await self._result(Job(user, function))
 
     async def ask(
         self, user: str, memory: Callable[[], ServedMemory], phrases: Sequence[str], max_new_tokens: int
     ) -> list[str]:
         """The answers from the memory that `memory` gives, with others' in one batch."""
-        return await self._result(_Questions(user, memory, phrases=phrases, max_new_tokens=max_new_tokens))
+        return await self._result(Questions(user, memory, phrases=phrases, max_new_tokens=max_new_tokens))
 
     async def stream(self, user: str, start: Callable[[], Stream]) -> tuple[Stream, Pieces]:
         """The stream that `start` gives, and its pieces as they are made; closing them ends it."""
@@ -105,7 +52,7 @@ class Worker:
             with suppress(RuntimeError):  # the event loop has ended
                 loop.call_soon_threadsafe(queue.put_nowait, piece)
 
-        pieces = Pieces(_Streaming(user, start, send=send), queue)
+        pieces = Pieces(Streaming(user, start, send=send), queue)
         try:
             return await self._result(pieces.job), pieces
         except BaseException:
@@ -124,7 +71,7 @@ class Worker:
             self._changed.notify()
         self._thread.join(seconds)
 
-    async def _result(self, job: _Job) -> Any:
+    async def _result(self, job: Job) -> Any:
         self._admit(job)
         waiting = asyncio.wrap_future(job.result)
         waiting.add_done_callback(_noticed)
@@ -138,7 +85,7 @@ class Worker:
             job.result.cancel()
             raise
 
-    def _admit(self, job: _Job) -> None:
+    def _admit(self, job: Job) -> None:
         limits = self._settings.limits
         with self._changed:
             if self._closing:
@@ -162,7 +109,7 @@ class Worker:
                 if self._closing:
                     break
                 job = self._next()
-            if isinstance(job, _Questions):
+            if isinstance(job, Questions):
                 self._answer([job, *self._joining(job)])
             elif job is not None:
                 self._begin(job)
@@ -170,16 +117,16 @@ class Worker:
                 self._advance(stream)
         self._refuse_all()
 
-    def _next(self) -> _Job | None:
+    def _next(self) -> Job | None:
         """The oldest job that can be begun."""
         full = len(self._streams) >= self._settings.streams
         for job in self._waiting:
-            if not (full and isinstance(job, _Streaming)):
+            if not (full and isinstance(job, Streaming)):
                 self._waiting.remove(job)
                 return job
         return None
 
-    def _joining(self, first: _Questions) -> list[_Questions]:
+    def _joining(self, first: Questions) -> list[Questions]:
         """Waiting questions that can be answered beside `first`; if there are none, those that come at once."""
         if not self._waiting:
             time.sleep(self._settings.gather_seconds)
@@ -187,7 +134,7 @@ class Worker:
             room = self._settings.batch - len(first.phrases)
             found = []
             for job in list(self._waiting):
-                if isinstance(job, _Questions) and job.max_new_tokens == first.max_new_tokens:
+                if isinstance(job, Questions) and job.max_new_tokens == first.max_new_tokens:
                     if len(job.phrases) > room:
                         break
                     room -= len(job.phrases)
@@ -195,10 +142,10 @@ class Worker:
                     found.append(job)
             return found
 
-    def _answer(self, jobs: list[_Questions]) -> None:
+    def _answer(self, jobs: list[Questions]) -> None:
         jobs = [job for job in jobs if self._taken(job)]
         asked: dict[int, tuple[ServedMemory, list[str]]] = {}
-        places: list[tuple[_Questions, int, int]] = []
+        places: list[tuple[Questions, int, int]] = []
         for job in jobs:
             try:
                 memory = job.run()
@@ -211,7 +158,7 @@ class Worker:
         if not places:
             return
         try:
-            said = dict(zip(asked, ask_each(list(asked.values()), places[0][0].max_new_tokens), strict=True))
+            said = dict(zip(asked, self._said(list(asked.values()), places[0][0].max_new_tokens), strict=True))
         except Exception as error:
             if len(places) == 1:
                 self._finish(places[0][0], error=error)
@@ -219,11 +166,23 @@ class Worker:
                 for job, key, _ in places:
                     self._answer_alone(job, asked[key][0])
             return
-        self._metrics.batch.observe(sum(len(phrases) for _, phrases in asked.values()))
         for job, key, first in places:
             self._finish(job, said[key][first : first + len(job.phrases)])
 
-    def _answer_alone(self, job: _Questions, memory: ServedMemory) -> None:
+    def _said(self, asked: list[tuple[ServedMemory, list[str]]], max_new_tokens: int) -> list[list[str]]:
+        """The answers to each memory's phrases, at most `batch` in a pass; more of them are one request's."""
+        most, passes = self._settings.batch, [asked]
+        if len(asked) == 1:
+            [(memory, phrases)] = asked
+            passes = [[(memory, phrases[at : at + most])] for at in range(0, len(phrases), most)]
+        said: list[list[str]] = [[] for _ in asked]
+        for each in passes:
+            for answers, own in zip(said, ask_each(each, max_new_tokens), strict=True):
+                answers += own
+            self._metrics.batch.observe(sum(len(phrases) for _, phrases in each))
+        return said
+
+    def _answer_alone(self, job: Questions, memory: ServedMemory) -> None:
         try:
             [answers] = ask_each([(memory, job.phrases)], job.max_new_tokens)
         except Exception as error:
@@ -231,7 +190,7 @@ class Worker:
         else:
             self._finish(job, answers)
 
-    def _begin(self, job: _Job) -> None:
+    def _begin(self, job: Job) -> None:
         if not self._taken(job):
             return
         try:
@@ -239,14 +198,14 @@ class Worker:
         except Exception as error:
             self._finish(job, error=error)
         else:
-            if isinstance(job, _Streaming):
+            if isinstance(job, Streaming):
                 job.pieces = iter(result)
                 self._streams.append(job)
                 job.result.set_result(result)
             else:
                 self._finish(job, result)
 
-    def _advance(self, job: _Streaming) -> None:
+    def _advance(self, job: Streaming) -> None:
         """Take one piece of a stream and send it."""
         last: Exception | None = None
         if not job.closed:
@@ -263,21 +222,21 @@ class Worker:
         if not job.closed:
             job.send(last)
 
-    def _taken(self, job: _Job) -> bool:
+    def _taken(self, job: Job) -> bool:
         """Whether somebody waits for `job`; otherwise it is dropped."""
         if job.result.set_running_or_notify_cancel():
             return True
         self._leave(job)
         return False
 
-    def _finish(self, job: _Job, result: Any = None, error: Exception | None = None) -> None:
+    def _finish(self, job: Job, result: Any = None, error: Exception | None = None) -> None:
         self._leave(job)
         if error is None:
             job.result.set_result(result)
         else:
             job.result.set_exception(error)
 
-    def _leave(self, job: _Job) -> None:
+    def _leave(self, job: Job) -> None:
         with self._changed:
             self._of_user[job.user] -= 1
             self._of_user += Counter()  # without those at 0

@@ -1,0 +1,58 @@
+"""What is told of a wrong request is short and soon told, however much is wrong with it."""
+
+import time
+
+import pytest
+
+from gnm.config import StrictModel, validate
+from gnm.errors import ConfigError
+
+ASK, CHAT = "/v1/memories/m/ask", "/v1/chat/completions"
+USER = {"role": "user", "content": "Where?"}
+MANY = 300_000
+
+
+class Two(StrictModel):
+    one: int = 0
+    two: int = 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "told"),
+    [
+        (ASK, {"questions": ["x"] * 200_000}, "questions: List should have at most 1000 items"),
+        (ASK, {"questions": [1] * MANY}, "questions.0: Input should be a valid string"),
+        (ASK, {f"key{n}": 1 for n in range(20_000)}, "20000 keys; at most 100"),
+        (ASK, {"q" * 900_000: 1}, "unknown key 'qqq"),
+        (CHAT, {"model": "m", "messages": [USER] * 1_001}, "messages: List should have at most 1000 items"),
+        (CHAT, {"model": "m", "messages": [1] * MANY}, "messages.0"),
+        (CHAT, {"model": "m", "messages": [{**USER, "content": [1] * 500}] * 800}, "messages.0"),
+        (CHAT, {"model": "m", "messages": [USER], "stop": ["x"] * 17}, "stop"),
+        (CHAT, {"model": "m", "messages": [USER], "stop": [1] * MANY}, "stop"),
+        (CHAT, {"model": "m", "messages": [USER], "tools": [1] * MANY}, "tools"),
+    ],
+)
+def test_a_body_in_which_all_is_wrong_gets_a_short_answer_soon(anna, path, body, told):
+    begun = time.monotonic()
+    answer = anna.post(path, json=body)
+    assert time.monotonic() - begun < 5
+    assert answer.status_code == 400 and told in answer.json()["error"]["message"], answer.text[:500]
+    assert len(answer.content) < 2_000
+
+
+def test_as_many_stops_as_are_taken(anna):
+    body = {"model": "no-memory", "messages": [USER], "stop": ["never said"] * 16, "max_tokens": 1}
+    assert anna.post(CHAT, json=body).status_code == 200
+
+
+def test_the_first_problems_are_described_and_the_others_counted():
+    wrong = {f"key{n}": 1 for n in range(12)}
+    with pytest.raises(ConfigError) as refused:
+        validate(wrong, Two, "here")
+    told = str(refused.value)
+    assert told.startswith("here: unknown key 'key0' (") and told.endswith("; and 2 more")
+    assert told.count("unknown key") == 10
+    with pytest.raises(ConfigError, match="unknown key 'x' "):
+        validate({"x": 1}, Two, "here")
+    with pytest.raises(ConfigError, match="unknown key 'tow' .*'two'"):
+        validate({"tow": 1}, Two, "here")
