@@ -21,15 +21,16 @@ def written(client, path, **body):
 def test_the_text_of_what_is_left_out_goes_back_to_who_wrote_it_and_nowhere_else(gated):
     path = "/v1/memories/half"
     with gated.client("anna") as anna:
-        told = written(anna, path, document="Oslo is big.\nHorses are red.\nMilk is white.\n", instruction="Learn it.")
+        document = "Oslo is big.\nHorses are red.\nMilk is white.\nRavens are black.\nIce is cold.\n"
+        told = written(anna, path, document=document, instruction="Learn it.")
         [shown] = anna.get(path).json()["documents"]
-        left_out = [each["text"] for each in told["segments"] if each["text"].strip() and not each["stored"]]
         kept = [each["text"] for each in told["segments"] if each["stored"]]
-        assert left_out and kept and [each["text"] for each in shown["segments"] if each["stored"]] == kept
+        assert [each["text"] for each in shown["segments"] if each["text"]] == kept
         memory = gated.service.store.open("anna", "half")
         written(anna, path, **BERN)
-        held = [shown, memory.documents[0], *(notes for _, notes in memory._before._kept)]
-    assert not any(text.strip() in str(each) for text in left_out for each in held)
+    left_out = [each["text"].split("\n")[0] for each in told["segments"] if not each["stored"] and each["text"].strip()]
+    held = [shown, memory.documents[0], *(notes for _, notes in memory._before._kept)]
+    assert "Oslo is big." in left_out and not any(text in str(each) for text in left_out for each in held)
 
 
 def test_of_a_document_that_is_to_leave_no_words_none_are_kept(anna, service):
