@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
+import uvicorn
 
 from gnm.api import load
 from gnm.conversation import Conversation
@@ -28,6 +29,7 @@ class Running:
     url: str
     folder: Path
     service: Service
+    server: uvicorn.Server
 
     def client(self, user: str | None = "anna") -> httpx2.Client:
         headers = {} if user is None else {"Authorization": f"Bearer {USERS[user]}"}
@@ -47,7 +49,7 @@ def running(folder: Path, keys: Keys, model: Conversation | None = None, **setti
         time.sleep(0.005)
         assert thread.is_alive()
     try:
-        yield Running(f"http://127.0.0.1:{listening.getsockname()[1]}", folder, service)
+        yield Running(f"http://127.0.0.1:{listening.getsockname()[1]}", folder, service, http)
     finally:
         http.should_exit = True
         thread.join(30)

@@ -30,7 +30,6 @@ def application(service: Service) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        await service.warm_up()
         yield
         service.worker.close()
 

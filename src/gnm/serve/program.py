@@ -1,9 +1,12 @@
 """`gnm serve`: memories behind an HTTP service with a page, on this machine unless told otherwise."""
 
 import argparse
+import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from platformdirs import user_data_path
@@ -13,11 +16,13 @@ from gnm.extras import optional_imports
 from gnm.serve.keys import Keys, add_user, is_loopback
 from gnm.serve.settings import ServeSettings, serve_settings
 
+_INTERRUPTED = 128 + 2  # what a shell says of a program that SIGINT ended
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Load the model, listen, answer until interrupted."""
     options = _parser().parse_args(arguments)
-    with exit_on_error():
+    with exit_on_error(), _interruptible():
         if options.add_user is not None:
             if options.keys is None:
                 raise ConfigError("--add-user needs --keys FILE, in which the key is remembered")
@@ -31,6 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         with optional_imports():
             _serve(options, settings, keys)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl+C ends the program quietly, also while the model is loaded."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,10 +82,12 @@ def _serve(options: argparse.Namespace, settings: ServeSettings, keys: Keys) -> 
     adapter = options.adapter or (None if options.backbone else DEFAULT_ADAPTER)
     store = None if options.store is None else {"k": options.store}
     model = load(adapter, backbone=options.backbone, capacity=options.capacity, store=store)
+    service = Service(model, options.memories, keys, settings)
+    asyncio.run(service.warm_up())
     host, port = listening.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     print(f"http://{address}:{port}/ (memories in {options.memories}; end with Ctrl+C)", flush=True)
-    server(Service(model, options.memories, keys, settings)).run(sockets=[listening])
+    server(service).run(sockets=[listening])
 
 
 def _listening(host: str, port: int) -> socket.socket:

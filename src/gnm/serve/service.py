@@ -1,6 +1,7 @@
 """What the endpoints share: the settings, who calls, the memories and the worker, and the way to use them."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from gnm.conversation import Conversation
+from gnm.errors import MemoryFileError
 from gnm.memory.written import Written
 from gnm.serve.errors import Refused
 from gnm.serve.keys import LOCAL, Keys
@@ -21,6 +23,7 @@ from gnm.serve.worker import Worker
 
 Result = TypeVar("Result")
 
+_log = logging.getLogger("gnm.serve")
 _WARM = "Learn it all. Then ask."
 _LOOK_AGAIN = 0.1  # seconds until a lock is tried again
 
@@ -34,11 +37,17 @@ class Service:
         self.worker = Worker(settings, self.metrics)
 
     async def warm_up(self) -> None:
-        """Write and ask once, so that nobody's first request waits for what only a first one needs."""
+        """Write and ask once, so that nobody's first request waits for what only a first one needs.
+
+        A model whose memories have no room for these few words is served nevertheless.
+        """
 
         def used() -> None:
             memory = self.store.open(LOCAL, EMPTY).copy()
-            memory.write(_WARM, _WARM)
+            try:
+                memory.write(_WARM, _WARM)
+            except MemoryFileError as error:
+                _log.warning("a document of a few words does not fit: %s", error)
             memory.ask(_WARM, max_new_tokens=2)
 
         await self.worker.run(LOCAL, used)
