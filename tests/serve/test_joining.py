@@ -58,7 +58,6 @@ async def asked_at_once(worker, memory, asked):
         ([1] * 7, [3, 3, 1]),
         ([2, 1, 2, 2], [3, 2, 2]),  # what just fills a pass joins it, what does not waits
         ([1, 3, 1, 1], [1, 3, 2]),  # none goes before a larger one that came first
-        ([5, 1], [5, 1]),  # a request is not divided
     ],
 )
 def test_no_more_questions_share_a_pass_than_the_setting_says(memory, passes, requests, found):
