@@ -18,21 +18,15 @@ def test_labels_say_segment_by_segment_what_a_write_should_do():
     others = (
         ("Forget the birds", frozenset({"Birds are blue"})),
         ("Forget nothing here", frozenset()),
-        ("Learn it", None),
     )
     first, second = label_writes([
         step(FIRST, ["A horse is red"], is_rule=True),
         step(SECOND, ["Oslo is small"], ["Oslo is big"], revocations=others),
     ])  # fmt: skip
     assert first.wanted == (False, True) and first.is_rule and first.revoked == ()
-    assert first.instructions == ((f"Learn {FIRST}", None),)
+    assert first.revocations == ()
     assert second.wanted == (True, False) and not second.is_rule and second.revoked == ((True, False),)
-    assert second.instructions == (
-        (f"Learn {SECOND}", None),
-        ("Forget the birds", (False, True)),
-        ("Forget nothing here", (False, False)),
-        ("Learn it", None),
-    )
+    assert second.revocations == (("Forget the birds", (False, True)), ("Forget nothing here", (False, False)))
     assert (second.document, second.instruction) == (SECOND, f"Learn {SECOND}")
 
 

@@ -8,14 +8,15 @@ from services import USERS, keys, running
 from test_connections import answer, connections
 
 SECONDS = 4.0
-BODY, FILE = 1_000, 2_000
+BODY, FILE = 4_000, 6_000
 ASKED = {"POST /v1/memories/m/documents": BODY, "POST /v1/chat/completions": BODY, "PUT /v1/memories/m/file": FILE}
 JSON, IMPORT = "POST /v1/memories/m/documents", "PUT /v1/memories/m/file"
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    limits = {"body_bytes": BODY, "import_bytes": FILE, "body_seconds": SECONDS}
+    small = {"document_characters": 100, "question_characters": 100, "chat_characters": 100, "questions": 2}
+    limits = {"body_bytes": BODY, "import_bytes": FILE, "body_seconds": SECONDS, **small}
     with running(tmp_path_factory.mktemp("memories"), keys(), limits=limits) as started:
         yield started
 
