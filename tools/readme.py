@@ -44,14 +44,23 @@ _PROTOCOL = {
 
 
 def people() -> str:
-    """Free probes: a row a method, a column a figure."""
-    frame = pd.read_csv(PROJECT / "plots/people.csv", keep_default_na=False, na_values=[""])
-    frame = frame[(frame["by"] == "all") & (frame["group"] == "all")].set_index(["method", "figure"])
-    cells = {
-        title: [_cell(*frame.loc[(method, figure), ["value", "low", "high"]]) for figure in _PEOPLE]
-        for method, title in _METHODS.items()
-    }
-    return _table("Method", list(_PEOPLE.values()), cells)
+    """Free probes: a row a method, a column a figure; and the generalist on the probes of two other writers."""
+    free, written = _of_all("people"), _of_all("people_written")
+    first, *others = ((title, _people_cells(free, method)) for method, title in _METHODS.items())
+    harder = ("Generalist, probes of two writers", _people_cells(written, "generalist"))
+    return _table("Method", list(_PEOPLE.values()), dict([first, harder, *others]))
+
+
+def _of_all(plot: str) -> pd.DataFrame:
+    """The figures over all probes in a table of plots/, by method and figure."""
+    frame = pd.read_csv(PROJECT / f"plots/{plot}.csv", keep_default_na=False, na_values=[""])
+    return frame[(frame["by"] == "all") & (frame["group"] == "all")].set_index(["method", "figure"])
+
+
+def _people_cells(frame: pd.DataFrame, method: str) -> list[str]:
+    """A row of the table; what was not asked is empty."""
+    places = [(method, figure) for figure in _PEOPLE]
+    return [_cell(*frame.loc[place, ["value", "low", "high"]]) if place in frame.index else "" for place in places]
 
 
 def protocol() -> str:
