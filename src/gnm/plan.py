@@ -248,7 +248,7 @@ def _schema_of(name: str, block: Any) -> type[Params] | None:
         return TrainParams
     if kind != "evaluate":
         return None
-    return PeopleParams if isinstance(block, dict) and "probes" in block else EvaluateParams
+    return PeopleParams if isinstance(block, dict) and {"probes", "written"} & block.keys() else EvaluateParams
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
