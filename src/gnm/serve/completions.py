@@ -25,11 +25,7 @@ from gnm.serve.store import EMPTY, absent
 
 HEADER = "X-GNM-Memory"
 """The header that names the memory, for clients whose `model` is fixed."""
-
-
 _MOST_MESSAGES, _MOST_PARTS, _MOST_STOPS = 1_000, 1_000, 16
-
-
 _COLDEST = 1e-4  # a lower temperature chooses what is likeliest anyway, and divides scores beyond all numbers
 
 

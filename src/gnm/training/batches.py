@@ -121,7 +121,9 @@ def training_batch(params: TrainParams, material: Material, step: int) -> list[T
     return batch
 
 
-def _draw_people(params: TrainParams, material: Material, index: int, length: int) -> list:
+def _draw_people(
+    params: TrainParams, material: Material, index: int, length: int
+) -> list[tuple[Episode, tuple[tuple[Query, ...], ...]]]:
     """Sequence number `index` in people's words: drawn from facts, or from documents written one by one."""
     people, count = params.people, params.loop.instructions_per_document
     if people.written and random.Random(f"{params.seed}/written/{index}").random() < people.written.share:
