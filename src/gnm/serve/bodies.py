@@ -1,6 +1,7 @@
 """What a request brings: its body within limits and time, and the schemas of the service's own endpoints."""
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, TypeVar
@@ -16,6 +17,7 @@ from gnm.serve.settings import MOST_QUESTIONS, Limits
 
 Schema = TypeVar("Schema", bound=StrictModel)
 _MOST_KEYS = 100
+_MOST_VALUES = 20_000  # of a body, were its texts without commas and brackets
 
 
 def _unicode(text: str) -> str:
@@ -89,8 +91,9 @@ async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
             text = b"".join([piece async for piece in read_body(request, limits.body_bytes, limits.body_seconds)])
     except TimeoutError as error:
         raise Refused(408, f"the body did not arrive within {limits.body_seconds:g} seconds") from error
+    _check_number_of_values(text, limits)
     try:
-        value = json.loads(text.decode("utf-8"), parse_constant=_no_number)
+        value = _parsed(text)
     except (ValueError, RecursionError) as error:
         raise Refused(400, "the body is no JSON in UTF-8") from error
     if not isinstance(value, dict):
@@ -120,6 +123,29 @@ def check_length(what: str, text: str, most: int) -> None:
     """Raise Refused if `text` is longer than `most` characters."""
     if len(text) > most:
         raise Refused(413, f"{what} has {len(text)} characters; at most {most} are taken")
+
+
+def _check_number_of_values(text: bytes, limits: Limits) -> None:
+    """Raise Refused for a body with more values than a request can need.
+
+    The event loop reads JSON, and is held for seconds by a million values, however small. Commas and brackets are
+    counted wherever they stand: what the texts of a request can hold of them is allowed.
+    """
+    found, most = sum(map(text.count, (b",", b"[", b"{"))), limits.characters + _MOST_VALUES
+    if found > most:
+        raise Refused(413, f"the body has {found} commas and opening brackets; at most {most} are taken")
+
+
+def _parsed(text: bytes) -> Any:
+    """The value of a JSON text. ValueError or RecursionError if it is none.
+
+    Garbage is not collected meanwhile: each time it is, all objects of the process are looked at.
+    """
+    gc.disable()
+    try:
+        return json.loads(text.decode("utf-8"), parse_constant=_no_number)
+    finally:
+        gc.enable()
 
 
 def _no_number(constant: str) -> None:

@@ -35,15 +35,19 @@ class Limits(StrictModel):
     wait_seconds: float = Field(60.0, gt=0, description="for the model's turn, and for another process's lock")
     connections: int = Field(256, gt=0, description="that are open; requests of further ones are refused")
 
-    @model_validator(mode="after")
-    def _check_bodies(self) -> Self:
-        """Whatever the other limits allow fits into a body, also with all of its characters escaped."""
-        longest = max(
+    @property
+    def characters(self) -> int:
+        """The most characters that the texts of a request can have together."""
+        return max(
             self.document_characters + self.question_characters,
             self.questions * self.question_characters,
             self.chat_characters,
         )
-        if self.body_bytes < (needed := _ESCAPED * longest + _BESIDE):
+
+    @model_validator(mode="after")
+    def _check_bodies(self) -> Self:
+        """Whatever the other limits allow fits into a body, also with all of its characters escaped."""
+        if self.body_bytes < (needed := _ESCAPED * self.characters + _BESIDE):
             raise ValueError(
                 f"body_bytes is {self.body_bytes}, and the characters that are allowed may take {needed} in JSON: "
                 "raise it, or lower document_characters, questions, question_characters or chat_characters"
