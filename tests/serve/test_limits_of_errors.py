@@ -62,7 +62,9 @@ def test_a_body_with_crowds_of_tiny_values_is_refused_before_it_is_read(anna, se
 @pytest.mark.parametrize("body", [b"{}", b"{"])
 def test_garbage_is_not_collected_while_a_body_is_read(anna, monkeypatch, body):
     loads, collected = json.loads, []
-    monkeypatch.setattr("json.loads", lambda *given, **named: collected.append(gc.isenabled()) or loads(*given, **named))
+    monkeypatch.setattr(
+        "json.loads", lambda *given, **named: collected.append(gc.isenabled()) or loads(*given, **named)
+    )
     anna.post(ASK, content=body, headers={"Content-Type": "application/json"})
     assert collected[0] is False and gc.isenabled()
 

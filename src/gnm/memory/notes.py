@@ -91,6 +91,8 @@ def _wrong_in(notes: Mapping[str, Any], state: MemoryState) -> str | None:
             return f"a note is of document {number[:20]!r}, and {state.written} documents were written"
         if not _is_note(note):
             return f"the note of document {number} lacks its instruction or beginning, or holds other values"
+        if note.get("segments") and state.segment is None:
+            return f"document {number} has segments, and a memory without gates has none"
     for document, segment in _held(state):
         if document >= 0 and segment >= len(notes.get(str(document), {}).get("segments", range(segment + 1))):
             return f"document {document} has no segment {segment}"

@@ -1,6 +1,7 @@
 """What the endpoints share: the settings, who calls, the memories and the worker, and the way to use them."""
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -39,7 +40,7 @@ class Service:
     async def warm_up(self) -> None:
         """Write and ask once, so that nobody's first request waits for what only a first one needs.
 
-        A model whose memories have no room for these few words is served nevertheless.
+        What was made until then is no garbage: it is not looked at any more each time that some is collected. A model whose memories have no room for these few words is served nevertheless.
         """
 
         def used() -> None:
@@ -51,6 +52,7 @@ class Service:
             memory.ask(_WARM, max_new_tokens=2)
 
         await self.worker.run(LOCAL, used)
+        gc.freeze()
 
     @property
     def limits(self):

@@ -17,6 +17,9 @@ class Limits(StrictModel):
 
     body_bytes: int = Field(3_000_000, gt=0, description="a request's JSON")
     import_bytes: int = Field(500_000_000, gt=0, description="a memory file that is imported")
+    import_header_bytes: int = Field(
+        4_000_000, gt=0, description="of these, what the file says of its documents: instructions, stored words"
+    )
     body_seconds: float = Field(
         30.0, gt=0, description="until a request's head has arrived, and its body; of an import, each piece"
     )

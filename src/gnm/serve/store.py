@@ -12,7 +12,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from filelock import Timeout
 
 from gnm.errors import MemoryFileError
 from gnm.files import remove_leftovers
-from gnm.memory.files import locked
+from gnm.memory.files import SavedMemory, locked, read_memory
 from gnm.memory.parts import remove_parts
 from gnm.serve.errors import Refused, not_kept
 from gnm.serve.keys import NAME
@@ -130,7 +130,9 @@ class Store:
     def take_in(self, user: str, name: str, file: Path) -> ServedMemory:
         """Begin a memory with the content of `file`. Raises Refused if it is there, MemoryFileError if it is damaged,
         another model's, or too large to be read."""
-        path, memory = self.path(user, name), self._read(file, "the file")
+        path = self.path(user, name)
+        self._check_header(file)
+        memory = self._read(file, "the file")
         memory.check_readable()
         with self._alone(path):
             if path.exists():
@@ -145,7 +147,7 @@ class Store:
         """The memory in `file`, which errors call `said`."""
         memory = self._model.another()
         with self._nameless((str(file), said)):
-            memory.load_memory(file)
+            memory.load_memory(_packed(read_memory(file)))
         memory.clear_history()
         return memory
 
@@ -160,6 +162,17 @@ class Store:
         most = self._settings.limits.memories
         if len(self.names(user)) >= most:
             raise Refused(409, f"there are {most} memories, which is the limit; delete one")
+
+    def _check_header(self, file: Path) -> None:
+        """Raise Refused for a file that says more of its documents than is read of an import.
+
+        A header that is longer than its file is damaged, which reading it tells.
+        """
+        with file.open("rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+        most = self._settings.limits.import_header_bytes
+        if most < size < file.stat().st_size:
+            raise Refused(413, f"the file says {size} bytes of its documents; at most {most} are taken")
 
     @contextmanager
     def _nameless(self, *said: tuple[str, str]) -> Iterator[None]:
@@ -224,6 +237,14 @@ class Store:
 
     def _slots(self) -> int:
         return sum(each.size for each in self._loaded.values())
+
+
+def _packed(saved: SavedMemory) -> SavedMemory:
+    """The memory without slots that hold nothing. A write leaves none; a file that somebody made may have a million,
+    which would be kept, and read past for each token, but count as none."""
+    if bool(saved.state.valid.all()):
+        return saved
+    return replace(saved, state=saved.state.select(saved.state.valid)[0])
 
 
 def _is_name(name: str) -> bool:
