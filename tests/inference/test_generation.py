@@ -5,7 +5,7 @@ import torch
 from transformers import GenerationConfig
 
 from gnm.errors import ConfigError
-from gnm.inference.generation import decode_stream, generate_tokens, generation_config
+from gnm.inference.generation import _processors, decode_stream, generate_tokens, generation_config
 from stock import another, context_ids, reader_of
 
 TEXTS = ["Anna lives in Oslo. ", "She plays the violin."]
@@ -28,6 +28,8 @@ def begun(backbone):
         {"no_repeat_ngram_size": 2},
         {"do_sample": True, "top_k": 1},
         {"do_sample": True, "temperature": 1e-4},
+        {"do_sample": True, "temperature": 1e-40},
+        {"do_sample": True, "temperature": 5e-324, "top_p": 0.5, "min_p": 0.1},
         {"do_sample": True, "top_p": 1e-6, "top_k": 0},
         {"do_sample": True, "min_p": 1.0},
     ],
@@ -68,6 +70,16 @@ def test_draws_go_by_the_seed(tiny):
         return list(generate_tokens(reader.decoder, prefix, prompt, [], config, seed))
 
     assert drawn(1) == drawn(1) != drawn(2)
+
+
+@torch.no_grad()
+def test_a_temperature_draws_from_where_it_can(tiny):
+    reader, prefix, prompt = begun(tiny)
+    drawn = [generation_config(do_sample=True, temperature=temperature, top_k=1) for temperature in (0.9e-4, 1e-4)]
+    assert [len(_processors(config)) for config in drawn] == [0, 2]
+    config = generation_config(max_new_tokens=3, do_sample=True, top_k=0, repetition_penalty=1e-40)
+    with pytest.raises(ConfigError, match="repetition_penalty 1e-40 .*nearer to 1"):
+        list(generate_tokens(reader.decoder, prefix, prompt, [], config))
 
 
 @pytest.mark.parametrize(

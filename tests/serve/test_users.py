@@ -100,6 +100,16 @@ def test_users_that_differ_in_case_alone_are_refused(tmp_path):
         Keys.read(path)
 
 
+def test_a_key_of_two_users_is_refused(tmp_path):
+    path = tmp_path / "keys.yaml"
+    add_user(path, "anna")
+    path.write_text(path.read_text() + path.read_text().splitlines()[1].replace("anna", "ben") + "\n")
+    with pytest.raises(ConfigError, match="'anna' and 'ben' have the same key"):
+        Keys.read(path)
+    key = add_user(path, "ben")  # as the error says
+    assert Keys.read(path).user(f"Bearer {key}") == "ben"
+
+
 def test_other_machines_need_keys(capsys):
     with pytest.raises(SystemExit) as ended:
         program.main(["--host", "0.0.0.0"])

@@ -53,6 +53,9 @@ SETTINGS = {
 }
 """The settings of GenerationConfig that count here, with what they are if nothing is said."""
 
+COLDEST = 1e-4
+"""A lower temperature would divide scores beyond all numbers: nothing is drawn, what is likeliest is chosen."""
+
 _UNFINISHED = "\ufffd"  # what a tokenizer decodes half a character to
 
 
@@ -84,7 +87,7 @@ def generate_tokens(
 ) -> Iterator[int]:
     """The tokens that follow `prefix` and `prompt`, up to one of `ends` or `config.max_new_tokens`.
 
-    prefix: of one state. seed: of the draws, with do_sample.
+    prefix: of one state. seed: of the draws, with do_sample. Raises ConfigError if settings make scores too large.
     """
     processors = _processors(config)
     generator = torch.Generator(device="cpu").manual_seed(seed)
@@ -93,8 +96,14 @@ def generate_tokens(
     for _ in range(config.max_new_tokens):
         scores, own = _read_on(decoder, prefix, ids, own, seen.shape[1] - ids.shape[1])
         scores = processors(seen, scores)
-        if config.do_sample:
-            chosen = int(torch.multinomial(scores.softmax(-1).cpu(), 1, generator=generator))
+        if _draws(config):
+            chances = scores.softmax(-1).cpu()
+            if bool(chances.isnan().any()):
+                raise ConfigError(
+                    f"generation settings: repetition_penalty {config.repetition_penalty} makes scores too large to "
+                    "draw from; give one nearer to 1"
+                )
+            chosen = int(torch.multinomial(chances, 1, generator=generator))
         else:
             chosen = int(scores.argmax())
         if chosen in ends:
@@ -138,6 +147,10 @@ def _read_on(
     return decoder.logits(hidden[0, 0, -1:]), reading.own
 
 
+def _draws(config: GenerationConfig) -> bool:
+    return config.do_sample and not 0 < config.temperature < COLDEST
+
+
 def _processors(config: GenerationConfig) -> LogitsProcessorList:
     """What changes the scores before a token is chosen, in transformers' order."""
     found = LogitsProcessorList()
@@ -145,7 +158,7 @@ def _processors(config: GenerationConfig) -> LogitsProcessorList:
         found.append(RepetitionPenaltyLogitsProcessor(penalty=config.repetition_penalty))
     if config.no_repeat_ngram_size:
         found.append(NoRepeatNGramLogitsProcessor(config.no_repeat_ngram_size))
-    if config.do_sample:
+    if _draws(config):
         found.append(TemperatureLogitsWarper(float(config.temperature)))
         if config.top_k:
             found.append(TopKLogitsWarper(top_k=config.top_k))

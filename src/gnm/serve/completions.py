@@ -26,7 +26,6 @@ from gnm.serve.store import EMPTY, absent
 HEADER = "X-GNM-Memory"
 """The header that names the memory, for clients whose `model` is fixed."""
 _MOST_MESSAGES, _MOST_PARTS, _MOST_STOPS = 1_000, 1_000, 16
-_COLDEST = 1e-4  # a lower temperature chooses what is likeliest anyway, and divides scores beyond all numbers
 
 
 class _Lenient(StrictModel):
@@ -117,7 +116,7 @@ class Completion(_Lenient):
         """How the answer is generated."""
         asked = self.max_completion_tokens or self.max_tokens or limits.max_new_tokens
         settings: dict[str, Any] = {"max_new_tokens": min(asked, limits.max_new_tokens)}
-        if self.temperature and self.temperature >= _COLDEST:
+        if self.temperature:
             drawn = {"do_sample": True, "temperature": self.temperature, "top_k": 0}
             settings |= drawn if self.top_p is None else {**drawn, "top_p": self.top_p}
         return settings

@@ -36,12 +36,17 @@ class Keys:
 
     @classmethod
     def read(cls, path: Path | None) -> "Keys":
-        """The keys in a file that `add_user` made. Raises ConfigError if it is none, or has no user."""
+        """The keys in a file that `add_user` made. Raises ConfigError if it is none, or has no user, or a key
+        is of two, one of whom would have the other's memories."""
         if path is None:
             return cls()
         users = load_params(path, _KeyFile).users
         for user in users:
             check_user(user, users)
+        owners: dict[str, str] = {}
+        for user, digest in users.items():
+            if (other := owners.setdefault(digest, user)) != user:
+                raise ConfigError(f"{path}: {other!r} and {user!r} have the same key; give one a new one: --add-user")
         if not users:
             raise ConfigError(f"{path} has no user; add one: gnm serve --keys {path} --add-user NAME")
         return cls(users)

@@ -40,7 +40,8 @@ class Service:
     async def warm_up(self) -> None:
         """Write and ask once, so that nobody's first request waits for what only a first one needs.
 
-        What was made until then is no garbage: it is not looked at any more each time that some is collected. A model whose memories have no room for these few words is served nevertheless.
+        What was made until then is no garbage: it is not looked at any more each time that some is collected.
+        A model whose memories have no room for these few words is served nevertheless.
         """
 
         def used() -> None:
