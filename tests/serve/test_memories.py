@@ -215,23 +215,35 @@ def test_health_metrics_and_page_need_no_key(service, anna, name):
     assert "default-src 'self'" in page.headers["content-security-policy"]
 
 
-def test_a_request_that_is_left_is_not_begun(anna, service, name):
-    begun, go = threading.Event(), threading.Event()
+CHANGES = [
+    ("POST", "/documents", BERN),
+    ("DELETE", "/documents/0", None),
+    ("POST", "/undo", None),
+    ("DELETE", "", None),
+]
+
+
+@pytest.mark.parametrize(("method", "rest", "body"), CHANGES)
+def test_a_request_that_is_left_is_not_begun(anna, service, monkeypatch, method, rest, body):
+    path, worker = "/v1/memories/left", service.service.worker
+    assert anna.post(f"{path}/documents", json=BERN).status_code == 201
+    before = anna.get(path).json()
+    begun, go, jobs, admit = threading.Event(), threading.Event(), [], worker._admit
 
     def held():
         begun.set()
-        go.wait(10)
+        go.wait(30)
 
-    worker = service.service.worker
     holding = threading.Thread(target=lambda: asyncio.run(worker.run("anna", held)))
     holding.start()
     begun.wait(10)
+    monkeypatch.setattr(worker, "_admit", lambda job: (jobs.append(job), admit(job)))
     with pytest.raises(httpx2.ReadTimeout):
-        anna.post(f"/v1/memories/{name}/documents", json=BERN, timeout=0.2)
-    for _ in range(500):
-        if worker._waiting and worker._waiting[0].result.cancelled():
+        anna.request(method, f"{path}{rest}", json=body, timeout=1)
+    for _ in range(1_000):
+        if jobs and jobs[0].result.cancelled():
             break
         time.sleep(0.01)
     go.set()
     holding.join()
-    assert anna.get(f"/v1/memories/{name}").status_code == 404
+    assert anna.get(path).json() == before

@@ -6,6 +6,7 @@ from test_stores import TEXTS, small
 
 from gnm.api import load
 from gnm.memory import merge
+from gnm.memory.files import read_memory
 from gnm.memory.parts import parts_folder
 from gnm.serve.keys import Keys
 
@@ -74,6 +75,24 @@ def test_a_memory_that_is_deleted_takes_its_parts_on_the_disk_with_it(open_gates
         assert not gone.exists() and not parts_folder(gone).exists() and any(parts_folder(kept).iterdir())
         left = [path.name for path in (tmp_path / "anna").iterdir() if "gone" in path.name]
         assert left == [".gone.mem.lock"]
+
+
+def test_a_memory_with_parts_on_the_disk_is_exported_whole(open_gates, tmp_path):
+    model = small(open_gates, store={"k": 2, "on_disk": True})
+    with running(tmp_path, keys(), model) as started, started.client() as anna, started.client("ben") as ben:
+        for text in TEXTS:
+            written(anna, "/v1/memories/long", document=text, instruction="Learn it.")
+        before = sorted(path.name for path in (tmp_path / "anna").iterdir())
+        answer = anna.get("/v1/memories/long/file")
+        assert answer.headers["content-disposition"] == 'attachment; filename="long.mem"'
+        assert sorted(path.name for path in (tmp_path / "anna").iterdir()) == before
+        assert ben.put("/v1/memories/mine/file", content=answer.content).status_code == 201
+        anna.delete("/v1/memories/long")
+        question = {"questions": ["Oslo is a"]}
+        assert ben.post("/v1/memories/mine/ask", json=question).status_code == 200
+    kept = read_memory(tmp_path / "ben" / "mine.mem").state
+    (tmp_path / "sent.mem").write_bytes(answer.content)
+    assert kept.equals(read_memory(tmp_path / "sent.mem").state) and len(kept.store[0])
 
 
 @pytest.mark.parametrize("host", ["memories.example", "memories.example:8321", "127.0.0.1"])

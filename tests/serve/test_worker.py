@@ -129,6 +129,26 @@ def test_a_full_queue_and_a_full_share_refuse(worker):
     assert asyncio.run(crowd()) == ([(429, 1), (503, 1)], [0, 0], 7)
 
 
+@pytest.mark.parametrize("patience", [60, 0.05])
+def test_streams_that_nobody_waits_for_any_more_take_no_place(worker, patience):
+    worker = worker(streams=1, limits={"waiting_of_user": 3, "wait_seconds": patience})
+
+    async def leaving():
+        _, pieces = await worker.stream("x", lambda: itertools.repeat(""))
+        late = [asyncio.ensure_future(worker.stream("x", lambda: iter(["late"]))) for _ in range(2)]
+        await asyncio.sleep(0)
+        if patience > 1:
+            for each in late:
+                each.cancel()
+        left = await asyncio.gather(*late, return_exceptions=True)
+        waiting = worker._of_user.total()
+        await pieces.aclose()
+        return waiting, {type(each) for each in left}
+
+    waiting, left = asyncio.run(leaving())
+    assert waiting == 1 and left == {asyncio.CancelledError if patience > 1 else Refused}
+
+
 def test_what_waits_too_long_is_not_begun_and_what_was_begun_is_finished(worker):
     worker, done = worker(limits={"wait_seconds": 0.05}), []
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from gnm.memory.parts import parts_folder
 from gnm.serve.bodies import Document, Other, Questions, Revocation, check_length, read_as, read_body
 from gnm.serve.errors import Refused, not_kept
 from gnm.serve.events import EventStream
@@ -38,7 +39,7 @@ async def show(request: Request) -> Response:
 async def delete(request: Request) -> Response:
     """Remove a memory."""
     service, user, name = _asked(request)
-    await service.run(user, lambda: service.store.delete(user, name))
+    await attended(request, service.run(user, lambda: service.store.delete(user, name)))
     return Response(status_code=204)
 
 
@@ -132,7 +133,10 @@ async def export(request: Request) -> Response:
     service, user, name = _asked(request)
     path = service.store.path(user, name)
     try:
-        file = path.open("rb")  # what replaces it meanwhile is another file
+        if parts_folder(path).is_dir():
+            file = await attended(request, service.run(user, lambda: service.store.whole(user, name)))
+        else:
+            file = path.open("rb")  # what replaces it meanwhile is another file
     except (FileNotFoundError, IsADirectoryError) as error:
         raise absent(name) from error
 
@@ -182,7 +186,7 @@ async def _changed(request: Request, function: Callable[[ServedMemory], dict | N
         memory.settle()
         return {**described(name, memory), **told}
 
-    return JSONResponse(await service.change(user, name, changed))
+    return JSONResponse(await attended(request, service.change(user, name, changed)))
 
 
 def _asked(request: Request) -> tuple[Service, str, str]:

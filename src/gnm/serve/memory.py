@@ -1,6 +1,7 @@
 """A Conversation as the service holds it: one of many of the same model, which are answered side by side."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from gnm.conversation import Conversation
 from gnm.inference.generation import decode_steps, generate_tokens, generation_config
 from gnm.inference.turns import turns_prompt
+from gnm.memory.files import save_memory
 from gnm.memory.state import MemoryState
 from gnm.models.prefix import stacked
 
@@ -81,6 +83,11 @@ class ServedMemory(Conversation):
     def settle(self) -> None:
         """Drop the text of what was not stored, which the document written last still has."""
         self._notes = self._saved_notes()
+
+    def save_whole(self, path: Path) -> None:
+        """Write the memory to a file that needs no parts beside it. Raises MemoryFileError if it cannot be written."""
+        settings = self.pool.model_dump(mode="json", exclude_unset=True)
+        save_memory(path, self.state, self._digest, self._saved_notes(), settings)
 
     def check_readable(self) -> None:
         """Raise MemoryFileError if a question would not fit behind this memory."""

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO
 
 from filelock import Timeout
 
@@ -31,7 +32,8 @@ from gnm.serve.settings import ServeSettings
 EMPTY = "no-memory"
 """The name by which the model is asked without any memory."""
 IMPORT = "import"
-"""A file that is imported is `.import.XXXXXXXX.part` meanwhile; what a kill leaves of it goes at the next start."""
+"""A file that is imported is `.import.XXXXXXXX.part` meanwhile, and so is a folder in which one that is exported is
+made; what a kill leaves of them goes at the next start."""
 _SUFFIX = ".mem"
 
 
@@ -115,6 +117,13 @@ class Store:
             memory.settle()
             self._keep(path, memory, _stamp(path))
         return result
+
+    def whole(self, user: str, name: str) -> BinaryIO:
+        """A memory in one file, open to be read, with what lies in its parts. Raises Refused if it cannot be made."""
+        memory, path = self.open(user, name), self.path(user, name)
+        with self._saving(), TemporaryDirectory(dir=path.parent, prefix=f".{IMPORT}.", suffix=".part") as folder:
+            memory.save_whole(Path(folder) / path.name)
+            return (Path(folder) / path.name).open("rb")
 
     def delete(self, user: str, name: str) -> None:
         """Remove a memory's file and its parts, also a damaged one's. Raises Busy, or Refused if there is none."""

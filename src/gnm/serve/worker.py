@@ -78,12 +78,21 @@ class Worker:
         try:
             done, _ = await asyncio.wait([waiting], timeout=self._settings.limits.wait_seconds)
             if not done and job.result.cancel():
+                self._withdraw(job)
                 self._metrics.refused.labels("wait").inc()
                 raise Refused(503, "the model had no time for this request; try again later", _RETRY)
             return await waiting
         except asyncio.CancelledError:
-            job.result.cancel()
+            if job.result.cancel():
+                self._withdraw(job)
             raise
+
+    def _withdraw(self, job: Job) -> None:
+        """Take a job that nobody waits for any more out of the queue, where it would take another's place."""
+        with self._changed:
+            if job in self._waiting:
+                self._waiting.remove(job)
+                self._leave(job)
 
     def _admit(self, job: Job) -> None:
         limits = self._settings.limits
