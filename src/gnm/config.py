@@ -6,6 +6,7 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -18,6 +19,7 @@ from gnm.errors import ConfigError
 _MOST_NODES = 100_000
 _TOLD = 10  # problems of settings that are described
 _LONGEST = 100  # characters of a key or value that are shown
+_KIND = re.compile(r"[a-z-]+\[.*\]", re.DOTALL)
 
 
 class StrictModel(BaseModel):
@@ -160,8 +162,11 @@ def _set(params: dict[str, Any], override: str) -> None:
 
 
 def _describe(item: dict[str, Any], schema: type[BaseModel]) -> str:
-    # pydantic's own names of a path's kinds, "lax-or-strict[...]", say nothing to people
-    place = _short(".".join(str(part) for part in item["loc"] if not str(part).startswith("lax-or-strict[")))
+    # pydantic's own names of what a value could be, "list[...]" or "lax-or-strict[...]", say nothing to people
+    *above, last = map(str, item["loc"] or ("",))
+    kept = [part for part in above if not _KIND.fullmatch(part)]
+    own = last if item["type"] == "extra_forbidden" or not _KIND.fullmatch(last) else None
+    place = _short(".".join(kept if own is None else [*kept, own]))
     if item["type"] == "extra_forbidden":
         known = _fields_at(schema, item["loc"][:-1])
         near = difflib.get_close_matches(_short(str(item["loc"][-1])), known, n=1, cutoff=0.5)

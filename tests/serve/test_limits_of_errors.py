@@ -74,6 +74,15 @@ def test_as_many_stops_as_are_taken(anna):
     assert anna.post(CHAT, json=body).status_code == 200
 
 
+def test_a_value_of_no_right_kind_is_named_by_its_place_alone(anna):
+    for change, told in (({"stop": 5}, "stop: Input"), ({"stop": ["x", 5]}, "stop.1: Input")):
+        answer = anna.post(CHAT, json={"model": "m", "messages": [USER], **change})
+        message = answer.json()["error"]["message"]
+        assert told in message and "function" not in message, message
+    with pytest.raises(ConfigError, match=r"unknown key 'list\[x\]' "):
+        validate({"list[x]": 1}, Two, "here")
+
+
 def test_the_first_problems_are_described_and_the_others_counted():
     wrong = {f"key{n}": 1 for n in range(12)}
     with pytest.raises(ConfigError) as refused:
