@@ -1,4 +1,4 @@
-"""Where an answer ends and why, and how it is drawn: what a request's fields come to, without a model."""
+"""Where an answer ends and why, and how it is drawn: what a request's fields come to."""
 
 import pytest
 
@@ -44,3 +44,13 @@ def test_how_an_answer_is_drawn():
     drawn = {"max_new_tokens": 512, "do_sample": True, "temperature": 0.7, "top_k": 0}
     assert settings(temperature=0.7) == drawn  # from all tokens, as OpenAI's API does, not from transformers' first 50
     assert settings(temperature=0.7, top_p=0.5) == {**drawn, "top_p": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [(None, False), ({}, False), ({"include_usage": False}, False), ({"include_usage": True}, True)],
+)
+def test_what_was_read_and_said_is_told_in_a_stream_if_asked(anna, options, told):
+    body = {"model": "no-memory", "messages": [{"role": "user", "content": "Where?"}], "max_tokens": 2, "stream": True}
+    answer = anna.post("/v1/chat/completions", json={**body, "stream_options": options})
+    assert answer.status_code == 200 and ('"total_tokens"' in answer.text) is told
