@@ -1,6 +1,7 @@
 """What a notebook needs: evaluations by the published name of their folder, and pictures with their tables.
 
-Nothing here ends in a traceback for evaluations that are not there: a picture that cannot be drawn is a sentence.
+Nothing here ends in a traceback for evaluations that are not there or damaged, nor for pictures that cannot be saved:
+what cannot be shown is a sentence.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,11 +18,11 @@ from gnm.analysis.heatmaps import heatmaps
 from gnm.analysis.lines import measure_lines
 from gnm.analysis.measures import measure_frame
 from gnm.analysis.report import cost_frame
-from gnm.analysis.saved import SavedEvaluation, find_evaluations, metric_frame
+from gnm.analysis.saved import SavedEvaluation, by_method, find_evaluations, metric_frame
 from gnm.analysis.shown import Picture, Pictures, Sentence
 from gnm.analysis.style import in_order, method_style, with_variant
 from gnm.analysis.tables import figures_in, select, wide
-from gnm.errors import DataError
+from gnm.errors import DataError, of_disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,12 @@ class Folder:
         return Folder(self.name, {method: each for method, each in self.evaluations.items() if method in methods})
 
     def missing(self, methods: Sequence[str], command: str) -> Sentence:
-        """Which of `methods` have no evaluation here, and the command that makes them."""
-        return missing(self.name, self.evaluations, methods, command)
+        """Which of `methods` have no evaluation here, and the command that makes them.
+
+        A variant counts under its full name too where all that is here are of one variant.
+        """
+        full = {with_variant(each.method, each.variant) for each in self.evaluations.values()}
+        return missing(self.name, full | set(self.evaluations), methods, command)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ class Page:
         """The evaluations under the published name where the root has it, else under this project's.
 
         `variant`: those alone whose folder's name ends so (`gnm_val_id`), under the method's own name; None: all.
-        Raises DataError for a damaged evaluation, not for an absent one.
+        Raises DataError where two folders are called the same in figures, not for absent evaluations.
         """
         own = self.names.get(published, published)
         name = published if (Path(self.root) / published).is_dir() else own
@@ -83,7 +88,7 @@ class Page:
         if variant is not None:
             found = [each for each in found if each.variant == variant]
         several = variant is None and len({each.variant for each in found}) > 1
-        return Folder(name, {with_variant(each.method, each.variant if several else ""): each for each in found})
+        return Folder(name, by_method(found, several))
 
     def draw(self, name: str, make: Callable[[], tuple[Figure, pd.DataFrame]]) -> Picture | Sentence:
         """Save what `make` draws, and its table, as `output/name`; a sentence where there is nothing to draw."""
@@ -97,13 +102,18 @@ class Page:
         except DataError as error:
             return Sentence(f"Not drawn: {error}.")
         names = [name] if len(drawn) == 1 else [f"{name}_{number + 1}" for number in range(len(drawn))]
-        saved = [save_with_table(*each, Path(self.output) / own) for each, own in zip(drawn, names, strict=True)]
+        try:
+            saved = [save_with_table(*each, Path(self.output) / own) for each, own in zip(drawn, names, strict=True)]
+        except OSError as error:
+            if (told := of_disk(error)) is None:
+                raise
+            return Sentence(f"Not saved: {told}.")
         return Pictures(tuple(Picture(paths[0]) for paths in saved))
 
     def say(self, make: Callable[[], str]) -> Sentence:
         """What `make` says, or that there is nothing to say."""
         try:
-            return Sentence(make())
+            return Sentence(make().strip() or "Nothing to say: there are no evaluations.")
         except DataError as error:
             return Sentence(f"Nothing to say: {error}.")
 
