@@ -67,11 +67,12 @@ def read_swap(folder: Path) -> pd.DataFrame:
     if len({frozenset(each) for kind, each in blocks.items() if kind != "none"}) > 1:
         kinds = " and ".join(sorted(set(blocks) - {"none"}))
         raise DataError(f"{where}: {kinds} differ in the layers that are swapped; {_AGAIN}")
-    for measure, own in frame.groupby("measure"):
-        asked = own.groupby(["kind", "first", "last"])["target"].agg(set)
-        for block, targets in asked.items():
-            if absent := set(own["target"]) - targets:
-                told = f"{measure} of target {min(absent)} for {block[0]}, layers {block[1]} to {block[2]}"
+    asked = frame.groupby(["measure", "kind", "first", "last"])["target"].agg(set)
+    every = sorted((kind, *block) for kind, own in blocks.items() for block in own)
+    for measure, targets in frame.groupby("measure")["target"].agg(set).items():
+        for kind, first, last in every:
+            if absent := targets - asked.get((measure, kind, first, last), set()):
+                told = f"{measure} of target {min(absent)} for {kind}, layers {first} to {last}"
                 raise DataError(f"{where}: it has no answers on {told}; {_AGAIN}")
     return frame
 

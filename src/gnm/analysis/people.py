@@ -97,7 +97,7 @@ def by_form(figures: pd.DataFrame, title: str, method: str) -> Figure:
             axes.hlines(places, 100 * part["low"], 100 * part["high"], color="black", linewidth=1)
             if axes.get_subplotspec().is_first_col():  # the others share it
                 axes.set_yticks(places, part["by"].str.capitalize() + ": " + part["group"])
-            axes.set_xlim(0, 103)
+            axes.set_xlim(0, 112)  # the next panel starts with 0
             axes.set_title(HEADINGS[name] if name != "learned_said" else "Learned, said")
             axes.set_xlabel("%")
     return figure

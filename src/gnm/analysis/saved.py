@@ -88,10 +88,9 @@ class SavedEvaluation:
     def metrics(self) -> pd.DataFrame:
         """Metrics (`gnm.metrics.METRIC_COLUMNS`), with intervals where there are records, or counts alone."""
         records = self.records
+        summary, counts = (self.summary, self.counts) if records is None else ({}, None)
         try:
-            if records is None:
-                return metrics_of_summary(self.summary, counts=self.counts)
-            return metrics_of_records(records)
+            return metrics_of_summary(summary, counts=counts) if records is None else metrics_of_records(records)
         except DataError as error:
             raise DataError(f"{self.folder}: {error}") from error
 

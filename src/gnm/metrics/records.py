@@ -82,7 +82,7 @@ def validate_records(records: pd.DataFrame, where: str) -> pd.DataFrame:
     """
     records = records.assign(**{name: default for name, default in _ADDED.items() if name not in records})
     if missing := [name for name in COLUMNS if name not in records]:
-        raise DataError(f"{where}: columns are missing: {', '.join(missing)}; evaluate again to make the file anew")
+        raise DataError(f"{where}: columns are missing: {', '.join(missing)}")
     checked = {}
     for name, column in COLUMNS.items():
         try:
@@ -119,7 +119,11 @@ def read_records(path: str | Path) -> pd.DataFrame:
     """Read and check a records file. Raises DataError when it is absent, not parquet, or not of this schema."""
     if not Path(path).is_file():
         raise DataError(f"no records at {path}; evaluate with this results folder first")
-    return validate_records(read_parquet(path), where=str(path))
+    frame = read_parquet(path)
+    try:
+        return validate_records(frame, where=str(path))
+    except DataError as error:
+        raise DataError(f"{error}; {AGAIN}") from error
 
 
 SEGMENT_COLUMNS: dict[str, Column] = {
