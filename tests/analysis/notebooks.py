@@ -47,7 +47,7 @@ def save_all(root):
             save_evaluation(root / folder / method, made_up_records(seed), keep_records=method != "no_memory")
     save_evaluation(root / "small_exp3" / "gnm", made_up_records(documents=1), keep_records=False)
     save_evaluation(root / "small_exp1" / "in_context", made_up_records(7))
-    save_memory_analysis(root / "memory_analysis", ("gnm", "gnm_ablation"))
+    save_memory_analysis(root / "memory_analysis", ("gnm", "gnm_ablation", "memoryllm"))
     segment = {
         "sequence": 0,
         "t": 0,

@@ -44,7 +44,7 @@ def test_notebooks_say_what_is_missing_where_nothing_is(name, tmp_path, monkeypa
     monkeypatch.setattr(page, "missing", lambda *given: asked.append(given) or missing(*given))
     shown = run(name, tmp_path / "nothing", tmp_path / "plots")
     assert "dvc repro` makes them" in said(shown) and not (tmp_path / "plots").exists()
-    for folder, _, methods, command in asked:
+    for folder, _, methods, command, *_ in asked:
         (experiment,) = re.fullmatch(r"cd (\S+) && dvc repro", command).groups()
         wanted = {f"{folder}/{method.replace(' (', '_').removesuffix(')')}" for method in methods}
         assert wanted <= made_by(experiment), f"{name}: no stage makes {wanted - made_by(experiment)}"

@@ -33,7 +33,6 @@ def save_people(root, rows):
 def test_two_folders_of_one_method_are_both_named(tmp_path):
     """The published name of a method beside this project's."""
     for folder in ("in_context_ft", "llama3_ft"):
-        (tmp_path / "e" / folder).mkdir(parents=True)
         write_json(tmp_path / "e" / folder / "summary.json", {})
     told = (
         r"e/in_context_ft and .*e/llama3_ft are both called 'In-context FT \(document first\)' in figures; rename one"
@@ -45,6 +44,14 @@ def test_two_folders_of_one_method_are_both_named(tmp_path):
     rows = [(folder, "all", "all", "learned", 0.5, 0.4, 0.6) for folder in ("in_context_ft", "llama3_ft")]
     with pytest.raises(DataError, match="are both called"):
         report(save_people(tmp_path / "p", rows))
+
+
+def test_what_a_published_folder_lacks_is_made_in_this_project_s(tmp_path):
+    """A variant counts under its full name where no other is there."""
+    write_json(tmp_path / "theirs" / "gnm_all" / "summary.json", {})
+    folder = Page(tmp_path, {"theirs": "ours"}, tmp_path).read("theirs")
+    told = folder.missing(["gnm (all)", "no_memory"], "make").text
+    assert told == "Missing in `theirs`: No memory. `make` makes this project's, in `ours`."
 
 
 def test_pictures_that_cannot_be_saved_are_a_sentence(tmp_path):

@@ -27,10 +27,11 @@ from gnm.errors import DataError, of_disk
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The evaluations of one folder by method; empty where there are none."""
+    """The evaluations of one folder by method; empty where there are none. `own`: this project's name of it."""
 
     name: str
     evaluations: Mapping[str, SavedEvaluation]
+    own: str
 
     def metrics(self) -> pd.DataFrame:
         """Metrics. Raises DataError when the folder has no evaluation."""
@@ -54,7 +55,8 @@ class Folder:
 
     def only(self, *methods: str) -> "Folder":
         """The same folder with these methods alone."""
-        return Folder(self.name, {method: each for method, each in self.evaluations.items() if method in methods})
+        chosen = {method: each for method, each in self.evaluations.items() if method in methods}
+        return Folder(self.name, chosen, self.own)
 
     def missing(self, methods: Sequence[str], command: str) -> Sentence:
         """Which of `methods` have no evaluation here, and the command that makes them.
@@ -62,7 +64,7 @@ class Folder:
         A variant counts under its full name too where all that is here are of one variant.
         """
         full = {with_variant(each.method, each.variant) for each in self.evaluations.values()}
-        return missing(self.name, full | set(self.evaluations), methods, command)
+        return missing(self.name, full | set(self.evaluations), methods, command, self.own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,11 @@ class Page:
         try:
             found = find_evaluations(self.root, [name])
         except DataError:
-            return Folder(name, {})
+            return Folder(name, {}, own)
         if variant is not None:
             found = [each for each in found if each.variant == variant]
         several = variant is None and len({each.variant for each in found}) > 1
-        return Folder(name, by_method(found, several))
+        return Folder(name, by_method(found, several), own)
 
     def draw(self, name: str, make: Callable[[], tuple[Figure, pd.DataFrame]]) -> Picture | Sentence:
         """Save what `make` draws, and its table, as `output/name`; a sentence where there is nothing to draw."""
@@ -216,12 +218,16 @@ class Page:
         return self.draw(name, make)
 
 
-def missing(name: str, has: Collection[str], methods: Sequence[str], command: str) -> Sentence:
-    """Which of `methods` the folder `name`, which `has` some, lacks, and the command that makes them."""
+def missing(name: str, has: Collection[str], methods: Sequence[str], command: str, own: str = "") -> Sentence:
+    """Which of `methods` the folder `name`, which `has` some, lacks, and the command that makes them.
+
+    own: this project's name of a published folder, into which the command writes.
+    """
     absent = [method_style(method).name for method in in_order(set(methods) - set(has))]
     if not absent:
         return Sentence(f"`{name}` has every method that is asked for.")
-    return Sentence(f"Missing in `{name}`: {'; '.join(absent)}. `{command}` makes them.")
+    made = "them" if own in ("", name) else f"this project's, in `{own}`"
+    return Sentence(f"Missing in `{name}`: {'; '.join(absent)}. `{command}` makes {made}.")
 
 
 def _there(frame: pd.DataFrame, measures: Sequence[str]) -> list[str]:
