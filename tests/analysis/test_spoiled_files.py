@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 from contextlib import contextmanager
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -50,10 +51,10 @@ def root(tmp_path_factory):
     return root
 
 
-def figures(root, output):
-    """What notebooks show of answers, a function of theirs each on one measure."""
+def figures(method, root, output):
+    """What notebooks show of a method's answers, a function of theirs each on one measure."""
     page = Page(root, {}, output)
-    folder = page.read("e")
+    folder = page.read("e").only(method)
     return [
         folder.missing(["gnm"], "make"),
         page.table(folder),
@@ -137,20 +138,23 @@ def evaluation(root, method):
 
 
 FILES = {  # a file: how it is read, and what is shown of it
-    "e/in_context/summary.json": (lambda root: evaluation(root, "in_context").summary, figures),
-    "e/in_context/counts.json": (lambda root: evaluation(root, "in_context").counts, figures),
+    "e/in_context/summary.json": (lambda root: evaluation(root, "in_context").summary, partial(figures, "in_context")),
+    "e/in_context/counts.json": (lambda root: evaluation(root, "in_context").counts, partial(figures, "in_context")),
     "e/generalist/cost.json": (lambda root: evaluation(root, "generalist").cost, costs),
     "e/in_context/cost.json": (lambda root: evaluation(root, "in_context").cost, costs),
     "e/generalist/run_config.json": (lambda root: evaluation(root, "generalist").device, costs),
     "m/gnm/run_config.json": (lambda root: components(root / "m"), directions),
-    "e/generalist/records.parquet": (lambda root: evaluation(root, "generalist").records, figures),
+    "e/generalist/records.parquet": (
+        lambda root: evaluation(root, "generalist").records,
+        partial(figures, "generalist"),
+    ),
     "e/generalist/segments.parquet": (lambda root: read_segments(root / "e/generalist/segments.parquet"), gates),
     "m/gnm/layers.parquet": (lambda root: read_layers(root / "m"), layers),
     "m/layer_swap/answers.parquet": (lambda root: read_swap(root / "m"), swaps),
     "p/generalist/figures.csv": (lambda root: read_people_figures(root / "p/generalist/figures.csv"), people),
 }
-DRAWN = {"sequence", "q", "t", "type", "learn", "fact_correct", "format_age", "format_correct", "refused"}
-"""Columns of records that are spoiled: those that figures are made of."""
+DRAWN = {"t", "type", "fact_correct", "format_age", "refused"}
+"""Columns of records that are spoiled, one of each dtype."""
 BAD = (None, math.inf, -3, "x", [1, 2])
 BAD_IN_LISTS = (*BAD, 0, 1e300, True, [], [[1.0], [2.0, 3.0]], {"a": 1})
 ABSENT = object()
@@ -251,7 +255,7 @@ def test_tables_that_lack_rows_or_have_them_twice(name, root, unrendered, tmp_pa
     path, (read, show) = root / name, FILES[name]
     with kept(path):
         whole = load(path)
-        for rows in (whole[:0], whole[1:], pd.concat([whole, whole]), whole[::2], whole[:1]):
+        for rows in (whole[:0], whole[1:], pd.concat([whole, whole]), whole[::2]):
             save(path, rows)
             if not refused(path, read, root) and len(rows) < len(whole) - 1:
                 show(root, tmp_path)
