@@ -37,7 +37,7 @@ COMMAND = "cd experiments/small_gates && dvc repro"  # makes what is missing
 
 # %%
 page = Page(ROOT, NAMES, OUTPUT)
-folder = page.read("small_gates") or page.read("small_exp1")
+folder = page.read("small_gates")
 folder.missing(METHODS, COMMAND)
 
 

@@ -26,7 +26,8 @@
 # %%
 from pathlib import Path
 
-from gnm.analysis.memory import draw_part, methods_in
+from gnm.analysis.memory import draw_part
+from gnm.analysis.memory_saved import methods_in
 from gnm.analysis.memory_sentences import (
     against_band,
     difference,
@@ -61,7 +62,10 @@ page.draw("memory_instruction_change", lambda: draw_part(folder, "instruction_ch
 page.say(lambda: where_it_acts(folder))
 
 # %%
-page.say(lambda: difference(folder, ("gnm", "gnm_ablation")) + " " + difference(folder, ("gnm", "memoryllm")))
+page.say(lambda: difference(folder, ("gnm", "gnm_ablation")))
+
+# %%
+page.say(lambda: difference(folder, ("gnm", "memoryllm")))
 
 # %%
 page.say(lambda: against_band(folder, PUBLISHED_BAND, METHODS))

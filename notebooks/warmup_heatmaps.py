@@ -29,13 +29,16 @@ NAMES = {  # published folder: this project's
     "warmup": "small_exp1_20",
 }
 OUTPUT = "../plots/notebooks"
-METHODS = ["gnm", "in_context_ft", "retrieval_ft", "retrieval", "memoryllm", "no_memory"]
+METHODS = {  # by published folder
+    "warmup_seq_10": ["gnm", "in_context_ft", "retrieval_ft", "retrieval", "memoryllm", "no_memory"],
+    "warmup": ["gnm", "in_context_ft", "memoryllm", "no_memory"],
+}
 COMMAND = "cd experiments/small_exp1 && dvc repro"  # makes what is missing
 
 # %%
 page = Page(ROOT, NAMES, OUTPUT)
 ten = page.read("warmup_seq_10")
-ten.missing(METHODS, COMMAND)
+ten.missing(METHODS["warmup_seq_10"], COMMAND)
 
 # %%
 page.heatmaps("warmup_heatmaps_ten", ten, "Experiment 1, ten documents: facts", PARTS)
@@ -45,7 +48,7 @@ page.say(lambda: corners(ten.measures(["accuracy"], "cell"), "accuracy"))
 
 # %%
 twenty = page.read("warmup")
-twenty.missing(METHODS, COMMAND)
+twenty.missing(METHODS["warmup"], COMMAND)
 
 # %%
 page.heatmaps("warmup_heatmaps_twenty", twenty, "Experiment 1, twenty documents: facts", PARTS)

@@ -127,13 +127,12 @@ def measured(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
     for method in in_order(evaluations):
         cost = evaluations[method].cost
         if cost is not None:
-            device = evaluations[method].run_config.get("made", {}).get("device", "")
             write = _saved(cost, "write_seconds")
             ask = cost.get("query_seconds", [None])[-1]
             rows[method] = {
                 "Write, ms": 1e3 * sum(write) / len(write) if write else math.nan,
                 "Ask, ms": math.nan if ask is None else 1e3 * ask,
-                "Device": device,
+                "Device": evaluations[method].device or "",
             }
     if not rows:
         raise DataError("no evaluation has saved its cost")

@@ -75,7 +75,7 @@ def exit_on_error() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still held is not written again at the end
         sys.exit(_BROKEN_PIPE)
     except Exception as error:
-        sentence = _of_disk(error)
+        sentence = of_disk(error)
         if sentence is None:
             raise
         _exit(sentence)
@@ -102,7 +102,7 @@ def _terminable() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _of_disk(error: Exception) -> str | None:
+def of_disk(error: Exception) -> str | None:
     """The sentence for an error of writing or reading files, None for any other.
 
     Libraries in Rust (safetensors) give the number in their text alone.

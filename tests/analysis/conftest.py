@@ -3,7 +3,7 @@
 import pytest
 from notebooks import save_all
 
-from gnm.analysis import page
+from gnm.analysis import page, people
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +23,4 @@ def unrendered(monkeypatch):
         return [path.with_suffix(".png")]
 
     monkeypatch.setattr(page, "save_with_table", table)
+    monkeypatch.setattr(people, "save_figure", lambda *_: None)

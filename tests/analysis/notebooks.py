@@ -1,9 +1,12 @@
 """Notebooks run in this process, and a root with everything that they read."""
 
 import ast
+import re
+from functools import cache
 from pathlib import Path
 
 import jupytext
+import yaml
 from evaluations import made_up_records, save_evaluation, save_memory_analysis
 
 from gnm.analysis.shown import Sentence
@@ -44,7 +47,7 @@ def save_all(root):
             save_evaluation(root / folder / method, made_up_records(seed), keep_records=method != "no_memory")
     save_evaluation(root / "small_exp3" / "gnm", made_up_records(documents=1), keep_records=False)
     save_evaluation(root / "small_exp1" / "in_context", made_up_records(7))
-    save_memory_analysis(root / "memory_analysis", ("gnm", "gnm_ablation"))
+    save_memory_analysis(root / "memory_analysis", ("gnm", "gnm_ablation", "memoryllm"))
     segment = {
         "sequence": 0,
         "t": 0,
@@ -75,6 +78,26 @@ def run(name, root, output, **parameters):
         if "parameters" in cell.metadata.get("tags", ()):
             space |= {"ROOT": root, "OUTPUT": output, "OWN": root, **parameters}
     return shown
+
+
+@cache
+def made_by(experiment):
+    """The folders of evaluations that `dvc repro` makes in an experiment's folder: "small_exp1/gnm"."""
+    stages = yaml.safe_load((PROJECT / experiment / "dvc.yaml").read_text())["stages"]
+    settings = yaml.safe_load((PROJECT / experiment / "params.yaml").read_text())
+    made = set()
+    for stage in stages.values():
+        items = stage.get("foreach", {"": None})
+        if isinstance(items, str):
+            items = settings
+            for part in stage["foreach"].strip("${}").split("."):
+                items = items[part]
+        for key, item in items.items() if isinstance(items, dict) else zip(items, items, strict=True):
+            for out in stage.get("do", stage).get("outs", []):
+                name = next(iter(out)) if isinstance(out, dict) else out
+                name = name.replace("${key}", str(key)).replace("${item}", str(item))
+                made.add(re.sub(r"\$\{item\.(\w+)\}", lambda found, item=item: item[found[1]], name))
+    return {name.removeprefix("../../saved_evals/") for name in made if name.startswith("../../saved_evals/")}
 
 
 def said(shown):

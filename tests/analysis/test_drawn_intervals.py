@@ -49,7 +49,7 @@ def test_the_footnote_says_how_intervals_were_made():
     assert note(bootstrap(), bootstrap(1.0)).endswith(alike) and note(bootstrap(0.0)) == alike
     assert "from a summary's counts: Wilson's" in note(counted)
     assert note(bootstrap(), bare).endswith("No intervals (no records): No memory.")
-    assert note(bare) == "No intervals: summaries without records or counts."
+    assert note(bare) == "No intervals: summaries without records."
     assert note(bootstrap(), marks="Bands").startswith("Bands: 95 %")
 
 

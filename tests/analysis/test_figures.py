@@ -77,7 +77,7 @@ def test_single_documents_are_shown_without_ages():
 def test_without_intervals_nothing_is_drawn_for_them():
     figure = overview(metrics(interval=False), "A title")
     assert all(not axes.collections for axes in figure.axes)
-    assert figure.get_supxlabel() == ""
+    assert figure.get_supxlabel() == "No intervals: summaries without records."
     assert "12 sequences" in overview(metrics(), "A title").get_supxlabel()
 
 

@@ -1,13 +1,16 @@
 """Every notebook runs on evaluations of our own, on the published ones, and where nothing is; pairs are in step."""
 
+import re
+
 import jupytext
 import pandas as pd
 import pytest
 from evaluations import made_up_records, save_evaluation
 from matplotlib.figure import Figure
 from nbclient import NotebookClient
-from notebooks import FOLDERS, NAMES, PROJECT, run, said
+from notebooks import FOLDERS, NAMES, PROJECT, made_by, run, said
 
+from gnm.analysis import page
 from gnm.analysis.page import Page
 from gnm.analysis.shown import Picture
 from gnm.files import write_json
@@ -35,9 +38,16 @@ def test_notebooks_draw_what_is_there(name, own, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_notebooks_say_what_is_missing_where_nothing_is(name, tmp_path):
+def test_notebooks_say_what_is_missing_where_nothing_is(name, tmp_path, monkeypatch):
+    """The command that they name makes every method that they call missing."""
+    asked, missing = [], page.missing
+    monkeypatch.setattr(page, "missing", lambda *given: asked.append(given) or missing(*given))
     shown = run(name, tmp_path / "nothing", tmp_path / "plots")
     assert "dvc repro` makes them" in said(shown) and not (tmp_path / "plots").exists()
+    for folder, _, methods, command, *_ in asked:
+        (experiment,) = re.fullmatch(r"cd (\S+) && dvc repro", command).groups()
+        wanted = {f"{folder}/{method.replace(' (', '_').removesuffix(')')}" for method in methods}
+        assert wanted <= made_by(experiment), f"{name}: no stage makes {wanted - made_by(experiment)}"
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +114,12 @@ def test_a_real_kernel_shows_the_pictures(own, tmp_path):
 
 def test_figures_that_belong_together_are_shown_below_each_other(tmp_path):
     """Each has its own files; a single one has the name as it is."""
-    page = Page(tmp_path, {}, tmp_path / "plots")
+    here = Page(tmp_path, {}, tmp_path / "plots")
     frame = pd.DataFrame({"value": [1.0]})
-    shown = page.draw_several("x", lambda: [(Figure(), frame), (Figure(), frame.assign(value=2.0))])
+    shown = here.draw_several("x", lambda: [(Figure(), frame), (Figure(), frame.assign(value=2.0))])
     assert [path.name for path in sorted((tmp_path / "plots").glob("*.csv"))] == ["x_1.csv", "x_2.csv"]
     assert shown._repr_html_().count("data:image/png;base64,") == 2 and "x_1.png, x_2.png" in repr(shown)
-    assert page.draw_several("y", lambda: [(Figure(), frame)]).pictures == (Picture(tmp_path / "plots" / "y.png"),)
+    assert here.draw_several("y", lambda: [(Figure(), frame)]).pictures == (Picture(tmp_path / "plots" / "y.png"),)
 
 
 def test_metrics_of_a_single_folder_stand_in_one_panel(tmp_path, monkeypatch):

@@ -31,6 +31,7 @@ COST = {  # what a cost file holds, and what is counted, in which unit it is sho
 _WIDE, _DECADES = 4, 100  # largest over smallest cost from which a scale is logarithmic, and has only powers of ten
 _APART = 10  # times the next dearest method's cost, from which the dearest is not drawn
 _OF_A_DEVICE = ("query_seconds", "write_seconds", "bytes")
+_NO_INTERVALS = "No intervals: a cost is counted, or was saved as the mean over sequences."
 _IN_TURN = 4  # methods whose markers take turns on lines of cost, which often lie on each other
 _LETTERS = {1: 36, 2: 36, 3: 20}  # of a panel's title, by panels across
 
@@ -45,8 +46,12 @@ def cost_by_documents(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFram
         cost = evaluation.cost
         if cost is None:
             cost = {"flops_per_token": np.atleast_1d(evaluation.summary.get("flops_per_token", [[]])[-1]).tolist()}
-        device = evaluation.run_config.get("made", {}).get("device")
-        rows += [(method, key, t, value, device) for key in COST for t, value in enumerate(cost.get(key, [])) if value]
+        rows += [
+            (method, key, t, value, evaluation.device)
+            for key in COST
+            for t, value in enumerate(cost.get(key, []))
+            if value
+        ]
     if not rows:
         raise DataError("no evaluation has saved its cost")
     return pd.DataFrame(rows, columns=["method", "measure", "t", "value", "device"])
@@ -55,8 +60,8 @@ def cost_by_documents(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFram
 def cost_lines(frame: pd.DataFrame, title: str) -> Figure:
     """A panel a kind of cost that the frame (`cost_by_documents`) has; a logarithmic scale where it varies much.
 
-    The footnote names the device, where the frame has it, and what is left out. Raises DataError where no cost is
-    known after more than one number of documents.
+    The footnote names the device, where the frame has it, what is left out, and why there are no intervals. Raises
+    DataError where no cost is known after more than one number of documents.
     """
     shown, notes = _of_one_device(frame)
     parts = {}
@@ -70,7 +75,7 @@ def cost_lines(frame: pd.DataFrame, title: str) -> Figure:
     if not parts:
         raise DataError("the cost is that of single documents; there is nothing to follow")
     methods = in_order(pd.concat(parts.values())["method"])
-    figure, body, panels = line_panels(title, len(parts), len(methods), " ".join(notes))
+    figure, body, panels = line_panels(title, len(parts), len(methods), " ".join([*notes, _NO_INTERVALS]))
     with style():
         for axes, (measure, rows) in zip(panels, parts.items(), strict=True):
             name, scale = COST[measure]

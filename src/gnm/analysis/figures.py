@@ -3,7 +3,7 @@
 - Input is the tidy frame of `tables.select`; every function returns a Figure, saved with `style.save_figure`.
 - Figures are made without pyplot, so drawing needs no display and leaves no global state.
 - Whiskers are the frame's 95 % intervals, and the footnote says how they were made and which are left out; where there
-  are none (summaries without records and counts), none is drawn.
+  are none (summaries without records), none is drawn.
 """
 
 import textwrap
@@ -135,7 +135,6 @@ def _lines(axes: Axes, metrics: pd.DataFrame, methods: Sequence[str], name: str)
 
 
 def _note(figure: Figure, metrics: pd.DataFrame) -> None:
-    if metrics["low"].notna().any():
-        note = footnote(drawn_intervals(with_interval_kinds(metrics)))
-        text = textwrap.fill(note, int(_LETTERS * figure.get_figwidth()))
-        figure.supxlabel(text, fontsize=7.5, color="#555555", x=0.99, ha="right")
+    note = footnote(drawn_intervals(with_interval_kinds(metrics)))
+    text = textwrap.fill(note, int(_LETTERS * figure.get_figwidth()))
+    figure.supxlabel(text, fontsize=7.5, color="#555555", x=0.99, ha="right")

@@ -50,5 +50,5 @@ def footnote(frame: pd.DataFrame, marks: str = "Whiskers") -> str:
     if without and parts:
         parts.append(f"No intervals (no records): {', '.join(without)}.")
     elif without:
-        parts.append("No intervals: summaries without records or counts.")
+        parts.append("No intervals: summaries without records.")
     return " ".join(parts)

@@ -9,6 +9,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,20 +121,22 @@ def _grouped(samples: Samples, group: np.ndarray, total: int, sequences: np.ndar
 
 
 def _of_summary(evaluation: SavedEvaluation, places: Mapping[str, Place], by: str) -> dict[str, Found]:
-    summary, counts = evaluation.summary, evaluation.counts
-    facts = _last(summary, MEASURES["accuracy"].matrix, 2)
+    summary, counts, folder = evaluation.summary, evaluation.counts, evaluation.folder
+    facts = _last(folder, summary, MEASURES["accuracy"].matrix, 2)
     reach = None if facts is None else len(facts)  # some published lines are longer than their matrix
     found = {}
     for name, place in places.items():
         from_line = by == "age" and place.by_age in summary
-        value = _last(summary, place.by_age if from_line else place.matrix, 1 if from_line else 2)
+        value = _last(folder, summary, place.by_age if from_line else place.matrix, 1 if from_line else 2)
         if value is None:
             continue
-        count = None if counts is None else _last(counts, place.by_age if from_line else place.matrix, value.ndim)
+        count = (
+            None if counts is None else _last(folder, counts, place.by_age if from_line else place.matrix, value.ndim)
+        )
         if count is not None and count.shape != value.shape:
-            raise DataError(f"{evaluation.folder}: summary.json and counts.json differ in the shape of {name}")
+            raise DataError(f"{folder}: summary.json and counts.json differ in the shape of {name}")
         if reach is not None and (len(value) < reach or len(value) > reach and not from_line):
-            raise DataError(f"{evaluation.folder}: {name} is of {len(value)} documents, accuracy of {reach}")
+            raise DataError(f"{folder}: {name} is of {len(value)} documents, accuracy of {reach}")
         value, count = value[:reach], None if count is None else count[:reach]
         size = np.ones_like(value) if count is None else count
         total, weighted = (_pooled(each, by, from_line) for each in (size, size * value))
@@ -154,7 +157,7 @@ def _pooled(matrix: np.ndarray, by: str, from_line: bool) -> np.ndarray:
     return upper.sum(axis=0) if by == "t" else np.array([np.diagonal(upper, k).sum() for k in range(len(upper))])
 
 
-def _last(summary: Mapping[str, Sequence[Any]], key: str, dimensions: int) -> np.ndarray | None:
+def _last(folder: Path, summary: Mapping[str, Sequence[Any]], key: str, dimensions: int) -> np.ndarray | None:
     """The last epoch's entry; a bare number, as in published sequences of one document, is a line or matrix of one.
 
     Raises DataError for a matrix that is not square, or a line that is none.
@@ -162,7 +165,7 @@ def _last(summary: Mapping[str, Sequence[Any]], key: str, dimensions: int) -> np
     entry = summary.get(key, [None])[-1]
     found = None if entry is None else np.array(entry, dtype=float, ndmin=dimensions)
     if found is not None and (found.ndim > dimensions or len(set(found.shape)) > 1):
-        raise DataError(f"the summary's {key} is of shape {found.shape}; it is not an evaluation of facts")
+        raise DataError(f"{folder}: the summary's {key} is of shape {found.shape}; it is not an evaluation of facts")
     return found
 
 

@@ -11,58 +11,28 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gnm.analysis.memory_figures import layer_lines, swap_lines
-from gnm.analysis.saved import read_json
+from gnm.analysis.memory_saved import ABOVE, components, read_layers, read_swap
 from gnm.errors import DataError
-from gnm.files import recover_folders
 from gnm.metrics.bootstrap import interval, sequence_weights
 
 PARTS = {
     "write_invariance": ("write_invariance",),
     "compressibility": ("compressibility",),
     "selectivity_index": ("selectivity_index", "selectivity_index_paired"),
-    "instruction_change": ("change_learned", "change_left_out", "change_others", "change_above_others"),
+    "instruction_change": ("change_learned", "change_left_out", "change_others", ABOVE),
     "layer_swap": ("accuracy", "selectivity", "accuracy_margin", "selectivity_margin"),
 }
 """Parts of the analysis, and their measures."""
-ABOVE = "change_above_others"
-"""How much more the lines change that the instruction is about (to learn and to leave out alike) than the others."""
 COLUMNS = ["method", "measure", "layer", "value", "low", "high", "targets"]
 SWAP_COLUMNS = ["kind", "measure", "first", "last", "value", "low", "high", "targets"]
-_LAYERS = ("target", "layer", "measure", "value")
-_ANSWERS = ("target", "kind", "first", "last", "measure", "right", "margin")
 _RESAMPLES, _LEVEL = 2000, 0.95
-
-
-def methods_in(folder: Path) -> list[str]:
-    """The methods whose slots were measured, and "layer_swap" if there is one."""
-    return [path.parent.name for path in sorted(Path(folder).glob("[!.]*/*.parquet"))]
-
-
-def read_layers(folder: Path) -> pd.DataFrame:
-    """Every method's measures: columns method, target, layer, measure, value. Raises DataError if there are none."""
-    recover_folders(folder)
-    paths = sorted(Path(folder).glob("[!.]*/layers.parquet"))
-    parts = [_read(path, _LAYERS).assign(method=path.parent.name) for path in paths]
-    if not parts:
-        raise DataError(f"no memory analysis under {folder} (looked for <method>/layers.parquet)")
-    frame = pd.concat(parts, ignore_index=True)
-    return pd.concat([frame, _above_others(frame)], ignore_index=True)
-
-
-def read_swap(folder: Path) -> pd.DataFrame:
-    """The answers of the layer swap, a row a question. Raises DataError if there are none."""
-    recover_folders(folder)
-    path = Path(folder) / "layer_swap" / "answers.parquet"
-    if not path.is_file():
-        raise DataError(f"no layer swap under {folder} (looked for layer_swap/answers.parquet)")
-    return _read(path, _ANSWERS)
 
 
 def by_layer(frame: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
     """Measures by method and layer with intervals, COLUMNS. Raises DataError if there are none of them."""
     rows = []
     for (method, measure), own in frame[frame["measure"].isin(measures)].groupby(["method", "measure"], sort=False):
-        table = own.pivot(index="target", columns="layer", values="value").dropna(axis=1)
+        table = own.pivot(index="target", columns="layer", values="value")
         values = _resampled(table.to_numpy(dtype=float))
         rows += [
             (method, measure, layer, *_cell(values[:, place], len(table))) for place, layer in enumerate(table.columns)
@@ -92,8 +62,8 @@ def lost_by_swap(answers: pd.DataFrame) -> pd.DataFrame:
 def peaks(frame: pd.DataFrame, measure: str = ABOVE) -> pd.DataFrame:
     """Where a measure is largest, by method: columns method, layer, low, high (of the layer), half, layers, value.
 
-    half: the first layer at which it has half of its largest value. layers: how many there are.
-    Raises DataError if no method has the measure.
+    half: the first layer at which it has half of its largest value, or the largest where that is below 0. layers: how
+    many there are. Raises DataError if no method has the measure.
     """
     rows = []
     for method, own in frame[frame["measure"] == measure].groupby("method", sort=False):
@@ -101,9 +71,9 @@ def peaks(frame: pd.DataFrame, measure: str = ABOVE) -> pd.DataFrame:
         values = _resampled(table.to_numpy(dtype=float))
         highest = values.argmax(axis=1)
         low, high = interval(highest.astype(float), len(table), _LEVEL)
-        mean = values[0]
-        half = int(np.flatnonzero(mean >= mean.max() / 2)[0])
-        rows.append((method, int(highest[0]), low, high, half, len(mean), float(mean.max())))
+        mean, most = values[0], values[0].max()
+        half = int(np.flatnonzero(mean >= min(most / 2, most))[0])
+        rows.append((method, int(highest[0]), low, high, half, len(mean), float(most)))
     if not rows:
         raise DataError(f"no method has {measure}")
     return pd.DataFrame(rows, columns=["method", "layer", "low", "high", "half", "layers", "value"])
@@ -120,22 +90,7 @@ def draw_part(folder: Path, part: str, title: str, methods: Sequence[str] | None
     layers = read_layers(folder)
     chosen = layers if methods is None else layers[layers["method"].isin(methods)]
     frame = by_layer(chosen, PARTS[part])
-    return layer_lines(frame, title, PARTS[part], _components(folder)), frame
-
-
-def _components(folder: Path) -> int | None:
-    """The number of singular values that all methods were measured with; None where it was not saved, or differs."""
-    saved = [read_json(path) for path in Path(folder).glob("[!.]*/run_config.json")]
-    found = {settings.get("components") for settings in saved}
-    return found.pop() if len(found) == 1 else None
-
-
-def _above_others(frame: pd.DataFrame) -> pd.DataFrame:
-    wide = frame.pivot(index=["method", "target", "layer"], columns="measure", values="value")
-    if not {"change_learned", "change_left_out", "change_others"} <= set(wide.columns):
-        return frame[:0]
-    about = (wide["change_learned"] + wide["change_left_out"]) / 2
-    return (about - wide["change_others"]).rename("value").reset_index().assign(measure=ABOVE)
+    return layer_lines(frame, title, PARTS[part], components(folder)), frame
 
 
 def _resampled(table: np.ndarray) -> np.ndarray:
@@ -146,15 +101,3 @@ def _resampled(table: np.ndarray) -> np.ndarray:
 
 def _cell(values: np.ndarray, targets: int) -> tuple[float, float, float, int]:
     return float(values[0]), *interval(values, targets, _LEVEL), targets
-
-
-def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged ({error}); make it again") from error
-    if absent := [name for name in columns if name not in frame]:
-        raise DataError(f"{path} has no column {', '.join(absent)}; make it again")
-    if frame.empty:
-        raise DataError(f"{path} has no rows; make it again")
-    return frame

@@ -109,9 +109,14 @@ def _line(axes: Axes, line: pd.DataFrame, methods: Sequence[str], method: str, s
 
 
 def _note(frame: pd.DataFrame, marks: str) -> str:
-    if frame["low"].isna().all():
+    """How many targets the intervals are over, and whether some lines have none: those of a single target."""
+    several = frame.loc[frame["low"].notna(), "targets"]
+    if several.empty:
         return "No intervals: a single target."
-    return f"{marks}: 95 % intervals, bootstrap over {frame['targets'].max()} target facts."
+    least, most = several.min(), several.max()
+    size = f"{most}" if least == most else f"{least} to {most}"
+    alone = " A line of a single target has none." if frame["low"].isna().any() else ""
+    return f"{marks}: 95 % intervals, bootstrap over {size} target facts.{alone}"
 
 
 def _panels(title: str, count: int, lines: int, note: str) -> tuple[Figure, SubFigure, list[Axes]]:

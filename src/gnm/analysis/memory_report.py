@@ -11,6 +11,7 @@ from pydantic import Field
 
 from gnm.analysis.drawing import save_with_table
 from gnm.analysis.memory import PARTS, draw_part
+from gnm.analysis.memory_saved import methods_in
 from gnm.analysis.memory_sentences import against_band, difference, levels, most_lost, where_it_acts, without_swap
 from gnm.config import StrictModel, add_params_arguments, load_params
 from gnm.errors import exit_on_error
@@ -32,8 +33,12 @@ def sentences(params: MemoryReportParams, part: str) -> list[str]:
     folder = params.evaluations
     match part:
         case "instruction_change":
-            band = against_band(folder, params.published_band, params.compared)
-            return [where_it_acts(folder), difference(folder, params.compared), band]
+            told = [where_it_acts(folder)]
+            if set(params.compared) <= set(methods_in(folder)):
+                told.append(difference(folder, params.compared))
+            if set(params.compared) & set(methods_in(folder)):
+                told.append(against_band(folder, params.published_band, params.compared))
+            return told
         case "layer_swap":
             lost = [most_lost(folder, f"{name}_margin", f"{name.capitalize()}'s margin in logits,")
                     for name in ("selectivity", "accuracy")]  # fmt: skip
@@ -54,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with exit_on_error():
         params = load_params(options.params, MemoryReportParams, options.overrides, options.block)
         figure, frame = draw_part(params.evaluations, options.part, params.title)
-        said = "\n".join(f"- {sentence}" for sentence in sentences(params, options.part) if sentence) + "\n"
+        said = "\n".join(f"- {sentence}" for sentence in sentences(params, options.part)) + "\n"
         output = params.output.with_name(f"{params.output.name}_{options.part}")
         save_with_table(figure, frame, output)
         write_text(Path(f"{output}.md"), said)

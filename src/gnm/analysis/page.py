@@ -1,6 +1,7 @@
 """What a notebook needs: evaluations by the published name of their folder, and pictures with their tables.
 
-Nothing here ends in a traceback for evaluations that are not there: a picture that cannot be drawn is a sentence.
+Nothing here ends in a traceback for evaluations that are not there or damaged, nor for pictures that cannot be saved:
+what cannot be shown is a sentence.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,19 +18,20 @@ from gnm.analysis.heatmaps import heatmaps
 from gnm.analysis.lines import measure_lines
 from gnm.analysis.measures import measure_frame
 from gnm.analysis.report import cost_frame
-from gnm.analysis.saved import SavedEvaluation, find_evaluations, metric_frame
+from gnm.analysis.saved import SavedEvaluation, by_method, find_evaluations, metric_frame
 from gnm.analysis.shown import Picture, Pictures, Sentence
 from gnm.analysis.style import in_order, method_style, with_variant
 from gnm.analysis.tables import figures_in, select, wide
-from gnm.errors import DataError
+from gnm.errors import DataError, of_disk
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The evaluations of one folder by method; empty where there are none."""
+    """The evaluations of one folder by method; empty where there are none. `own`: this project's name of it."""
 
     name: str
     evaluations: Mapping[str, SavedEvaluation]
+    own: str
 
     def metrics(self) -> pd.DataFrame:
         """Metrics. Raises DataError when the folder has no evaluation."""
@@ -53,11 +55,16 @@ class Folder:
 
     def only(self, *methods: str) -> "Folder":
         """The same folder with these methods alone."""
-        return Folder(self.name, {method: each for method, each in self.evaluations.items() if method in methods})
+        chosen = {method: each for method, each in self.evaluations.items() if method in methods}
+        return Folder(self.name, chosen, self.own)
 
     def missing(self, methods: Sequence[str], command: str) -> Sentence:
-        """Which of `methods` have no evaluation here, and the command that makes them."""
-        return missing(self.name, self.evaluations, methods, command)
+        """Which of `methods` have no evaluation here, and the command that makes them.
+
+        A variant counts under its full name too where all that is here are of one variant.
+        """
+        full = {with_variant(each.method, each.variant) for each in self.evaluations.values()}
+        return missing(self.name, full | set(self.evaluations), methods, command, self.own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +79,18 @@ class Page:
         """The evaluations under the published name where the root has it, else under this project's.
 
         `variant`: those alone whose folder's name ends so (`gnm_val_id`), under the method's own name; None: all.
-        Raises DataError for a damaged evaluation, not for an absent one.
+        Raises DataError where two folders are called the same in figures, not for absent evaluations.
         """
         own = self.names.get(published, published)
         name = published if (Path(self.root) / published).is_dir() else own
         try:
             found = find_evaluations(self.root, [name])
         except DataError:
-            return Folder(name, {})
+            return Folder(name, {}, own)
         if variant is not None:
             found = [each for each in found if each.variant == variant]
         several = variant is None and len({each.variant for each in found}) > 1
-        return Folder(name, {with_variant(each.method, each.variant if several else ""): each for each in found})
+        return Folder(name, by_method(found, several), own)
 
     def draw(self, name: str, make: Callable[[], tuple[Figure, pd.DataFrame]]) -> Picture | Sentence:
         """Save what `make` draws, and its table, as `output/name`; a sentence where there is nothing to draw."""
@@ -97,13 +104,18 @@ class Page:
         except DataError as error:
             return Sentence(f"Not drawn: {error}.")
         names = [name] if len(drawn) == 1 else [f"{name}_{number + 1}" for number in range(len(drawn))]
-        saved = [save_with_table(*each, Path(self.output) / own) for each, own in zip(drawn, names, strict=True)]
+        try:
+            saved = [save_with_table(*each, Path(self.output) / own) for each, own in zip(drawn, names, strict=True)]
+        except OSError as error:
+            if (told := of_disk(error)) is None:
+                raise
+            return Sentence(f"Not saved: {told}.")
         return Pictures(tuple(Picture(paths[0]) for paths in saved))
 
     def say(self, make: Callable[[], str]) -> Sentence:
         """What `make` says, or that there is nothing to say."""
         try:
-            return Sentence(make())
+            return Sentence(make().strip() or "Nothing to say: there are no evaluations.")
         except DataError as error:
             return Sentence(f"Nothing to say: {error}.")
 
@@ -206,12 +218,16 @@ class Page:
         return self.draw(name, make)
 
 
-def missing(name: str, has: Collection[str], methods: Sequence[str], command: str) -> Sentence:
-    """Which of `methods` the folder `name`, which `has` some, lacks, and the command that makes them."""
+def missing(name: str, has: Collection[str], methods: Sequence[str], command: str, own: str = "") -> Sentence:
+    """Which of `methods` the folder `name`, which `has` some, lacks, and the command that makes them.
+
+    own: this project's name of a published folder, into which the command writes.
+    """
     absent = [method_style(method).name for method in in_order(set(methods) - set(has))]
     if not absent:
         return Sentence(f"`{name}` has every method that is asked for.")
-    return Sentence(f"Missing in `{name}`: {'; '.join(absent)}. `{command}` makes them.")
+    made = "them" if own in ("", name) else f"this project's, in `{own}`"
+    return Sentence(f"Missing in `{name}`: {'; '.join(absent)}. `{command}` makes {made}.")
 
 
 def _there(frame: pd.DataFrame, measures: Sequence[str]) -> list[str]:

@@ -19,8 +19,9 @@ with program_imports(__name__):
     from matplotlib.figure import Figure
 
     from gnm.analysis.drawing import sheet
-    from gnm.analysis.saved import split_method
+    from gnm.analysis.saved import split_method, tell_apart
     from gnm.analysis.style import in_order, method_style, save_figure, style, with_variant
+    from gnm.metrics.people import read_people_figures
     from gnm.program import run_program
 
 HEADINGS = {
@@ -39,7 +40,10 @@ _NOTE = (
     "Percent, with 95 % intervals over probes and the number of questions. Learned, Leakage: the contest of two "
     "objects; said: the answer contains the object. Leakage: of what is answered truly with nothing written."
 )
-_FORMS_NOTE = "Lines: 95 % intervals, bootstrap over probes. Hatched: by form of question."
+_FORMS_NOTE = (
+    "Lines: 95 % intervals, bootstrap over probes; none of a single probe, nor of 0 and 100 %, where every resample is "
+    "alike. Hatched: by form of question."
+)
 
 
 class PeopleReport(StrictModel):
@@ -54,13 +58,13 @@ class PeopleReport(StrictModel):
 def report(params: PeopleReport) -> str:
     """Save tables and figure; returns the text that the program prints."""
     recover_folders(params.evaluations)
-    figures = {
-        path.parent.name: pd.read_csv(path, keep_default_na=False, na_values=[""])
-        for path in sorted(params.evaluations.glob("[!.]*/figures.csv"))
-    }
+    paths = sorted(params.evaluations.glob("[!.]*/figures.csv"))
+    figures = {path.parent.name: read_people_figures(path) for path in paths}
     if params.shown not in figures:
-        raise DataError(f"{params.evaluations} has no evaluation of {params.shown!r}; it has: {', '.join(figures)}")
+        has = ", ".join(figures) or "none"
+        raise DataError(f"{params.evaluations} has no evaluation of {params.shown!r}; it has: {has}")
     named = {name: with_variant(*split_method(name)) for name in figures}
+    tell_apart((named[path.parent.name], path.parent) for path in paths)
     order = in_order(named.values())
     methods = {
         method_style(named[name]).name: _group(part, "all", "all")
@@ -79,19 +83,21 @@ def report(params: PeopleReport) -> str:
 def by_form(figures: pd.DataFrame, title: str, method: str) -> Figure:
     """Learned, said and leakage of `method` by form of document and, hatched, by form of question, with intervals."""
     forms, color = figures[figures["by"].isin(["document", "question"])], method_style(method).color
+    if forms.empty:
+        raise DataError(f"the figures of {method} have no form of document or question; evaluate again")
     figure, body = sheet(7.2, 3.2, title, _FORMS_NOTE)
+    groups = forms[["by", "group"]].drop_duplicates()
+    places = range(len(groups))
     with style():
         for axes, name in zip(body.subplots(1, len(_DRAWN), sharey=True), _DRAWN, strict=True):
-            part = forms[forms["figure"] == name]
-            labels = part["by"].str[0].str.upper().str.cat(part["by"].str[1:]) + ": " + part["group"]
-            places = range(len(part))
+            part = groups.merge(forms[forms["figure"] == name], how="left")
             bars = axes.barh(places, 100 * part["value"], color=color, hatchcolor="white")
             for bar, by in zip(bars, part["by"], strict=True):
                 bar.set_hatch("////" if by == "question" else "")
             axes.hlines(places, 100 * part["low"], 100 * part["high"], color="black", linewidth=1)
             if axes.get_subplotspec().is_first_col():  # the others share it
-                axes.set_yticks(places, labels)
-            axes.set_xlim(0, 103)
+                axes.set_yticks(places, part["by"].str.capitalize() + ": " + part["group"])
+            axes.set_xlim(0, 112)  # the next panel starts with 0
             axes.set_title(HEADINGS[name] if name != "learned_said" else "Learned, said")
             axes.set_xlabel("%")
     return figure
@@ -100,10 +106,11 @@ def by_form(figures: pd.DataFrame, title: str, method: str) -> Figure:
 def _group(figures: pd.DataFrame, by: str, group: str) -> dict[str, str]:
     """A table's cells by figure."""
     part = figures[(figures["by"] == by) & (figures["group"] == group)]
-    return {
-        row.figure: f"{100 * row.value:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}] n {row.samples}"
-        for row in part.itertuples()
-    }
+    cells = {}
+    for row in part.itertuples():
+        ends = "" if pd.isna(row.low) else f" [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+        cells[row.figure] = f"{100 * row.value:.1f}{ends} n {row.samples}"
+    return cells
 
 
 def _table(first: str, rows: dict[str, dict[str, str]]) -> str:

@@ -18,8 +18,8 @@ with program_imports(__name__):
     import pandas as pd
 
     from gnm.analysis.figures import overview
-    from gnm.analysis.saved import SavedEvaluation, find_evaluations, metric_frame
-    from gnm.analysis.style import in_order, method_style, save_figure, with_variant
+    from gnm.analysis.saved import SavedEvaluation, by_method, find_evaluations, metric_frame
+    from gnm.analysis.style import in_order, method_style, save_figure
     from gnm.analysis.tables import DEFAULT_FIGURES, figures_in, save_tables, select, text_table, with_said
     from gnm.program import run_program
 
@@ -88,7 +88,7 @@ def read_experiment(folder: Path) -> tuple[dict[str, SavedEvaluation], pd.DataFr
     folder = folder.resolve()
     found = find_evaluations(folder.parent, [folder.name])
     several = len({evaluation.variant for evaluation in found}) > 1
-    evaluations = {with_variant(each.method, each.variant if several else ""): each for each in found}
+    evaluations = by_method(found, several)
     return evaluations, select(metric_frame(found), folder.name), cost_frame(evaluations)
 
 

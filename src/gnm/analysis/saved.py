@@ -6,22 +6,20 @@
 - Where per-query records lie beside the summary, the metrics come from them and carry intervals.
 """
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from gnm.analysis.style import METHODS
+from gnm.analysis.saved_lists import costs, counts, read_json, read_lists, shares_or_costs
+from gnm.analysis.style import METHODS, method_style, with_variant
 from gnm.errors import DataError
 from gnm.files import recover_folders
 from gnm.metrics import metrics_of_records, metrics_of_summary
+from gnm.metrics.checked import AGAIN, refuse
 from gnm.metrics.records import read_records
-
-_MOST = 10**12  # answers behind a figure
 
 PUBLISHED_NAMES = {
     "llama3_ft": "in_context_ft",
@@ -44,20 +42,13 @@ class SavedEvaluation:
     @property
     def summary(self) -> dict[str, list[Any]]:
         """The metrics, a list with one entry per logged epoch under each key. Raises DataError."""
-        return _read_lists(self.folder / "summary.json", 2)
+        return read_lists(self.folder / "summary.json", shares_or_costs)
 
     @property
     def counts(self) -> dict[str, list[Any]] | None:
         """How many samples stand behind each entry of the summary, None when it was not saved. Raises DataError."""
         path = self.folder / "counts.json"
-        if not path.is_file():
-            return None
-        counts = _read_lists(path, 2)
-        for key, entries in counts.items():
-            numbers = [number for entry in entries for number in np.array(entry, dtype=float).flat]
-            if any(number < 0 or number > _MOST for number in numbers):
-                raise DataError(f"{path} is damaged: {ascii(key)[:40]} holds no counts; evaluate again to replace it")
-        return counts
+        return read_lists(path, counts) if path.is_file() else None
 
     @property
     def run_config(self) -> dict[str, Any]:
@@ -66,10 +57,20 @@ class SavedEvaluation:
         return read_json(path) if path.is_file() else {}
 
     @property
+    def device(self) -> str | None:
+        """What the run was made on; None where it was not saved. Raises DataError."""
+        made = self.run_config.get("made", {})
+        device = made.get("device") if isinstance(made, dict) else made
+        if not isinstance(made, dict) or not isinstance(device, str | None):
+            path = self.folder / "run_config.json"
+            raise DataError(f"{path} is damaged: what 'made' says of the device is no text; {AGAIN}")
+        return device
+
+    @property
     def cost(self) -> dict[str, list[float | None]] | None:
         """Cost by t (`gnm.evaluate`), None when it was not saved. Raises DataError."""
         path = self.folder / "cost.json"
-        return _read_lists(path, 0) if path.is_file() else None
+        return read_lists(path, costs) if path.is_file() else None
 
     @property
     def records(self) -> pd.DataFrame | None:
@@ -79,16 +80,17 @@ class SavedEvaluation:
             return None
         found = read_records(path)
         if found.empty:
-            raise DataError(f"{path} has no rows; evaluate again to replace it")
+            raise DataError(f"{path} has no rows; {AGAIN}")
+        older = found["format_age"] > found["t"]
+        refuse(older, f"{path} is damaged", "a format must not be older than the stream", AGAIN)
         return found
 
     def metrics(self) -> pd.DataFrame:
         """Metrics (`gnm.metrics.METRIC_COLUMNS`), with intervals where there are records, or counts alone."""
         records = self.records
+        summary, counts = (self.summary, self.counts) if records is None else ({}, None)
         try:
-            if records is None:
-                return metrics_of_summary(self.summary, counts=self.counts)
-            return metrics_of_records(records)
+            return metrics_of_summary(summary, counts=counts) if records is None else metrics_of_records(records)
         except DataError as error:
             raise DataError(f"{self.folder}: {error}") from error
 
@@ -122,6 +124,23 @@ def find_evaluations(root: str | Path, experiments: Collection[str] | None = Non
         known = ", ".join(sorted(have))
         raise DataError(f"no saved evaluation of {', '.join(absent)} under {root}; there are: {known}")
     return [evaluation for evaluation in found if experiments is None or evaluation.experiment in experiments]
+
+
+def by_method(found: Sequence[SavedEvaluation], named: bool) -> dict[str, SavedEvaluation]:
+    """Evaluations by their method, with its variant if `named`. Raises DataError where two have one name in figures."""
+    methods = [with_variant(each.method, each.variant if named else "") for each in found]
+    tell_apart(zip(methods, [each.folder for each in found], strict=True))
+    return dict(zip(methods, found, strict=True))
+
+
+def tell_apart(methods: Iterable[tuple[str, Path]]) -> None:
+    """Raise DataError where methods of two folders have the same name in figures."""
+    folders: dict[str, Path] = {}
+    for method, folder in methods:
+        name = method_style(method).name
+        if name in folders:
+            raise DataError(f"{folders[name]} and {folder} are both called {name!r} in figures; rename one of them")
+        folders[name] = folder
 
 
 def metric_frame(evaluations: Sequence[SavedEvaluation]) -> pd.DataFrame:
@@ -158,33 +177,3 @@ def line_frame(evaluations: Sequence[SavedEvaluation], key: str) -> pd.DataFrame
     if not rows:
         raise DataError(f"no evaluation has a line {key!r} in its summary")
     return pd.DataFrame(rows, columns=["experiment", "method", "variant", "index", "value"])
-
-
-def _read_lists(path: Path, dimensions: int) -> dict[str, list[Any]]:
-    """A mapping of lists that are not empty; each entry is a number, null, or a grid of them of so many dimensions."""
-    value = read_json(path)
-    for key, entries in value.items():
-        try:
-            if not isinstance(entries, list) or not entries:
-                raise ValueError("it is no list, or an empty one")
-            for entry in entries:
-                if np.array(entry, dtype=float).ndim > dimensions:
-                    raise ValueError(f"an entry has more than {dimensions} dimensions")
-        except (ValueError, TypeError, OverflowError) as error:
-            raise DataError(
-                f"{path} is damaged: {ascii(key)[:40]} holds no numbers ({error}); evaluate again to replace it"
-            ) from error
-    return value
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a file of an evaluation holds. Raises DataError where it is not there or damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; evaluate this method first") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON ({error}); evaluate again to replace it") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} must hold an object, it holds {type(value).__name__}")
-    return value

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from gnm.files import atomic_path
 
@@ -158,8 +159,11 @@ def save_figure(figure: Figure, path: str | Path, exact: bool = False) -> list[P
     """Save as PNG and SVG beside each other, each whole or not at all; returns the two paths.
 
     `path` may carry either suffix or none. `exact`: at the figure's own size; otherwise its white margins are cut.
-    The same figure gives the same bytes (no dates, fixed SVG ids).
+    The same figure gives the same bytes (no dates, fixed SVG ids). A dollar sign, as in a method's name, is one: no
+    text is read as a formula.
     """
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".png", ".svg") else path
     saved = []

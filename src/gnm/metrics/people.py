@@ -9,13 +9,28 @@
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from gnm.errors import DataError
 from gnm.metrics.bootstrap import bootstrap_mean
+from gnm.metrics.checked import AGAIN, Column, checked_columns, refuse
 
-COLUMNS = ["by", "group", "figure", "value", "low", "high", "samples", "probes"]
+_TEXT = {
+    "by": Column("str", False, "what the probes are grouped by"),
+    "group": Column("str", False, "the group"),
+    "figure": Column("str", False, "the figure"),
+}
+_NUMBERS = {
+    "value": Column("float64", False, "a share", 0, 1),
+    "low": Column("float64", True, "the lower end of its interval; null: a single probe", 0, 1),
+    "high": Column("float64", True, "the upper end", 0, 1),
+    "samples": Column("int64", False, "questions behind it", 1),
+    "probes": Column("int64", False, "probes behind it", 1),
+}
+COLUMNS = [*_TEXT, *_NUMBERS]
 _BY = {"all": None, "kind": "kind", "document": "document_style", "question": "form"}
 
 
@@ -32,6 +47,18 @@ def people_figures(records: pd.DataFrame) -> pd.DataFrame:
                 if len(value):
                     rows.append((by, group, figure, *_mean(value, probe), len(value), len(set(probe))))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def read_people_figures(path: Path) -> pd.DataFrame:
+    """Such figures as they were saved (CSV). Raises DataError where the file is damaged."""
+    try:
+        frame = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, "str"), keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a readable table ({error}); {AGAIN}") from error
+    found = checked_columns(frame, _TEXT | _NUMBERS, path)
+    twice = found.duplicated(list(_TEXT))
+    refuse(twice, f"{path} is damaged", "a figure has one row for a group", AGAIN)
+    return found
 
 
 def _mean(value: np.ndarray, probe: np.ndarray) -> tuple[float, float, float]:

@@ -8,26 +8,17 @@
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from gnm.errors import DataError
 from gnm.files import atomic_path
+from gnm.metrics.checked import AGAIN, Column, cast, read_parquet, read_table, refuse
 
+_MOST_TOKENS = 10**6  # of a segment
 QUERY_TYPES = ("paraphrase", "true_output_neighbor", "future_paraphrase")
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column: its pandas dtype, whether it may be null, and what it says."""
-
-    dtype: str
-    nullable: bool
-    meaning: str
 
 
 COLUMNS: dict[str, Column] = {
@@ -91,25 +82,25 @@ def validate_records(records: pd.DataFrame, where: str) -> pd.DataFrame:
     """
     records = records.assign(**{name: default for name, default in _ADDED.items() if name not in records})
     if missing := [name for name in COLUMNS if name not in records]:
-        raise DataError(f"{where}: columns are missing: {', '.join(missing)}; evaluate again to make the file anew")
+        raise DataError(f"{where}: columns are missing: {', '.join(missing)}")
     checked = {}
     for name, column in COLUMNS.items():
-        nulls = records[name].isna()
-        if nulls.any() and not column.nullable:
-            raise DataError(f"{where}: column {name!r} is null in {nulls.sum()} rows, first in row {_first(nulls)}")
-        checked[name] = _cast(records[name], column, name, where)
+        try:
+            checked[name] = cast(records[name], column, name)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
     others = records[[name for name in records if name not in COLUMNS]]
     frame = pd.concat([pd.DataFrame(checked), others], axis=1)
-    _refuse(~frame["type"].isin(QUERY_TYPES), where, f"'type' must be one of {', '.join(QUERY_TYPES)}")
+    refuse(~frame["type"].isin(QUERY_TYPES), where, f"'type' must be one of {', '.join(QUERY_TYPES)}")
     for name in ("sequence", "q", "t", "num_answer_tokens"):
-        _refuse(frame[name] < 0, where, f"{name!r} must not be negative")
-    _refuse((frame["format_age"] < 0).fillna(False), where, "'format_age' must not be negative")
-    _refuse(
+        refuse(frame[name] < 0, where, f"{name!r} must not be negative")
+    refuse(frame["format_age"] < 0, where, "'format_age' must not be negative")
+    refuse(
         frame["fact_correct"].isna() & ~frame["should_refuse"],
         where,
         "'fact_correct' may be null only where a refusal is expected",
     )
-    _refuse(
+    refuse(
         frame["format_age"].isna() != frame["format_expected"].isna(),
         where,
         "'format_age' and 'format_expected' must be given together",
@@ -128,51 +119,35 @@ def read_records(path: str | Path) -> pd.DataFrame:
     """Read and check a records file. Raises DataError when it is absent, not parquet, or not of this schema."""
     if not Path(path).is_file():
         raise DataError(f"no records at {path}; evaluate with this results folder first")
+    frame = read_parquet(path)
     try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError, TypeError) as error:  # TypeError: a dtype that pandas does not know
-        raise DataError(f"{path} is not a readable parquet file ({error}); evaluate again to replace it") from error
-    return validate_records(frame, where=str(path))
+        return validate_records(frame, where=str(path))
+    except DataError as error:
+        raise DataError(f"{error}; {AGAIN}") from error
 
 
-SEGMENT_COLUMNS = ("sequence", "t", "text", "strength", "tokens", "stored", "of_document", "wanted")
-"""A row for every segment of a written text: its gate, its tokens, how many were stored, whether it is of the document
-(else of the instruction), whether the instruction is about it."""
+SEGMENT_COLUMNS: dict[str, Column] = {
+    "sequence": Column("int64", False, "index of the sequence in the evaluation", 0),
+    "t": Column("int64", False, "index of the document that it was written with", 0),
+    "text": Column("str", False, "the segment"),
+    "strength": Column("float64", False, "its gate", 0, 1),
+    "tokens": Column("int64", False, "how many it has", 0, _MOST_TOKENS),
+    "stored": Column("int64", False, "how many of these were stored", 0, _MOST_TOKENS),
+    "of_document": Column("bool", False, "it is of the document, else of the instruction"),
+    "wanted": Column("bool", False, "the instruction is about it"),
+}
+"""A row for every segment of a written text."""
 
 
 def write_segments(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows of SEGMENT_COLUMNS as parquet in canonical order, whole or not at all."""
-    frame = pd.DataFrame(list(rows), columns=SEGMENT_COLUMNS)
+    frame = pd.DataFrame(list(rows), columns=list(SEGMENT_COLUMNS))
     with atomic_path(path) as temporary:
         frame.sort_values(["sequence", "t"], kind="stable", ignore_index=True).to_parquet(temporary, index=False)
 
 
 def read_segments(path: str | Path) -> pd.DataFrame:
-    """Read such a file. Raises DataError when it is absent, not parquet, or has other columns."""
-    try:
-        return pd.read_parquet(path, columns=list(SEGMENT_COLUMNS))
-    except (OSError, ValueError, TypeError) as error:  # TypeError: a dtype that pandas does not know
-        raise DataError(f"{path} is no readable file of segments ({error}); evaluate again to replace it") from error
-
-
-def _cast(values: pd.Series, column: Column, name: str, where: str) -> pd.Series:
-    kind = "boolean" if column.dtype == "bool" else column.dtype
-    try:
-        if column.dtype == "str":
-            present = values.dropna()
-            wrong = ~present.map(lambda value: isinstance(value, str)).astype(bool)
-            if wrong.any():
-                raise TypeError(f"{present[wrong].iloc[0]!r} is not text")
-        return values.astype(kind).astype(column.dtype)
-    except (TypeError, ValueError, pa.lib.ArrowException) as error:  # the last: text that is no UTF-8
-        raise DataError(f"{where}: column {name!r} does not fit {column.dtype} ({error})") from error
-
-
-def _refuse(wrong: pd.Series, where: str, rule: str) -> None:
-    wrong = wrong.astype(bool)
-    if wrong.any():
-        raise DataError(f"{where}: {rule}; {wrong.sum()} rows break this, first row {_first(wrong)}")
-
-
-def _first(mask: pd.Series) -> int:
-    return int(mask.to_numpy().argmax())
+    """Read such a file. Raises DataError when it is absent, not parquet, of other columns, or nothing of gates."""
+    frame = read_table(Path(path), SEGMENT_COLUMNS)
+    refuse(frame["stored"] > frame["tokens"], f"{path} is damaged", "more tokens are stored than there are", AGAIN)
+    return frame
