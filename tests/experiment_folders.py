@@ -172,10 +172,15 @@ def make_small(settings: dict) -> None:
             block["figures_of_merit"] = [name for name in block["figures_of_merit"] if name in SHOWN]
         if block.get("shown") == "score":
             block["shown"] = "selectivity"
-        if "sequence_length" in block:
-            block["sequence_length"] = 3
+        for own in (block, block.get("drawn", {})):
+            if "sequence_length" in own:
+                own["sequence_length"] = 3
+            if "documents" in own and own is not block:
+                own["documents"] = 3
         if "optimizer" in block.get("opt", {}):
             block["opt"]["optimizer"] = "adamw"
+        if block.get("loss") == "bce":  # the retriever's training
+            block["steps"] = 2
         if "seeds" in block:
             block["seeds"] = block["seeds"][:1]
         if "train_files" in block:
