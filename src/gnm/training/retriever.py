@@ -25,7 +25,7 @@ from gnm.data.people.written import read_written
 from gnm.data.types import Step
 from gnm.learners.memory import MemoryLearner
 from gnm.memory.store import unit
-from gnm.models.retriever import Retriever
+from gnm.models.retriever import SIDES, Retriever
 from gnm.params import BackboneSettings, Distributed, Positive
 from gnm.probing.streams import Stream, load_memory_learner, search_inputs, whitening_of
 from gnm.program import run_program
@@ -124,9 +124,8 @@ def fit(params: RetrieverParams, questions: Tensor, segments: Tensor, right: Ten
         loss.backward()
         optimizer.step()
         schedule.step()
-    return replace(
-        retriever, **{side: tuple(m.detach() for m in getattr(retriever, side)) for side in ("question", "segment")}
-    ), float(loss)
+    sides = {side: tuple(matrix.detach() for matrix in getattr(retriever, side)) for side in SIDES}
+    return replace(retriever, **sides), float(loss.detach())
 
 
 def _loss(kind: str, cosines: Tensor, right: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
