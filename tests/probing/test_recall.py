@@ -76,7 +76,7 @@ def test_the_training_reads_both_kinds_of_documents_and_says_how_it_was_made(
     params = {
         "backbone": BACKBONE, "adapter": str(open_gates), "written": str(written), "at_once": 4, "layer": 1,
         "drawn": {"facts": str(project / "data/counterfact_categorized/test.json"), "documents": 3},
-        "whiten": True, "hidden": 16, "size": 8, "loss": "bce", "seed": 1, "steps": 3, "questions": 8, "segments": 16,
+        "whiten": True, "hidden": 16, "size": 8, "seed": 1, "steps": 3, "questions": 8, "segments": 16,
         "learning_rate": 0.001, "weight_decay": 0.1, "output": str(tmp_path / "retriever"),
     }  # fmt: skip
     (tmp_path / "params.yaml").write_text(yaml.dump(params))

@@ -45,7 +45,7 @@ class SearchKeys:
         self._retriever: Retriever | None = None
         if settings.retriever:
             self._retriever = Retriever.load(settings.retriever, self.size, decoder.device)
-            self.size = self._retriever.sizes[2]
+            self.size = self._retriever.key_size
             self._check_fits(self._retriever)
 
     def of_questions(self, questions: TokenBatch) -> Tensor:

@@ -3,15 +3,15 @@
 - Questions are those of documents that were written one by one, and people's ways to ask for facts of drawn documents;
   each has one segment to find among all (`gnm.probing.streams`).
 - What the networks take, the untrained search keys, is computed once; nothing of the backbone or its adapter learns.
-- A step draws questions, and segments of any document beside theirs. The loss compares every question with every
-  segment: "bce", binary cross-entropy of each pair, as M+ has it, with scale and offset of the cosine trained (as in
-  Zhai et al. 2023, arXiv:2303.15343); or "info_nce", cross-entropy of the right segment among all of them.
+- A step draws questions, and segments of any document beside theirs. The loss is the binary cross-entropy of every
+  question with every segment, as M+ has it; scale and offset of the cosine are trained (Zhai et al. 2023,
+  arXiv:2303.15343). Cross-entropy of the right segment among all of a step (InfoNCE) found about as much.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -56,7 +56,6 @@ class RetrieverParams(StrictModel):
     whiten: bool
     hidden: Positive
     size: Positive
-    loss: Literal["bce", "info_nce"]
     seed: int
     steps: Positive
     questions: Positive = Field(description="questions of a step")
@@ -118,8 +117,8 @@ def fit(params: RetrieverParams, questions: Tensor, segments: Tensor, right: Ten
         asked = torch.randperm(len(questions), generator=generator)[: params.questions]
         others = torch.randperm(len(segments), generator=generator)[: params.segments]
         among, place = torch.cat((right[asked], others)).unique(return_inverse=True)
-        cosines = retriever("question", questions[asked]) @ retriever("segment", segments[among]).T
-        loss = _loss(params.loss, cosines, place[: len(asked)], scale.exp(), offset)
+        cosines = retriever.trained("question", questions[asked]) @ retriever.trained("segment", segments[among]).T
+        loss = _loss(scale.exp() * cosines + offset, place[: len(asked)])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -128,13 +127,10 @@ def fit(params: RetrieverParams, questions: Tensor, segments: Tensor, right: Ten
     return replace(retriever, **sides), float(loss.detach())
 
 
-def _loss(kind: str, cosines: Tensor, right: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    """Of cosines [n, N], where segment `right` [n] is that of each question."""
-    if kind == "info_nce":
-        return nn.functional.cross_entropy(scale * cosines, right)
-    wanted = nn.functional.one_hot(right, cosines.shape[1]).float()
-    losses = nn.functional.binary_cross_entropy_with_logits(scale * cosines + offset, wanted, reduction="sum")
-    return losses / len(right)
+def _loss(logits: Tensor, right: Tensor) -> Tensor:
+    """Of logits [n, N], where segment `right` [n] is that of each question."""
+    wanted = nn.functional.one_hot(right, logits.shape[1]).float()
+    return nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / len(right)
 
 
 def _untrained(params: RetrieverParams, learner: MemoryLearner, stream: Stream) -> tuple[Tensor, Tensor]:
