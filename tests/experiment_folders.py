@@ -71,8 +71,9 @@ class Folders:
         self.root, self.python = root, programs / "python"
         for name in ("experiments", "data_pipelines", "data/counterfact", "data/people", "src/gnm/data/facts"):
             shutil.copytree(project / name, root / name, ignore=shutil.ignore_patterns("dvc.lock", "__pycache__"))
-        probes = root / "data/people/people_dev.json"
-        probes.write_text(json.dumps(json.loads(probes.read_text())[:3]))
+        for name, count in (("people_dev", 3), ("written_train", 60)):
+            table = root / f"data/people/{name}.json"
+            table.write_text(json.dumps(json.loads(table.read_text())[:count]))
         for name in ("src/gnm/revision.yaml", "src/gnm/data/taxonomy.yaml"):
             shutil.copy(project / name, root / name)
         self.environment = {
