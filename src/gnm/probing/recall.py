@@ -36,7 +36,8 @@ from gnm.params import BackboneSettings, Distributed, Positive, TargetSettings
 from gnm.probing.streams import Stream, load_memory_learner, search_inputs, whitening_of
 from gnm.program import run_program
 
-_COLORS = (BLUE, SKY, PURPLE, ORANGE, VERMILLION)
+_COLORS = {"BM25": GREEN, "Chance": BLACK}
+_OF_LAYERS = (SKY, BLUE, PURPLE, ORANGE)
 
 
 class DrawnStreams(StrictModel):
@@ -187,27 +188,30 @@ def _figure(frame: pd.DataFrame, title: str) -> Figure:
     width = 6.4 + 3.2 * (len(forms) - 1)
     figure, body = sheet(width, 3.6, title, "Whiskers: 95 % intervals, bootstrap over documents.")
     panels = body.subplots(1, len(forms), sharey=True, squeeze=False)[0]
-    colors = {"BM25": GREEN, "Chance": BLACK}
-    own = [name for name in dict.fromkeys(frame["search"]) if name not in colors]
-    colors |= {name: _COLORS[place % len(_COLORS)] for place, name in enumerate(own)}
     for axes, form in zip(panels, forms, strict=True):
         for search, line in frame[frame["asked"] == form].groupby("search", sort=False):
-            dashes = (
-                ":"
-                if search == "Chance"
-                else "-"
-                if search.startswith(("BM25", "Trained")) or "whitened" in search
-                else "--"
-            )
-            axes.plot(line["k"], 100 * line["value"], color=colors[search], linestyle=dashes, marker=".", label=search)
-            axes.vlines(line["k"], 100 * line["low"], 100 * line["high"], color=colors[search], lw=0.9, alpha=0.7)
+            style = _style(search)
+            axes.plot(line["k"], 100 * line["value"], label=search, **style)
+            axes.vlines(line["k"], 100 * line["low"], 100 * line["high"], color=style["color"], lw=0.9, alpha=0.7)
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(dict.fromkeys(frame["k"])), [str(k) for k in dict.fromkeys(frame["k"])])
         axes.set_xlabel(f"segments that are read (k), asked by {form}")
     panels[0].set_ylabel("line found, %")
     panels[0].set_ylim(0, 102)
-    legend_below(body, list(panels), width)
+    legend_below(body, list(panels), width - 1)
     return figure
+
+
+def _style(search: str) -> dict[str, str]:
+    """How a line is drawn: a colour a layer, dashed unless whitened, crosses for last tokens."""
+    if search in _COLORS:
+        return {"color": _COLORS[search], "linestyle": ":" if search == "Chance" else "-", "marker": "."}
+    if search.startswith("Trained"):
+        return {"color": VERMILLION, "linestyle": "-", "marker": "."}
+    layer = int(search.partition(",")[0].rpartition(" ")[2])
+    whitened, last = search.endswith("whitened"), search.startswith("Last")
+    color = _OF_LAYERS[layer // 2 % len(_OF_LAYERS)]
+    return {"color": color, "linestyle": "-" if whitened else "--", "marker": "x" if last else "."}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
