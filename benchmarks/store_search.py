@@ -30,10 +30,10 @@ from gnm.inference.reader import Reader
 from gnm.learners.long_term import sample_texts
 from gnm.memory import search
 from gnm.memory.search import KeyIndex, nearest
-from gnm.memory.store import StoreSettings
+from gnm.memory.store_settings import StoreSettings
 from gnm.models.decoder import Decoder
 from gnm.models.gates.keep import segment_means
-from gnm.models.long_term import early_inputs
+from gnm.models.search_keys import early_inputs
 from gnm.models.whitening import Whitening
 from gnm.weights.backbones import load_backbone
 

@@ -71,8 +71,9 @@ class Folders:
         self.root, self.python = root, programs / "python"
         for name in ("experiments", "data_pipelines", "data/counterfact", "data/people", "src/gnm/data/facts"):
             shutil.copytree(project / name, root / name, ignore=shutil.ignore_patterns("dvc.lock", "__pycache__"))
-        probes = root / "data/people/people_dev.json"
-        probes.write_text(json.dumps(json.loads(probes.read_text())[:3]))
+        for name, count in (("people_dev", 3), ("written_train", 60)):
+            table = root / f"data/people/{name}.json"
+            table.write_text(json.dumps(json.loads(table.read_text())[:count]))
         for name in ("src/gnm/revision.yaml", "src/gnm/data/taxonomy.yaml"):
             shutil.copy(project / name, root / name)
         self.environment = {
@@ -172,10 +173,15 @@ def make_small(settings: dict) -> None:
             block["figures_of_merit"] = [name for name in block["figures_of_merit"] if name in SHOWN]
         if block.get("shown") == "score":
             block["shown"] = "selectivity"
-        if "sequence_length" in block:
-            block["sequence_length"] = 3
+        for own in (block, block.get("drawn", {})):
+            if "sequence_length" in own:
+                own["sequence_length"] = 3
+            if "documents" in own and own is not block:
+                own["documents"] = 3
         if "optimizer" in block.get("opt", {}):
             block["opt"]["optimizer"] = "adamw"
+        if "hidden" in block:  # the retriever's training
+            block["steps"] = 2
         if "seeds" in block:
             block["seeds"] = block["seeds"][:1]
         if "train_files" in block:

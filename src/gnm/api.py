@@ -72,7 +72,7 @@ def load(
     gates: settings of the write gates to change, such as {"threshold": 0.95, "reread": True}; all of them are in
     `gnm.models.gates.write.GateSettings`.
     store: settings of a long-term store, where questions find again what the pool evicted, such as {"k": 8}; all of
-    them are in `gnm.memory.store.StoreSettings`. It needs write gates and a capacity.
+    them are in `gnm.memory.store_settings.StoreSettings`. It needs write gates and a capacity.
     keep_notes: whether the memory keeps words of its documents (instruction, stored text) for people to read.
     undo_steps: how many changes can be undone.
     memory: a memory file, or the SavedMemory that `read_memory` returned for it. A file with a long-term store also

@@ -36,7 +36,7 @@ class LongTermLearner(MemoryLearner):
 
     def __init__(self, lm: LongTermLM, reader: Reader, *settings):
         super().__init__(lm, reader, *settings)
-        lm.sample = reader.encode(sample_texts())
+        lm.keys.sample = reader.encode(sample_texts())
 
     def find(self, state: Memory, phrases: Sequence[Sequence[str]]) -> list[list[Found]]:
         """The segments that each phrase reads of the store of its row: their places in it, oldest first.

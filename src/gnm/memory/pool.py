@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gnm.config import StrictModel
 from gnm.errors import MemoryFileError
 from gnm.memory.state import PREAMBLE, MemoryState, pack
-from gnm.memory.store import StoreSettings
+from gnm.memory.store_settings import StoreSettings
 
 _MIX = 1_000_003
 

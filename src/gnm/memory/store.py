@@ -4,7 +4,7 @@
 - What a reader needs of a segment lies on the CPU as one tensor, its entries.
 - Writes don't read the store (as in M+, Wang et al. 2025). What gates drop of the pool they drop here too.
 
-Shape letters: N segments, n slots of a segment, P numbers of a slot's entry, E hidden size.
+Shape letters: N segments, n slots of a segment, P numbers of a slot's entry, E hidden size, D numbers of a search key.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +13,8 @@ from itertools import accumulate
 from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from gnm.config import StrictModel
 from gnm.memory.consolidation import Told, merged, words_of
 from gnm.memory.mapped import Mapped, last, read
 from gnm.memory.search import KeyIndex
@@ -35,44 +33,13 @@ COLUMNS = {
 _WIDE = ("keys", "meanings")
 
 
-class StoreSettings(StrictModel):
-    """What goes into the store, and what a question reads of it.
-
-    by: what a question and a segment are compared by, the mean over their tokens of what enters `layer`, or what enters
-    it at the last token; "random" reads segments at random, to compare with. whiten: whether what all texts have in
-    common is taken out of it.
-    """
-
-    k: int = Field(8, gt=0, description="segments that a question reads, at most")
-    layer: int = Field(2, ge=0, description="whose input gives the search keys")
-    by: Literal["mean", "last", "random"] = "mean"
-    whiten: bool = True
-    strength_weight: float = Field(0.0, ge=0, description="of the logarithm of a segment's strength, beside the cosine")
-    takes: Literal["evicted", "written"] = Field(
-        "evicted", description="what the pool evicts, or all that is written at once; the pool then stays empty"
-    )
-    index_from: int | None = Field(
-        100_000, gt=0, description="segments from which on an index searches them (FAISS); None: all are compared"
-    )
-    consolidate: bool = Field(
-        False, description="segments of the same words become one, the newest, which tells how many documents told it"
-    )
-    on_disk: bool = Field(False, description="a saved memory's entries stay on disk, and questions read what they find")
-
-    @property
-    def search_key(self) -> str:
-        """In words, what its search keys are; a store can only be searched with keys of the same kind."""
-        kind = "last" if self.by == "last" else "mean"
-        return f"the {kind} input of layer {self.layer}{', whitened' if self.whiten else ''}"
-
-
 @dataclass(frozen=True)
 class LongTermStore:
     """N segments, in the order in which they came.
 
     search_key: what `keys` are, in words. source, segment: [N] long, as in MemoryState. stored_at: [N] long, documents
     that were written when the segment left the pool. retrieved: [N] long, how often questions of a conversation read
-    it. strength: [N] float32. keys: [N, E] float32 of length 1. meanings: [N, E] float32, what keep gates compare.
+    it. strength: [N] float32. keys: [N, D] float32 of length 1. meanings: [N, E] float32, what keep gates compare.
     words: [N] long, the same for segments of the same words. entries: N tensors [n, P] in the backbone's dtype, or
     where they lie in a file. blank: [0, P] in that dtype. index: of the first of `keys`, None: a search compares all.
     told: which other documents had told the same.
@@ -93,9 +60,10 @@ class LongTermStore:
     told: Told = field(default_factory=Told.nothing)
 
     @classmethod
-    def empty(cls, search_key: str, size: int, width: int, dtype: torch.dtype) -> "LongTermStore":
-        """A store without segments; size: E, width: P, dtype: of the entries."""
-        columns = {name: torch.zeros((0, size) if name in _WIDE else 0, dtype=of) for name, of in COLUMNS.items()}
+    def empty(cls, search_key: str, key: int, size: int, width: int, dtype: torch.dtype) -> "LongTermStore":
+        """A store without segments; key: D, size: E, width: P, dtype: of the entries."""
+        wide = {"keys": (0, key), "meanings": (0, size)}
+        columns = {name: torch.zeros(wide.get(name, 0), dtype=of) for name, of in COLUMNS.items()}
         return cls(search_key, **columns, blank=torch.zeros(0, width, dtype=dtype))
 
     @classmethod
@@ -107,7 +75,7 @@ class LongTermStore:
         Each segment has memory of its own, which is free again when it is dropped.
         """
         cut = tuple(each.clone() for each in entries.split(list(lengths))) if len(lengths) else ()
-        words = _words(cut, columns["keys"].shape[1])
+        words = _words(cut, columns["meanings"].shape[1])
         return cls(search_key, **columns, blank=entries[:0].clone(), words=words, entries=cut)
 
     def __len__(self) -> int:
@@ -150,7 +118,7 @@ class LongTermStore:
         """
         if not len(self):
             return self
-        here, width = torch.arange(len(self)), self.keys.shape[1]
+        here, width = torch.arange(len(self)), self.meanings.shape[1]
         order = self.segment.argsort(stable=True)
         into = merged(self.words, order[self.source[order].argsort(stable=True)])
         for place in (into != here).nonzero()[:, 0].tolist():
@@ -262,7 +230,10 @@ class LongTermStore:
             raise ValueError("the segments of the store are not as long as its entries")
         cut = tuple(entries.split(lengths.tolist())) if len(lengths) else ()
         if "words" not in tensors:  # a file from before there were any
-            tensors = {**tensors, "words": _words(cut, tensors["keys"].shape[-1] if tensors["keys"].dim() else 0)}
+            tensors = {
+                **tensors,
+                "words": _words(cut, tensors["meanings"].shape[-1] if tensors["meanings"].dim() else 0),
+            }
         columns = {name: tensors[name] for name in COLUMNS}
         told = Told(tensors["told.place"], tensors["told.source"]) if "told.place" in tensors else Told.nothing()
         return cls(search_key, **columns, blank=entries[:0].clone(), entries=cut, told=told)

@@ -1,8 +1,7 @@
 """A latent memory whose pool moves whole segments into a long-term store instead of dropping them.
 
 - Each question reads the pool, and the few segments of the store that are nearest to it.
-- A segment and a question are compared by the hidden states that enter an early layer, before much of the context is
-  mixed in.
+- A segment and a question are compared by their search keys (`search_keys.py`).
 - The segments that a question finds are read in their old order among the pool's slots. A question that finds all
   segments reads what it would read of a pool without a limit, bit for bit.
 - A segment's entry holds, for each slot, its keys (not rotated) and values in every layer, and its input of the first
@@ -20,46 +19,35 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from gnm.errors import ConfigError
 from gnm.memory.consolidation import words_of
 from gnm.memory.pool import evicted_segments, random_order
 from gnm.memory.search import nearest, uses_index
 from gnm.memory.state import MemoryState
-from gnm.memory.store import LongTermStore, StoreSettings, unit
-from gnm.models import flops
-from gnm.models.attention import at_ends
-from gnm.models.decoder import Decoder
+from gnm.memory.store import LongTermStore
+from gnm.memory.store_settings import StoreSettings
 from gnm.models.gates.keep import segment_means
 from gnm.models.gates.write import Decisions
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.prefix import Prefix
 from gnm.models.projected import Memory
+from gnm.models.search_keys import SearchKeys
 from gnm.models.stored_slots import StoredSlots, in_order, order_by_age
-from gnm.models.taps import LayerTap
 from gnm.models.tokens import TokenBatch
-from gnm.models.whitening import Whitening
 
 
 class LongTermLM(MemoryLM):
     """A MemoryLM with gates and `pool.store`.
 
-    sample: texts on which the whitening of search keys is fitted (`whitening.py`). Set it before the first write.
-    Raises ConfigError if the decoder has no layer `store.layer`.
+    keys: what segments and questions are compared by. Set their sample of texts before the first write.
+    Raises ConfigError or CheckpointError for settings of search keys that this decoder cannot have.
 
         memory = lm.write(lm.initial(torch.tensor([0])), text)
         prefix = lm.recalled(memory, [(0, lm.find(memory, 0, questions)[0])])  # for the first question
     """
 
-    sample: TokenBatch
-
     def __init__(self, *arguments, **named):
         super().__init__(*arguments, **named)
-        self._whitening: Whitening | None = None
-        layers = len(self.decoder.layers)
-        if self._settings.layer >= layers:
-            raise ConfigError(
-                f"memory.store.layer: {self._settings.layer} is none of the decoder's layers 0 to {layers - 1}"
-            )
+        self.keys = SearchKeys(self.decoder, self.preamble, self._settings)
 
     @property
     def _settings(self) -> StoreSettings:
@@ -95,7 +83,7 @@ class LongTermLM(MemoryLM):
             scores = torch.stack([random_order(seed, state.written, len(store)) for seed in seeds])
             best = scores.topk(k).indices
         else:
-            keys = self._question_keys(questions).to(store.keys.device)
+            keys = self.keys.of_questions(questions).to(store.keys.device)
             weight = settings.strength_weight
             best = nearest(keys, store.keys, k, weight * store.strength.log() if weight else None, store.index)
         room = self.decoder.window - self._room - self._reach(state.rows([row]))
@@ -103,28 +91,9 @@ class LongTermLM(MemoryLM):
 
     def find_flops(self, store: LongTermStore, tokens: int) -> float:
         """FLOPs of finding the segments that a question of `tokens` tokens reads: its search key, and the products."""
-        layers = len(self.decoder.layers)
-        keys = flops.prefill_flops(self.decoder.config, tokens, len(self.preamble)) * self._settings.layer / layers
         count, k = len(store), min(self._settings.k, len(store))
         compared = store.index.compared(count, k) if store.index and uses_index(count, k) else count
-        return keys + 2 * compared * store.keys.shape[1]
-
-    def _question_keys(self, questions: TokenBatch) -> Tensor:
-        """Search keys [n, E] float32 of n questions, each read after the preamble alone."""
-        seen, mask = early_inputs(self.decoder, self.preamble, questions, self._settings.layer), questions.mask
-        if self._settings.by == "last":
-            return self._key(at_ends(seen[None], mask[None])[0])
-        return self._key((seen.float() * mask[..., None]).sum(1) / mask.sum(-1, keepdim=True).clamp(min=1))
-
-    @torch.no_grad()
-    def _key(self, hidden: Tensor) -> Tensor:
-        """Search keys [n, E] float32, of length 1, from hidden states [n, E] that enter layer `store.layer`."""
-        if not self._settings.whiten:
-            return unit(hidden)
-        if self._whitening is None:
-            seen = early_inputs(self.decoder, self.preamble, self.sample, self._settings.layer)
-            self._whitening = Whitening.fit(seen[self.sample.mask])
-        return self._whitening(hidden)
+        return self.keys.flops(tokens) + 2 * compared * store.keys.shape[1]
 
     def recalled(self, memory: Memory, contexts: Sequence[tuple[int, tuple[int, ...]]]) -> Prefix:
         """The prefixes of B' contexts, each of them the pool of a row together with segments of its store.
@@ -151,7 +120,7 @@ class LongTermLM(MemoryLM):
             return replace(state, store=self._kept_up(state.store))
         size, dtype = state.slots.shape[3], state.slots.dtype
         width = 2 * prod(self._side) + size
-        empty = LongTermStore.empty(self._settings.search_key, size, width, dtype)
+        empty = LongTermStore.empty(self.keys.name, self.keys.size, size, width, dtype)
         return replace(state, store=(empty,) * state.batch)
 
     def _kept_up(self, stores: Sequence[LongTermStore]) -> tuple[LongTermStore, ...]:
@@ -198,11 +167,11 @@ class LongTermLM(MemoryLM):
             **{name: getattr(state, name)[row, place[last]].detach() for name in ("source", "segment", "strength")},
             "stored_at": torch.full_like(last, state.written),
             "retrieved": torch.zeros_like(last),
-            "keys": self._key(keys),
+            "keys": self.keys.of_segments(keys),
             "meanings": means[self.gating.layer],
         }
         kept = {name: column.to("cpu") for name, column in columns.items()}
-        return LongTermStore.cut(settings.search_key, kept, entries.to("cpu"), sizes.tolist())
+        return LongTermStore.cut(self.keys.name, kept, entries.to("cpu"), sizes.tolist())
 
     @property
     def _side(self) -> tuple[int, int, int]:
@@ -257,18 +226,6 @@ def _scaled(memory: Memory, kept: Sequence[Tensor]) -> Memory:
     """The memory whose stored segments are kept with these logits, [N] for each row; below 0 they are dropped."""
     store = tuple(own.scaled(each.sigmoid().detach().cpu()) for own, each in zip(memory.state.store, kept, strict=True))
     return replace(memory, state=replace(memory.state, store=store))
-
-
-def early_inputs(decoder: Decoder, preamble: Sequence[int], texts: TokenBatch, layer: int) -> Tensor:
-    """The hidden states that enter `layer` at the tokens of n texts, each read after `preamble` alone: [n, T, E].
-
-    That layer and those above it are not run.
-    """
-    tap = LayerTap(layer, ends_before=layer)
-    begun = torch.tensor([list(preamble)], dtype=torch.long, device=decoder.device)
-    prefix = decoder.extend(decoder.empty_prefix(1), begun, torch.ones_like(begun, dtype=torch.bool))
-    decoder.read(prefix, texts.ids[None], texts.mask[None], tap)
-    return tap.seen[0]
 
 
 def _words(slots: Tensor, decisions: Decisions) -> list[Tensor]:

@@ -1,0 +1,99 @@
+"""Search keys of questions and of segments, by which a question finds what it reads of a long-term store.
+
+- They are made of the hidden states that enter an early layer, before much of the context is mixed in: whitened
+  (`whitening.py`), and passed through a trained retriever (`retriever.py`) if the settings name one.
+
+Shape letters: n texts, T tokens, E hidden size, D numbers of a search key.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gnm.errors import ConfigError
+from gnm.memory.store import unit
+from gnm.memory.store_settings import StoreSettings
+from gnm.models import flops
+from gnm.models.attention import at_ends
+from gnm.models.decoder import Decoder
+from gnm.models.retriever import Retriever, Side
+from gnm.models.taps import LayerTap
+from gnm.models.tokens import TokenBatch
+from gnm.models.whitening import Whitening
+
+
+class SearchKeys:
+    """What a store with these settings is searched by; name: in words, size: D.
+
+    sample: texts on which the whitening is fitted. Set it before the first key is made.
+    Raises ConfigError if the decoder has no layer `store.layer`, or if `store.retriever` was trained for other keys
+    than these; CheckpointError if that is missing or damaged.
+
+        keys.of_questions(questions) @ keys.of_segments(means).T  # cosines
+    """
+
+    sample: TokenBatch
+
+    def __init__(self, decoder: Decoder, preamble: Sequence[int], settings: StoreSettings):
+        self._decoder, self._preamble, self._settings = decoder, preamble, settings
+        self._whitening: Whitening | None = None
+        layers = len(decoder.layers)
+        if settings.layer >= layers:
+            raise ConfigError(f"memory.store.layer: {settings.layer} is none of the decoder's layers 0 to {layers - 1}")
+        self.name, self.size = settings.search_key, decoder.config.hidden_size
+        self._retriever: Retriever | None = None
+        if settings.retriever:
+            self._retriever = Retriever.load(settings.retriever, self.size, decoder.device)
+            self.size = self._retriever.key_size
+            self._check_fits(self._retriever)
+
+    def of_questions(self, questions: TokenBatch) -> Tensor:
+        """Search keys [n, D] float32 of n questions, each read after the preamble alone."""
+        seen, mask = early_inputs(self._decoder, self._preamble, questions, self._settings.layer), questions.mask
+        if self._settings.by == "last":
+            return self._of("question", at_ends(seen[None], mask[None])[0])
+        means = (seen.float() * mask[..., None]).sum(1) / mask.sum(-1, keepdim=True).clamp(min=1)
+        return self._of("question", means)
+
+    def of_segments(self, hidden: Tensor) -> Tensor:
+        """Search keys [n, D] float32 of n segments, from the means (or last ones) of what enters the layer, [n, E]."""
+        return self._of("segment", hidden)
+
+    def flops(self, tokens: int) -> float:
+        """FLOPs of the search key of a question of `tokens` tokens."""
+        read = flops.prefill_flops(self._decoder.config, tokens, len(self._preamble))
+        trained = self._retriever.flops if self._retriever else 0
+        return read * self._settings.layer / len(self._decoder.layers) + trained
+
+    @torch.no_grad()
+    def _of(self, side: Side, hidden: Tensor) -> Tensor:
+        keys = self._whitened(hidden) if self._settings.whiten else unit(hidden)
+        return keys if self._retriever is None else self._retriever(side, keys)
+
+    def _whitened(self, hidden: Tensor) -> Tensor:
+        if self._whitening is None:
+            seen = early_inputs(self._decoder, self._preamble, self.sample, self._settings.layer)
+            self._whitening = Whitening.fit(seen[self.sample.mask])
+        return self._whitening(hidden)
+
+    def _check_fits(self, retriever: Retriever) -> None:
+        for name in ("layer", "whiten"):
+            its, own = getattr(retriever, name), getattr(self._settings, name)
+            if its != own:
+                raise ConfigError(
+                    f"memory.store.{name}: {own}, but the retriever {self._settings.retriever} was trained with {its}; "
+                    "set the same here, or train another"
+                )
+
+
+def early_inputs(decoder: Decoder, preamble: Sequence[int], texts: TokenBatch, layer: int) -> Tensor:
+    """The hidden states that enter `layer` at the tokens of n texts, each read after `preamble` alone: [n, T, E].
+
+    That layer and those above it are not run.
+    """
+    tap = LayerTap(layer, ends_before=layer)
+    begun = torch.tensor([list(preamble)], dtype=torch.long, device=decoder.device)
+    prefix = decoder.extend(decoder.empty_prefix(1), begun, torch.ones_like(begun, dtype=torch.bool))
+    decoder.read(prefix, texts.ids[None], texts.mask[None], tap)
+    return tap.seen[0]
