@@ -14,7 +14,7 @@ from test_limits import wait_until
 
 BERN = {"document": "Bern is in Asia.", "instruction": "Learn it all."}
 EXPORT = f"GET /v1/memories/large/file HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {USERS['anna']}\r\n\r\n".encode()
-LARGE = 1 << 28  # bytes, more than sockets hold
+LARGE = 1 << 26  # bytes, more than sockets hold
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,6 @@ def test_an_import_that_is_left_is_not_begun(anna, service):
     with busy(service.service.worker):
         with pytest.raises(httpx2.ReadTimeout):
             anna.put("/v1/memories/left/file", content=content, timeout=1)
-        wait_until(lambda: not service.service._files_of)  # nor does it hold its file
+        wait_until(lambda: not service.service._files_of, seconds=30)  # sooner than it would be refused for its wait
         assert not list(service.folder.glob("*/.import*"))
     assert "left" not in anna.get("/v1/memories").json()["memories"]
