@@ -187,7 +187,7 @@ def test_a_change_that_cannot_be_saved_is_not_made(anna, service, name, monkeypa
 def test_a_change_that_an_error_ends_is_not_made(anna, name, monkeypatch):
     written(anna, name, BERN, OSLO)
     monkeypatch.setattr(ServedMemory, "settle", lambda self: 1 / 0)
-    for method, rest in (("DELETE", "/documents/0"), ("POST", "/undo")):
+    for method, rest in (("DELETE", "/documents/0"), ("DELETE", "/documents/1"), ("POST", "/undo")):
         assert anna.request(method, f"/v1/memories/{name}{rest}").status_code == 500
         assert instructions(anna, name) == ["Learn it all.", "Learn the places."]
     monkeypatch.undo()
