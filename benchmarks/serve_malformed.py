@@ -22,6 +22,7 @@ from serve_load import Server
 
 NAME = "/v1/memories/malformed"
 _AT_ONCE, _PARTS = 16, 10
+_RETRY = 0.1  # seconds until a request is sent again that came when too many of its user were there
 VALID = {
     f"{NAME}/documents": {"document": "Bern is in Asia.", "instruction": "Learn it all."},
     f"{NAME}/ask": {"questions": ["Where is Bern?"], "max_new_tokens": 2},
@@ -139,8 +140,9 @@ async def send_all(
     waiting = asyncio.Semaphore(_AT_ONCE)
 
     async def one(sent: bytes) -> None:
-        async with waiting:
-            status = await answered(address, sent, patience, seconds)
+        async with waiting, asyncio.timeout(5 * seconds):
+            while (status := await answered(address, sent, patience, seconds)) == "429":
+                await asyncio.sleep(_RETRY)
         if status == "500":
             raise AssertionError(f"the service failed at {sent[:300]!r}")
         found[status] += 1

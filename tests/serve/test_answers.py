@@ -4,6 +4,23 @@ import pytest
 from starlette.routing import Route
 
 from gnm.serve.answers import HEADERS
+from gnm.serve.errors import Refused
+
+ERRORS = {
+    400: ("invalid_request_error", "bad_request"),
+    401: ("invalid_request_error", "no_key"),
+    403: ("invalid_request_error", "forbidden"),
+    404: ("invalid_request_error", "not_found"),
+    405: ("invalid_request_error", "method_not_allowed"),
+    408: ("invalid_request_error", "timeout"),
+    409: ("invalid_request_error", "conflict"),
+    413: ("invalid_request_error", "too_large"),
+    415: ("invalid_request_error", "unsupported_media_type"),
+    429: ("invalid_request_error", "too_many_requests"),
+    500: ("server_error", "internal_error"),
+    503: ("server_error", "overloaded"),
+    507: ("server_error", "insufficient_storage"),
+}
 
 
 def counted(service, route, method, status):
@@ -52,3 +69,9 @@ def test_a_fault_while_a_route_is_looked_for_is_told_without_its_text(anna, monk
     assert "unexpected ValueError at" in caplog.text
     told = answer.text + caplog.text + capfd.readouterr().err
     assert "Zanzibar" not in told and "Traceback" not in told
+
+
+@pytest.mark.parametrize(("status", "names"), ERRORS.items())
+def test_an_error_has_the_names_that_programs_know_it_by(status, names):
+    error = Refused(status, "No.").body()["error"]
+    assert (error["type"], error["code"], error["message"]) == (*names, "No.")

@@ -93,7 +93,7 @@ def test_models_are_the_memories(client):
 def test_fields_without_a_value_are_those_left_out(client):
     given = {"model": "places", "messages": [*REQUEST, {"role": "assistant", "content": None}, *REQUEST]}
     blank = {"stream": None, "stream_options": {"include_usage": None}, "logit_bias": {}, "top_logprobs": 0,
-             "functions": [], "function_call": "none"}  # fmt: skip
+             "functions": [], "function_call": "none", "modalities": ["text"]}  # fmt: skip
     answers = [
         client.chat.completions.create(**given, max_tokens=4, extra_body=extra).choices[0].message.content
         for extra in ({}, blank)
@@ -124,6 +124,7 @@ def test_a_chat_that_its_caller_leaves_is_ended(anna, service, monkeypatch, stre
         ({"n": 2}, "n:"), ({"tools": [{"type": "function"}]}, "tools"), ({"temperature": 3}, "temperature"),
         ({"response_format": {"type": "json_object"}}, "response_format"), ({"messages": []}, "messages"),
         ({"logit_bias": {"5": 100}}, "logit_bias"), ({"functions": [{"name": "f"}]}, "functions"),
+        ({"modalities": ["audio"]}, "modalities"), ({"modalities": ["text", "audio"]}, "modalities"),
         ({"function_call": {"name": "f"}}, "function_call"), ({"top_logprobs": 2}, "top_logprobs"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "must be the user's"),
         ({"messages": [{"role": "user", "content": " "}]}, "empty"), ({"max_tokens": 0}, "max_tokens"),

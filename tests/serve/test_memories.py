@@ -177,8 +177,21 @@ def test_a_change_that_cannot_be_saved_is_not_made(anna, service, name, monkeypa
 
     monkeypatch.setattr(ServedMemory, "save_memory", full)
     assert anna.post(f"/v1/memories/{name}/documents", json=OSLO).status_code == 507
+    assert instructions(anna, name) == ["Learn it all."]
+    assert anna.post(f"/v1/memories/{name}/undo").status_code == 507
     monkeypatch.undo()
     assert instructions(anna, name) == ["Learn it all."]
+    assert anna.post(f"/v1/memories/{name}/undo").json()["documents"] == []  # what could be undone still can
+
+
+def test_a_change_that_an_error_ends_is_not_made(anna, name, monkeypatch):
+    written(anna, name, BERN, OSLO)
+    monkeypatch.setattr(ServedMemory, "settle", lambda self: 1 / 0)
+    for method, rest in (("DELETE", "/documents/0"), ("DELETE", "/documents/1"), ("POST", "/undo")):
+        assert anna.request(method, f"/v1/memories/{name}{rest}").status_code == 500
+        assert instructions(anna, name) == ["Learn it all.", "Learn the places."]
+    monkeypatch.undo()
+    assert [anna.post(f"/v1/memories/{name}/undo").json()["can_undo"] for _ in range(2)] == [True, False]
 
 
 def test_files_are_private_and_no_word_of_a_document_is_logged(anna, service, name, caplog):

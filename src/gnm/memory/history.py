@@ -27,6 +27,12 @@ class History:
         """The states, oldest first."""
         return (state for state, _ in self._kept)
 
+    def copy(self) -> "History":
+        """The same history, to be changed on its own."""
+        other = History(self.most)
+        other._kept.extend(self._kept)
+        return other
+
     def push(self, state: MemoryState, notes: dict) -> None:
         """Add a state; the oldest goes if there are too many."""
         state = state.to("cpu")

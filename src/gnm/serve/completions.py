@@ -25,7 +25,7 @@ from gnm.serve.store import EMPTY, absent
 
 HEADER = "X-GNM-Memory"
 """The header that names the memory, for clients whose `model` is fixed."""
-_MOST_MESSAGES, _MOST_PARTS, _MOST_STOPS = 1_000, 1_000, 16
+_MOST_MESSAGES, _MOST_PARTS, _MOST_STOPS, _MOST_MODALITIES = 1_000, 1_000, 16, 16
 
 
 class _Lenient(StrictModel):
@@ -86,6 +86,7 @@ class Completion(_Lenient):
     functions: Annotated[list, Field(max_length=0)] | None = None
     function_call: Literal["none"] | None = None
     response_format: dict[str, Any] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=_MOST_MODALITIES, fail_fast=True)] | None = None
 
     def turns(self) -> list[str]:
         """The texts of user and assistant in turn, beginning and ending with the user's.

@@ -17,7 +17,6 @@ _CODES = {
     405: "method_not_allowed",
     408: "timeout",
     409: "conflict",
-    411: "length_required",
     413: "too_large",
     415: "unsupported_media_type",
     429: "too_many_requests",

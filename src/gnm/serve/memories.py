@@ -5,11 +5,13 @@ import os
 import re
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from gnm.memory.parts import parts_folder
 from gnm.serve.bodies import Document, Other, Questions, Revocation, check_length, read_as, read_body
@@ -132,24 +134,38 @@ async def export(request: Request) -> Response:
     """A memory's file, which `gnm` and `import` take."""
     service, user, name = _asked(request)
     path = service.store.path(user, name)
-    try:
-        if parts_folder(path).is_dir():
-            file = await attended(request, service.run(user, lambda: service.store.whole(user, name)))
-        else:
-            file = path.open("rb")  # what replaces it meanwhile is another file
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise absent(name) from error
+    with ExitStack() as held:
+        held.enter_context(service.file_of(user))
+        try:
+            if parts_folder(path).is_dir():
+                file = await attended(request, service.run(user, lambda: service.store.whole(user, name)))
+            else:
+                file = path.open("rb")  # what replaces it meanwhile is another file
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise absent(name) from error
+        held.enter_context(file)
+        return _FileResponse(file, path.name, held.pop_all())
 
-    async def pieces() -> AsyncIterator[bytes]:
-        with file:
-            while piece := file.read(_PIECE):
-                yield piece
 
-    headers = {
-        "Content-Length": str(os.fstat(file.fileno()).st_size),
-        "Content-Disposition": f'attachment; filename="{path.name}"',
-    }
-    return StreamingResponse(pieces(), headers=headers, media_type="application/octet-stream")
+class _FileResponse(StreamingResponse):
+    """The content of `file`; `held` is left when it is sent, or its caller is gone."""
+
+    def __init__(self, file: BinaryIO, name: str, held: ExitStack):
+        headers = {
+            "Content-Length": str(os.fstat(file.fileno()).st_size),
+            "Content-Disposition": f'attachment; filename="{name}"',
+        }
+        super().__init__(_pieces(file), headers=headers, media_type="application/octet-stream")
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            await super().__call__(scope, receive, send)
+
+
+async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
+    while piece := file.read(_PIECE):
+        yield piece
 
 
 async def take_in(request: Request) -> Response:
@@ -168,13 +184,14 @@ async def _taken_in(request: Request, folder: Path) -> dict:
     """The memory that was begun with the file in the body, which lies in `folder` meanwhile."""
     service, user, name = _asked(request)
     limits = service.limits
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{IMPORT}.", suffix=".part") as file:
+    with service.file_of(user), tempfile.NamedTemporaryFile(dir=folder, prefix=f".{IMPORT}.", suffix=".part") as file:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)  # tells a service that starts that this is no leftover
         async for piece in read_body(request, limits.import_bytes, limits.body_seconds):
             file.write(piece)
         file.flush()
-        return await service.run(user, lambda: described(name, service.store.take_in(user, name, Path(file.name))))
+        taken = service.run(user, lambda: described(name, service.store.take_in(user, name, Path(file.name))))
+        return await attended(request, taken)
 
 
 async def _changed(request: Request, function: Callable[[ServedMemory], dict | None]) -> Response:

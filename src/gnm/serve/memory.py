@@ -1,6 +1,7 @@
 """A Conversation as the service holds it: one of many of the same model, which are answered side by side."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ class ServedMemory(Conversation):
         other = self.another()
         other._memory, other._notes = self._memory, self._notes
         return other
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """If an error ends what is done meanwhile, the memory and its history are those from before."""
+        memory, notes, before = self._memory, self._notes, self._before.copy()
+        try:
+            yield
+        except BaseException:
+            self._memory, self._notes, self._before = memory, notes, before
+            raise
 
     def settle(self) -> None:
         """Drop the text of what was not stored, which the document written last still has."""

@@ -18,7 +18,8 @@ class Metrics:
             "gnm_request_seconds", "Until an answer began", ("route",), buckets=_SECONDS, registry=self.registry
         )
         self.refused = Counter(
-            "gnm_refused", "Requests without a turn: too many waited, were a user's or connected, or the wait was long",
+            "gnm_refused",
+            "Requests without a turn: too many waited, were a user's, moved files or connected, or the wait was long",
             ("reason",), registry=self.registry,
         )  # fmt: skip
         self.waiting = Gauge("gnm_waiting", "Requests that wait for the model or are in it", registry=self.registry)

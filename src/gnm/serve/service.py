@@ -4,7 +4,9 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +28,7 @@ Result = TypeVar("Result")
 
 _log = logging.getLogger("gnm.serve")
 _WARM = "Learn it all. Then ask."
+_RETRY = 1
 _LOOK_AGAIN = 0.1  # seconds until a lock is tried again
 
 
@@ -36,6 +39,7 @@ class Service:
         self.settings, self.keys, self.metrics = settings, keys, Metrics()
         self.store = Store(folder, ServedMemory.of(model, settings.undo_steps), settings, self.metrics)
         self.worker = Worker(settings, self.metrics)
+        self._files_of: Counter[str] = Counter()
 
     async def warm_up(self) -> None:
         """Write and ask once, so that nobody's first request waits for what only a first one needs.
@@ -60,6 +64,23 @@ class Service:
         """What is taken of everything."""
         return self.settings.limits
 
+    @contextmanager
+    def file_of(self, user: str) -> Iterator[None]:
+        """A memory file of `user` is imported or exported meanwhile. Raises Refused if there are as many as the limit.
+
+        The disk holds what is imported twice, and what is exported even after another file took its place.
+        """
+        most = self.limits.files
+        if self._files_of[user] >= most:
+            self.metrics.refused.labels("files").inc()
+            raise Refused(429, f"{most} memory files of this user are being imported or exported; try again", _RETRY)
+        self._files_of[user] += 1
+        try:
+            yield
+        finally:
+            self._files_of[user] -= 1
+            self._files_of += Counter()  # without those at 0
+
     async def run(self, user: str, function: Callable[[], Any]) -> Any:
         """What `function` returns in the worker's thread; tried again while another process has the memory open."""
         until = time.monotonic() + self.limits.wait_seconds
@@ -68,7 +89,9 @@ class Service:
                 return await self.worker.run(user, function)
             except Busy as error:
                 if time.monotonic() > until:
-                    raise Refused(409, "another process has this memory open; end it, or try again later", 1) from error
+                    raise Refused(
+                        409, "another process has this memory open; end it, or try again later", _RETRY
+                    ) from error
                 await asyncio.sleep(_LOOK_AGAIN)
 
     async def change(

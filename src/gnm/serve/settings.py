@@ -33,6 +33,9 @@ class Limits(StrictModel):
     answer_tokens: int = Field(64, gt=0, description="of a short answer, which is finished once it is begun")
     max_new_tokens: int = Field(512, gt=0, description="of an answer of a chat")
     memories: int = Field(1_000, gt=0, description="of a user")
+    files: int = Field(
+        4, gt=0, description="imports and exports of a user at the same time: each may hold a file's room"
+    )
     waiting: int = Field(128, gt=0, description="requests that wait for the model or are answered by it")
     waiting_of_user: int = Field(64, gt=0, description="those of one user")
     wait_seconds: float = Field(60.0, gt=0, description="for the model's turn, and for another process's lock")

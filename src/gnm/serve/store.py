@@ -106,14 +106,11 @@ class Store:
             self.open(user, name)
         with self._alone(path):
             memory = self.open(user, name) if path.exists() else self._begun(user, path, name, make)
-            with self._nameless():
-                result = function(memory)
-            try:
+            with memory.all_or_nothing():
+                with self._nameless():
+                    result = function(memory)
                 with self._saving():
                     memory.save_memory(path)
-            except BaseException:
-                self._drop(path)  # the file is what counts, and it has not changed
-                raise
             memory.settle()
             self._keep(path, memory, _stamp(path))
         return result
