@@ -2,14 +2,17 @@
 
 import subprocess
 import sys
+from io import BytesIO
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from PIL import Image
 
 from gnm.analysis.figures import metric_bars, overview, retention_lines
-from gnm.analysis.style import METHODS, in_order, method_style, save_figure
+from gnm.analysis.style import METHODS, in_order, method_style, save_figure, style
 from gnm.errors import DataError
 
 FIGURES = ("score", "accuracy", "specificity", "selectivity")
@@ -97,6 +100,18 @@ def test_saving_writes_both_files_whole_and_the_same_each_time(tmp_path):
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["a.png", "a.svg", "b.png", "b.svg"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert "In-context FT (instruction first)" in first[1].read_text()
+
+
+def test_a_picture_of_few_colours_looks_as_drawn(tmp_path):
+    figures, drawn = [overview(metrics(METHODS), "All methods") for _ in range(2)], BytesIO()
+    path, _ = save_figure(figures[0], tmp_path / "a")
+    with style():
+        figures[1].savefig(drawn, format="png", bbox_inches="tight")
+    with Image.open(path) as saved, Image.open(drawn) as whole:
+        assert saved.mode == "P" and path.stat().st_size < len(drawn.getvalue()) / 2
+        assert round(saved.info["dpi"][0]) == round(whole.info["dpi"][0]) == 200
+        off = np.abs(np.asarray(saved.convert("RGB"), int) - np.asarray(whole.convert("RGB"), int))
+    assert off.max() <= 16 and off.mean() < 1
 
 
 def test_every_method_can_be_told_apart():
