@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from PIL import Image  # Matplotlib needs it too
+from PIL import Image
 
 from gnm.files import atomic_path
 
