@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from gnm.data.counterfact import categorise, write_facts
 from gnm.data.people.written import read_written
+from gnm.data.sources import read_records
 from gnm.models.retriever import ABOUT, Retriever
 from gnm.probing import recall
 from gnm.probing.recall import RecallParams
@@ -68,14 +70,14 @@ def test_streams_come_from_one_source():
         RecallParams(**both, output="o")
 
 
-def test_the_training_reads_both_kinds_of_documents_and_says_how_it_was_made(
-    project, open_gates, tmp_path, documents, capsys
-):
+def test_the_training_reads_both_kinds_of_documents_and_says_how_it_was_made(open_gates, tmp_path, documents, capsys):
+    facts = categorise(read_records("embedded"))
+    write_facts(tmp_path / "facts.json", facts.train + facts.test)
     written = tmp_path / "written.json"
     written.write_text(json.dumps([document.model_dump() for document in documents[:2]]))
     params = {
         "backbone": BACKBONE, "adapter": str(open_gates), "written": str(written), "at_once": 4, "layer": 1,
-        "drawn": {"facts": str(project / "data/counterfact_categorized/test.json"), "documents": 3},
+        "drawn": {"facts": str(tmp_path / "facts.json"), "documents": 3},
         "whiten": True, "hidden": 16, "size": 8, "seed": 1, "steps": 3, "questions": 8, "segments": 16,
         "learning_rate": 0.001, "weight_decay": 0.1, "output": str(tmp_path / "retriever"),
     }  # fmt: skip
