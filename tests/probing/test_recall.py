@@ -70,9 +70,10 @@ def test_streams_come_from_one_source():
         RecallParams(**both, output="o")
 
 
-def test_the_training_reads_both_kinds_of_documents_and_says_how_it_was_made(open_gates, tmp_path, documents, capsys):
-    facts = categorise(read_records("embedded"))
-    write_facts(tmp_path / "facts.json", facts.train + facts.test)
+def test_the_training_reads_both_kinds_of_documents_and_says_how_it_was_made(
+    project, open_gates, tmp_path, documents, capsys
+):
+    write_facts(tmp_path / "facts.json", categorise(read_records(str(project / "data/counterfact"))).test)
     written = tmp_path / "written.json"
     written.write_text(json.dumps([document.model_dump() for document in documents[:2]]))
     params = {
