@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from gnm.config import StrictModel
 from gnm.data.people.episodes import PeopleSettings, Share
+from gnm.data.people.written import WrittenKind
 from gnm.data.sampling import Sampling
 from gnm.data.sequences import Formats, Length, SequenceSettings, TargetType
 from gnm.data.targets import FACT_TYPES, Groups
@@ -59,9 +60,14 @@ class TrainData(StrictModel):
 
 
 class Written(StrictModel):
-    """Documents written one by one (`gnm.data.people.written`): a `share` of the sequences in people's words."""
+    """Documents written one by one (`gnm.data.people.written`): a `share` of the sequences in people's words.
+
+    kinds: how often a kind of instruction is drawn in training before the others of its document, in proportion; 1 for
+    those not named.
+    """
 
     share: Share
+    kinds: dict[WrittenKind, Annotated[float, Field(gt=0)]] = {}
     train: Path
     validation: Path
 
@@ -154,6 +160,8 @@ class Optimisation(StrictModel):
     """AdamW (with 8-bit states where asked for; CUDA only) with linear warm-up and linear decay.
 
     own_rate: by how much faster than adapters a method's own parameters (gates, marks) learn.
+    beta2: how much of the squared gradients' average AdamW keeps in a step. moving_average: how much of the weights'
+    average a step keeps; the average is what is validated and saved. 0: the weights themselves are.
     """
 
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
@@ -162,6 +170,8 @@ class Optimisation(StrictModel):
     final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    moving_average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
 
 
@@ -200,13 +210,15 @@ class TrainParams(Methods):
     a method that leaves the backbone as it is (latent_bank). train_adapters: false leaves the adapters that training
     starts from as they are; only what a method has beside them learns. selection_only: no question is asked, and only
     selecting is learned: by the write gates, and by an adapter with which they look at texts in a pass of their own; it
-    begins as a copy of the adapter that training starts from.
+    begins as a copy of the adapter that training starts from. answers_only: selecting stays as it is, the adapter that
+    selects with its gates; all else learns.
     """
 
     seed: int
     lora: LoraSettings | None = None
     train_adapters: bool = True
     selection_only: bool = False
+    answers_only: bool = False
     data: TrainData
     people: People | None = None
     targets: TargetSettings
@@ -214,6 +226,14 @@ class TrainParams(Methods):
     loop: TrainLoop
     opt: Optimisation
     output: Path
+
+    @model_validator(mode="after")
+    def _learns_something(self) -> "TrainParams":
+        if self.selection_only and self.answers_only:
+            raise ValueError("selection_only and answers_only together leave nothing to learn; set one of them")
+        if self.answers_only and self.loop.answers_every > 1:
+            raise ValueError("answers_only: steps without questions learn selecting alone; set loop.answers_every to 1")
+        return self
 
     def asks(self, step: int) -> bool:
         """Whether a step asks questions."""

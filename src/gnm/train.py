@@ -29,6 +29,7 @@ from gnm.provenance import provenance
 from gnm.training.batches import Material, TrainingEpisode, TrainingSteps, training_batch, validation_episodes
 from gnm.training.log import TrainingLog
 from gnm.training.loss import SUMS, TrainingLoss, means_of
+from gnm.training.moving_average import MovingAverage
 from gnm.training.optimizer import build_optimizer, set_learning_rate
 from gnm.training.starting_point import starting_point
 from gnm.weights.adapter_info import AdapterInfo, BackboneInfo
@@ -83,14 +84,21 @@ class Trainer:
         learner.checkpoint_gradients(params.loop.gradient_checkpointing)
         self.parts = trained_parameters(backbone.model, learner.own_parameters())
         adapters = {SELECTOR} if params.selection_only else {*ADAPTERS} if params.train_adapters else set()
-        if not settings.learns_gates:
+        if params.answers_only or not settings.learns_gates:
             adapters -= {SELECTOR}  # without learned gates no pass uses the selector, so it would get no gradient
-        learned = {part: named for part, named in self.parts.items() if part in {*adapters, MODULE}}
+        fixed = learner.selecting_parameters() if params.answers_only else set()
+        if params.answers_only and not fixed:
+            raise ConfigError(f"answers_only: {settings.method} has no gates that select; leave it out")
+        learned = {
+            part: {name: value for name, value in named.items() if part != MODULE or name not in fixed}
+            for part, named in self.parts.items()
+            if part in {*adapters, MODULE}
+        }
         if not learned:
             raise ConfigError(f"train_adapters: {settings.method} has nothing but adapters to train; leave it true")
         for part, named in self.parts.items():
-            for parameter in named.values():
-                parameter.requires_grad_(part in learned)
+            for name, parameter in named.items():
+                parameter.requires_grad_(name in learned.get(part, {}))
         self.parameters = [parameter for named in learned.values() for parameter in named.values()]
         self.about = AdapterInfo(
             backbone=BackboneInfo(name=backbone.name, digest=backbone.config_digest, dtype=params.backbone.dtype),
@@ -139,12 +147,12 @@ class Trainer:
         """
         loop, started = self.params.loop, time.time()
         progress = {"step": 0, "best": None, "best_step": 0, "bad": 0, "seconds": 0.0}
-        best = copied(self.parts)
+        best, average = copied(self.parts), MovingAverage(self.parts, self.params.opt.moving_average)
         found = load_checkpoint(self.checkpoint, self.parts, self.about)
         if found:
             held, progress = found
             self.optimizer.load_state_dict(held["optimizer"])
-            best = held["best"]
+            best, average.weights = held["best"], held["average"]
             started -= progress["seconds"]
         main = self.accelerator.is_main_process
         bar = tqdm(total=loop.steps, initial=progress["step"], disable=not main, desc=self.output.name, mininterval=5)
@@ -153,22 +161,24 @@ class Trainer:
             while progress["step"] < loop.steps and progress["bad"] < loop.patience:
                 step = progress["step"]
                 means = self.step(step, next(drawn))
+                average.update()
                 progress |= {"step": step + 1, "seconds": time.time() - started}
                 bar.update()
                 bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
                 live.log("train", means | {"seconds": progress["seconds"]})
                 if (step + 1) % loop.validate_every == 0 or step + 1 == loop.steps:
-                    means = self.validate()
+                    with average.in_place() as averaged:
+                        means = self.validate()
                     live.log("validation", means)
                     value = means["write_loss" if self.params.selection_only else "loss"]
                     better = progress["best"] is None or value < progress["best"]
                     if better:
-                        best = copied(self.parts)
+                        best = averaged
                         progress |= {"best": value, "best_step": step + 1, "bad": 0}
                     else:
                         progress["bad"] += 1
                 if main and ((step + 1) % loop.checkpoint_every == 0):
-                    held = {"optimizer": self.optimizer.state_dict(), "best": best}
+                    held = {"optimizer": self.optimizer.state_dict(), "best": best, "average": average.weights}
                     save_checkpoint(self.checkpoint, copied(self.parts), self.lora, self.about, held, progress)
                 live.next_step()
         if main:

@@ -45,6 +45,10 @@ class Learner(nn.Module, ABC):
         """Parameters of the method itself, beside the backbone's adapters, by the names that they are saved under."""
         return {}
 
+    def selecting_parameters(self) -> set[str]:
+        """The names of those of its own parameters that select what a write stores, and what is taken back."""
+        return set()
+
     def checkpoint_gradients(self, on: bool) -> None:
         """Whether activations of a pass are computed again for its gradient instead of kept (Chen et al. 2016)."""
         for module in self.modules():

@@ -57,6 +57,9 @@ class MemoryLearner(Learner):
     def own_parameters(self):
         return self.lm.own_parameters()
 
+    def selecting_parameters(self):
+        return self.lm.gating.understanding() if self.gated else set()
+
     def reset(self, seeds: Sequence[int]) -> Memory:
         return self.lm.initial(torch.tensor(seeds, dtype=torch.long))
 
@@ -110,7 +113,9 @@ class MemoryLearner(Learner):
     def _understanding_loss(self, decisions: Decisions, labels: Sequence[WriteLabels]) -> Tensor:
         """The loss of the gates that understand instructions: what is to be stored, and what is to be taken back."""
         loss = self._gate_loss(decisions, labels)
-        return loss + self.gate_training.revoke * self._revoke_loss(labels) if self.lm.revises else loss
+        if not (self.lm.revises and self.gate_training.revoke):
+            return loss
+        return loss + self.gate_training.revoke * self._revoke_loss(labels)
 
     def _gate_loss(self, decisions: Decisions, labels: Sequence[WriteLabels]) -> Tensor:
         wanted, of_instruction = (torch.zeros(decisions.logits.shape, dtype=torch.bool) for _ in range(2))

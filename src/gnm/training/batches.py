@@ -127,7 +127,8 @@ def _draw_people(
     """Sequence number `index` in people's words: drawn from facts, or from documents written one by one."""
     people, count = params.people, params.loop.instructions_per_document
     if people.written and random.Random(f"{params.seed}/written/{index}").random() < people.written.share:
-        return draw_written(material.written, people.eligible_formats, params.seed, index, length, count)
+        formats, kinds = people.eligible_formats, people.written.kinds
+        return draw_written(material.written, formats, params.seed, index, length, count, kinds)
     return draw_people(material.facts, people, "train", params.seed, index, length, count)
 
 

@@ -12,7 +12,8 @@ def build_optimizer(parts: Parameters, settings: Optimisation, device: torch.dev
 
     A group of parameters for each part; its `factor` multiplies the learning rate.
     """
-    rates = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    betas = (0.9, settings.beta2)
+    rates = {"lr": settings.learning_rate, "betas": betas, "weight_decay": settings.weight_decay}
     parameters = [
         {"params": list(part.values()), "factor": settings.own_rate if name == MODULE else 1.0}
         for name, part in parts.items()

@@ -22,6 +22,9 @@ WHOLE = ("all", "except", "refuse")
 """Kinds of tasks that take in a document but for what they name."""
 
 
+WrittenKind = Literal["select", "except", "all", "nothing", "refuse", "learn_and_refuse"]
+
+
 class WrittenFact(StrictModel):
     """A fact of a document. quote: the words that state it; object: a part of them; true: the object in the real world,
     None for something made up; cloze: a phrase that stops before the object."""
@@ -37,7 +40,7 @@ class WrittenFact(StrictModel):
 class WrittenTask(StrictModel):
     """An instruction, with the places of the facts to learn and to refuse. format: answers take the document's."""
 
-    kind: Literal["select", "except", "all", "nothing", "refuse", "learn_and_refuse"]
+    kind: WrittenKind
     instruction: Text
     learn: list[Place]
     refuse: list[Place] = []

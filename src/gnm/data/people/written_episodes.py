@@ -6,27 +6,36 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from gnm.data.asking import format_in_force
 from gnm.data.formats import apply_format
-from gnm.data.people.written import WHOLE, Correction, WrittenDocument, WrittenTask
+from gnm.data.people.written import WHOLE, Correction, WrittenDocument, WrittenKind, WrittenTask
 from gnm.data.segments import segments_at, wanted_segments
 from gnm.data.types import PARAPHRASE, REFUSAL_ANSWER, Episode, Query, Step
 from gnm.errors import DataError
 
 _ALONE = 0.4  # of the documents that are corrected, where sequences have one document
 Asked = tuple[tuple[Query, ...], ...]
+_EQUAL: Mapping[WrittenKind, float] = MappingProxyType({})
 Held = Mapping[tuple[int, int], tuple[str, str]]
 """What holds of a fact by (document, place): "learned" or "refused", and the object that was stated last."""
 
 
 def draw_written(
-    documents: Sequence[WrittenDocument], formats: Sequence[str], seed: int, index: int, length: int, count: int = 1
+    documents: Sequence[WrittenDocument],
+    formats: Sequence[str],
+    seed: int,
+    index: int,
+    length: int,
+    count: int = 1,
+    kinds: Mapping[WrittenKind, float] = _EQUAL,
 ) -> list[tuple[Episode, Asked]]:
     """Sequence number `index` of the stream `seed`, `count` times with the same documents under different instructions;
     each with what is asked after every document. A pure function of its arguments.
 
     formats: those that a document may be wrapped in. Without any, tasks that set a format are left out.
+    kinds: the weights with which a document's tasks are drawn one after another; 1 for kinds that are not named.
     Raises DataError if there are fewer documents than `length`.
     """
     rng = random.Random(f"{seed}/written/{index}")
@@ -36,11 +45,16 @@ def draw_written(
         )
     chosen = rng.sample(documents, length)
     fitting = [[task for task in document.tasks if formats or not task.format] for document in chosen]
-    tasks = [rng.sample(own, len(own)) for own in fitting]
+    tasks = [_drawn(own, kinds, rng) for own in fitting]
     return [
         _sequence(chosen, [own[number % len(own)] for own in tasks], formats, length, random.Random(rng.random()))
         for number in range(count)
     ]
+
+
+def _drawn(tasks: Sequence[WrittenTask], kinds: Mapping[WrittenKind, float], rng: random.Random) -> list[WrittenTask]:
+    """All of `tasks` in the order of a weighted draw without replacement (Efraimidis and Spirakis 2006)."""
+    return sorted(tasks, key=lambda task: rng.random() ** (1 / kinds.get(task.kind, 1)), reverse=True)
 
 
 def _sequence(

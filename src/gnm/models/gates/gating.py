@@ -41,6 +41,10 @@ class Gating(nn.Module):
         self.keep_gate = KeepGate(size, device) if settings.revise else None
         self.about_gate = LinearGate(size, device, _OPEN) if settings.revise else None
 
+    def understanding(self) -> set[str]:
+        """The names of the parameters that understand instructions: of the write gate and of the about gate."""
+        return {name for name, _ in self.named_parameters() if not name.startswith("keep_gate.")}
+
     def decide(self, state: MemoryState, seen: Tensor, segment: Tensor, capacity: int | None) -> Decisions:
         """Which tokens of a new text are stored, at most `capacity` of them (None: no such limit).
 
