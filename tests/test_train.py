@@ -17,7 +17,7 @@ from gnm.training.batches import Material, training_batch
 from gnm.weights.adapters import load_adapter, read_about
 from gnm.weights.trained import WEIGHTS, copied
 from small_runs import SAMPLING, train_params, train_settings, write_small_documents
-from trainers import trainer
+from trainers import changed_trainer, trainer
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,7 @@ def test_the_loss_of_a_step_that_is_repeated_falls(data, tmp_path, method):
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):
-    trainer(data, tmp_path / "whole").fit()
-
+def _kill_at_step_5(monkeypatch) -> None:
     honest = Trainer.step
 
     def killed_at_5(self, step, *drawn):
@@ -43,9 +41,15 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):
         return honest(self, step, *drawn)
 
     monkeypatch.setattr(Trainer, "step", killed_at_5)
-    with pytest.raises(KeyboardInterrupt):
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):
+    trainer(data, tmp_path / "whole").fit()
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        _kill_at_step_5(patch)
         trainer(data, tmp_path / "killed").fit()
-    monkeypatch.setattr(Trainer, "step", honest)
+    honest = Trainer.step
     second = trainer(data, tmp_path / "killed")
     steps = []
     monkeypatch.setattr(Trainer, "step", lambda self, step, *drawn: steps.append(step) or honest(self, step, *drawn))
@@ -62,6 +66,27 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, monkeypatch):
             assert (logs[0] / name).read_text() == (logs[1] / name).read_text()
     whole, resumed = (load_file(tmp_path / name / "gnm" / WEIGHTS) for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_killed_run_goes_on_with_the_average_of_its_weights(data, tmp_path, monkeypatch):
+    """Validated and saved is the average; the steps themselves go on from the weights."""
+    settings = {"opt": {**train_settings(data, tmp_path)["opt"], "moving_average": 0.8}}
+    run = changed_trainer(data, tmp_path / "whole", settings)
+    seen = []
+    validate = Trainer.validate
+    monkeypatch.setattr(Trainer, "validate", lambda self: seen.append(copied(self.parts)["default"]) or validate(self))
+    run.fit()
+    saved = load_file(tmp_path / "whole" / "gnm" / WEIGHTS)
+    assert any(all(torch.equal(saved[name], each[name].bfloat16()) for name in saved) for each in seen)
+    last = copied(run.parts)["default"]
+    assert not any(torch.equal(last[name], seen[-1][name]) for name in last if "lora_B" in name)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        _kill_at_step_5(patch)
+        changed_trainer(data, tmp_path / "killed", settings).fit()
+    changed_trainer(data, tmp_path / "killed", settings).fit()
+    resumed = load_file(tmp_path / "killed" / "gnm" / WEIGHTS)
+    assert all(torch.equal(saved[name], resumed[name]) for name in saved)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(data, tmp_path):

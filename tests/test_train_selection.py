@@ -99,6 +99,43 @@ def test_taking_back_is_learned_with_selecting(data, tmp_path):
     assert lm.about(text, told).item() != before, "the selector reads instruction and text"
 
 
+def test_answers_are_learned_alone(data, tmp_path):
+    """The selector, the write gate and the about gate stay as they are; all else learns."""
+    revising = {**GATED, "write": {"gates": {"threshold": 0.0, "revise": True}}}
+    changed_trainer(data, tmp_path / "first", {"methods": {"gnm": revising}}).fit()
+    again = {"methods": {"gnm": {**revising, "adapter": str(tmp_path / "first" / "gnm")}}, "lora": None}
+    changed_trainer(data, tmp_path / "second", {**again, "selection_only": True}).fit()
+    again["methods"]["gnm"]["adapter"] = str(tmp_path / "second" / "gnm")
+    loop = {**train_settings(data, tmp_path)["loop"], "sequence_length": 2}
+    run = changed_trainer(data, tmp_path / "third", {**again, "loop": loop, "answers_only": True})
+    before = copied(run.parts)
+    assert "loss" in run.step(2)
+    changed = {
+        (part, name)
+        for part, tensors in copied(run.parts).items()
+        for name, tensor in tensors.items()
+        if not torch.equal(tensor, before[part][name])
+    }
+    assert {part for part, _ in changed} == {"default", "memory_module"}
+    assert {name for part, name in changed if part == "default"} == set(before["default"])
+    assert {name.split(".")[0] for part, name in changed if part == "memory_module"} == {"keep_gate"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"selection_only": True}, "selection_only and answers_only together leave nothing to learn"),
+        ({"loop": {"answers_every": 2}}, "set loop.answers_every to 1"),
+        ({"methods": {"gnm": {"method": "gnm"}}}, "answers_only: gnm has no gates that select; leave it out"),
+    ],
+)
+def test_answers_alone_need_gates_and_questions(data, tmp_path, changes, message):
+    loop = {**train_settings(data, tmp_path)["loop"], **changes.get("loop", {})}
+    settings = {"methods": {"gnm": GATED}, **changes, "loop": loop, "answers_only": True}
+    with pytest.raises(ConfigError, match=message):
+        changed_trainer(data, tmp_path, settings)
+
+
 def test_steps_without_questions_need_writing_with_gradient(data, tmp_path):
     methods = {"gnm": {**GATED, "method": "gnm_ablation"}}
     with pytest.raises(ConfigError, match="selection_only: gnm_ablation has no gates to train alone"):

@@ -119,6 +119,22 @@ def test_where_sequences_have_one_document_a_correction_stands_alone_now_and_the
     assert all(step.wanted == {"No: the Louvre is in Bern."} and not step.revokes for step in alone)
 
 
+def test_a_kind_with_more_weight_comes_first_more_often(tmp_path):
+    """Of five tasks without a format one is drawn: one in five, or three in seven with three times the weight."""
+    documents, shares = read(tmp_path, ENTRY), []
+    for kinds in ({}, {"nothing": 3}):
+        drawn = [draw_written(documents, (), 1, index, 1, 1, kinds)[0][0].steps[0] for index in range(300)]
+        first = [step.instruction for step in drawn if step.instruction != "This holds now."]
+        shares.append(first.count("Drop it.") / len(first))
+    assert abs(shares[0] - 1 / 5) < 0.08 and abs(shares[1] - 3 / 7) < 0.1
+
+
+def test_every_task_is_drawn_once_whatever_its_weight(tmp_path):
+    [*episodes] = draw_written(read(tmp_path, ENTRY), (), 1, 0, 1, 5, {"nothing": 9, "all": 0.1})
+    told = [episode.steps[0].instruction for episode, _ in episodes]
+    assert len({*told} - {"This holds now."}) + told.count("This holds now.") == 5
+
+
 def test_more_documents_than_there_are_is_an_error(tmp_path):
     with pytest.raises(DataError, match="needs as many that were written one by one, not 1"):
         draw_written(read(tmp_path, ENTRY), (), 1, 0, 2)
