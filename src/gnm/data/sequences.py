@@ -10,7 +10,7 @@
 """
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -153,6 +153,7 @@ def make_step(
         format=format,
         queries=select(expected_queries(document.pairs, target), settings.sampling, rng if training else None),
         wanted=_wanted(document, document.text, text, parse_target(target)),
+        refused=_refused(document, document.text, parse_target(target)),
         is_rule=parse_target(target).is_rule,
     )
 
@@ -163,15 +164,29 @@ def _wanted(document: Document, plain: str, text: str, target: Target) -> frozen
     plain: the lines of `document` as they are written, perhaps turned round; text: those in their format.
     None if a fact's line cannot be told.
     """
+    stated = _stated(document, plain, lambda *group: target.learns(*group) or target.refuses(*group))
+    if stated is None:
+        return None
+    lines = plain.split("\n")
+    formatting = [line for line in text.split("\n") if line not in lines] if target.format else []
+    return segments_of_lines([*stated, *formatting])
+
+
+def _refused(document: Document, plain: str, target: Target) -> frozenset[str]:
+    """The segments of `plain` (as in `_wanted`) whose facts `target` refuses; none if their lines cannot be told."""
+    return segments_of_lines(_stated(document, plain, target.refuses) or [])
+
+
+def _stated(document: Document, plain: str, chosen: Callable[[str, str], bool]) -> list[str] | None:
+    """The lines of `plain` that state the facts of `document` whose category and subcategory are `chosen`; None if they
+    cannot be told."""
     try:
         stated = lines_of_facts(document, document.text.split("\n"))
     except DataError:
         return None
     lines = plain.split("\n")
     groups = {pair.fact_id: (pair.category, pair.subcategory) for pair in document.pairs}
-    facts = [fact for fact, group in groups.items() if target.learns(*group) or target.refuses(*group)]
-    formatting = [line for line in text.split("\n") if line not in lines] if target.format else []
-    return segments_of_lines([*(lines[stated[fact]] for fact in facts), *formatting])
+    return [lines[stated[fact]] for fact, group in groups.items() if chosen(*group)]
 
 
 def turned_step(step: Step, document: Document) -> Step:
@@ -191,7 +206,8 @@ def turned_step(step: Step, document: Document) -> Step:
     text = apply_format(plain, step.format)
     wanted = _wanted(document, plain, text, target)
     revokes = (step.wanted or frozenset()) - (wanted or frozenset())
-    return replace(step, document=text, queries=queries, wanted=wanted, revokes=revokes)
+    refused = _refused(document, plain, target)
+    return replace(step, document=text, queries=queries, wanted=wanted, refused=refused, revokes=revokes)
 
 
 def _permutation(count: int, rng: random.Random) -> Iterator[int]:

@@ -129,7 +129,15 @@ class MemoryLearner(Learner):
             wanted[row, : len(segments)] = torch.tensor(segments)
             of_instruction[row, : len(segments)] = ~torch.tensor(in_block([True] * len(own.wanted), False, self.order))
         device = decisions.logits.device
-        return gate_loss(decisions, wanted.to(device), of_instruction.to(device), self.gate_training)
+        loss = gate_loss(decisions, wanted.to(device), of_instruction.to(device), self.gate_training)
+        if decisions.refusal is None:
+            return loss
+        refused = torch.zeros_like(wanted)
+        for row, own in enumerate(labels):
+            segments = in_block(own.refused, False, self.order)
+            refused[row, : len(segments)] = torch.tensor(segments)
+        of_refusal = balanced_loss(decisions.refusal, refused.to(device), (wanted & ~of_instruction).to(device))
+        return loss + self.gate_training.refuse * of_refusal.sum()
 
     def _keep_loss(self, state: Memory, labels: Sequence[WriteLabels]) -> Tensor:
         kept = state.kept

@@ -141,6 +141,9 @@ class MemoryLM(Limited):
                     slots = self._reread(memory, text, decisions.stored)
                 else:
                     slots = slots_at(slots, index)
+                if self.gating.refuse_gate:
+                    refused = decisions.refused.where(text.is_document, 0.0).gather(1, index)
+                    slots = self.gating.refuse_gate(slots, refused)
         if self.pool.fill:
             index, valid = repeated(memory.state, valid, self.pool)
             slots = slots_at(slots, index)

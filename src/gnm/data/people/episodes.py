@@ -244,7 +244,8 @@ def _step(
         format=name,
         queries=(),
         wanted=_wanted(document, target, plain, text),
-        revocations=((said, _taken_back(document, groups, plain, text)),),
+        revocations=((said, _segments_about(document, groups, plain, text)),),
+        refused=_segments_about(document, target.refuse, plain, text),
         is_rule=target.is_rule,
     )
 
@@ -263,7 +264,7 @@ def _wanted(document: _Plain, target: Target, plain: str, text: str) -> frozense
     )
 
 
-def _taken_back(document: _Plain, groups: Sequence[str], plain: str, text: str) -> frozenset[str]:
+def _segments_about(document: _Plain, groups: Sequence[str], plain: str, text: str) -> frozenset[str]:
     """The segments of `text` that state facts of `groups`; all of them where that is ALL."""
     if ALL in groups:
         return segments_at(text, [(0, len(text))])

@@ -106,6 +106,7 @@ def _step(document: WrittenDocument, task: WrittenTask, formats: Sequence[str], 
             (back.instruction, segments_at(text, [spans[place] for place in back.forget]))
             for back in document.take_back
         ),
+        refused=segments_at(text, [spans[place] for place in task.refuse]),
         is_rule=bool(task.refuse or name),
     )
 

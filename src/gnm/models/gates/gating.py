@@ -1,12 +1,15 @@
 """All gates of a memory together.
 
 - Write gates (`write.py`) decide which segments of a new text are stored.
+- Refuse gates (`refuse.py`) mark stored segments whose facts are to be refused.
 - Keep gates (`keep.py`) drop stored segments that a new text states anew.
 - The about gate (`revoke.py`) tells which stored segments an instruction is about that takes something back, such as
   "Forget the companies"; they are dropped.
 
 Shape letters: B states, L layers, S slots of the pool, T tokens of a text, G segments of a text, E hidden size.
 """
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from gnm.memory.pool import random_order
 from gnm.memory.state import MemoryState
 from gnm.models.decoder import Decoder
 from gnm.models.gates.keep import KeepGate, Kept, keep
+from gnm.models.gates.refuse import RefuseGate
 from gnm.models.gates.revoke import about
 from gnm.models.gates.write import Decisions, GateSettings, LinearGate, decide, gate_layer, segment_ends
 from gnm.models.prefix import Prefix
@@ -28,6 +32,7 @@ class Gating(nn.Module):
 
     gate: the write gate; None if segments are drawn at random. keep_gate, about_gate: None without `revise`. The about
     gate is not the write gate: with a document "Forget about sports" leaves the sports out, without one it means them.
+    refuse_gate: None without `refuse`.
 
         decisions = gating.decide(memory.state, hidden, text.segment, capacity=None)
         decisions.stored  # which tokens become slots, [B, T] bool
@@ -40,10 +45,14 @@ class Gating(nn.Module):
         self.gate = LinearGate(size, device, _OPEN) if learned else None
         self.keep_gate = KeepGate(size, device) if settings.revise else None
         self.about_gate = LinearGate(size, device, _OPEN) if settings.revise else None
+        layers = len(decoder.layers)
+        self.refuse_gate = RefuseGate(layers, size, self.layer, device) if settings.refuse else None
 
     def understanding(self) -> set[str]:
-        """The names of the parameters that understand instructions: of the write gate and of the about gate."""
-        return {name for name, _ in self.named_parameters() if not name.startswith("keep_gate.")}
+        """The names of the parameters that understand instructions: of the write, about and refuse gates, but not the
+        mark of what is refused, which is for those who read it."""
+        others = ("keep_gate.", "refuse_gate.mark")
+        return {name for name, _ in self.named_parameters() if not name.startswith(others)}
 
     def decide(self, state: MemoryState, seen: Tensor, segment: Tensor, capacity: int | None) -> Decisions:
         """Which tokens of a new text are stored, at most `capacity` of them (None: no such limit).
@@ -53,11 +62,10 @@ class Gating(nn.Module):
         """
         count = int(segment.max()) + 1
         if self.gate is None:
-            logits = _random_logits(state, segment, count)
-        else:
-            ends = segment_ends(segment, count)[..., None].expand(-1, -1, seen.shape[2])
-            logits = self.gate(seen.gather(1, ends))
-        return decide(logits, segment, self.settings, capacity)
+            return decide(_random_logits(state, segment, count), segment, self.settings, capacity)
+        ends = seen.gather(1, segment_ends(segment, count)[..., None].expand(-1, -1, seen.shape[2]))
+        decisions = decide(self.gate(ends), segment, self.settings, capacity)
+        return decisions if self.refuse_gate is None else replace(decisions, refusal=self.refuse_gate.gate(ends))
 
     def read_strength(self, decisions: Decisions) -> Tensor:
         """The strength with which stored tokens are read, [B, T] float32: their gate, or 1 with random gates."""

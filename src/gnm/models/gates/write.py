@@ -39,6 +39,7 @@ class GateSettings(StrictModel):
     revise: writing a document also weakens stored segments whose facts it states anew (keep gates, `keep.py`), and an
     instruction that stands alone can take segments back (`revoke.py`). Forgetting the document later does not restore
     them.
+    refuse: the slots of a segment whose facts are to be refused are marked (refuse gates, `refuse.py`).
 
         GateSettings(threshold=0.5)
         GateSettings(threshold=0.0, share=0.25)  # a quarter of the tokens, the strongest
@@ -51,6 +52,7 @@ class GateSettings(StrictModel):
     layer: int | None = Field(None, ge=0, description="whose input decides, None: two thirds of the way up")
     reread: bool = False
     revise: bool = False
+    refuse: bool = False
 
     @model_validator(mode="after")
     def _random_by_share(self) -> "GateSettings":
@@ -58,6 +60,8 @@ class GateSettings(StrictModel):
             raise ValueError("gates.by: random goes by share or slots; set threshold: 0")
         if self.by == "random" and self.revise:
             raise ValueError("gates.revise goes with gates.by: gate; random gates know nothing of what is stored")
+        if self.by == "random" and self.refuse:
+            raise ValueError("gates.refuse goes with gates.by: gate; random gates know nothing of what is refused")
         return self
 
 
@@ -70,6 +74,7 @@ class GateTraining(StrictModel):
     entropy: the entropy of each gate; this term pushes gates away from one half.
     keep: with gates.revise, cross-entropy of the keep gates with whether a stored segment still holds.
     revoke: with gates.revise, cross-entropy of the about gate with which segments an instruction takes back.
+    refuse: with gates.refuse, cross-entropy of the refuse gate with which stored segments are to be refused.
     """
 
     segments: Weight = 1.0
@@ -78,6 +83,7 @@ class GateTraining(StrictModel):
     entropy: Weight = 0.0
     keep: Weight = 1.0
     revoke: Weight = 1.0
+    refuse: Weight = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,13 @@ class Decisions:
     logits: [B, G] float32, the gate of each segment before the sigmoid.
     segment: [B, T] long, the segment of each token, -1 for padding.
     stored: [B, T] bool, the tokens that become slots.
+    refusal: [B, G] float32, the refuse gate of each segment before the sigmoid; None without such gates.
     """
 
     logits: Tensor
     segment: Tensor
     stored: Tensor
+    refusal: Tensor | None = None
 
     @property
     def tokens(self) -> Tensor:
@@ -104,6 +112,11 @@ class Decisions:
         """The gate of each token, [B, T] float32; 0 for padding."""
         gates = self.logits.sigmoid().clamp(min=_LEAST).gather(1, self.segment.clamp(min=0))
         return gates.masked_fill(self.segment < 0, 0.0)
+
+    @property
+    def refused(self) -> Tensor:
+        """The refuse gate of each token, [B, T] float32; 0 for padding."""
+        return self.refusal.sigmoid().gather(1, self.segment.clamp(min=0)).masked_fill(self.segment < 0, 0.0)
 
 
 class LinearGate(nn.Module):
