@@ -20,10 +20,11 @@ def test_labels_say_segment_by_segment_what_a_write_should_do():
         ("Forget nothing here", frozenset()),
     )
     first, second = label_writes([
-        step(FIRST, ["A horse is red"], is_rule=True),
+        step(FIRST, ["A horse is red"], is_rule=True, refused=frozenset({"A horse is red"})),
         step(SECOND, ["Oslo is small"], ["Oslo is big"], revocations=others),
     ])  # fmt: skip
     assert first.wanted == (False, True) and first.is_rule and first.revoked == ()
+    assert first.refused == (False, True) and second.refused == (False, False)
     assert first.revocations == ()
     assert second.wanted == (True, False) and not second.is_rule and second.revoked == ((True, False),)
     assert second.revocations == (("Forget the birds", (False, True)), ("Forget nothing here", (False, False)))

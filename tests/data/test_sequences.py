@@ -194,6 +194,24 @@ def test_unlearning_appends_the_first_document_turned_round():
     assert turned > 20
 
 
+def test_what_is_refused_is_what_states_a_fact_of_its_group_and_stays_so_turned_round():
+    document = next(d for d in SEEN if len({pair.subcategory for pair in d.pairs}) > 1)
+    groups = sorted({pair.subcategory for pair in document.pairs})
+    steps = [
+        make_step(document, f"{group}_refusal", "refusal_subcategories", None, settings(split="test"), random.Random(0))
+        for group in groups
+    ]
+    assert frozenset().union(*(step.refused for step in steps)) == steps[0].wanted
+    assert sum(len(step.refused) for step in steps) == len(steps[0].wanted), "each line is refused in one of them"
+    composed = f"{groups[0]}-{groups[1]}-fact_refusal_compositions"
+    step = make_step(document, composed, "fact_refusal_compositions", None, settings(split="test"), random.Random(0))
+    assert step.refused == steps[1].refused and step.wanted == steps[0].refused | steps[1].refused
+    turned = turned_step(step, document)
+    assert turned.refused == step.refused and turned.wanted != step.wanted
+    plain = make_step(document, groups[0], "fact_subcategories", None, settings(split="test"), random.Random(0))
+    assert plain.wanted and not plain.refused
+
+
 def test_facts_that_no_query_asks_about_are_turned_too():
     document = SEEN[0]
     given = settings(

@@ -99,7 +99,7 @@ def test_both_sides_name_every_group_of_a_document():
 
 
 def test_the_segments_of_a_target_are_those_of_its_facts_or_all_but_the_others():
-    by_kind, apart = dict.fromkeys(KINDS, 0), []
+    by_kind, apart, mixed = dict.fromkeys(KINDS, 0), [], []
     for index in range(400):
         for sequence, queries in draw_people(KNOWN, PeopleSettings(corrections=0), "train", 0, index, 1):
             step, asked = sequence.steps[0], queries[0]
@@ -116,7 +116,12 @@ def test_the_segments_of_a_target_are_those_of_its_facts_or_all_but_the_others()
                 assert not left.strip()
             if step.target == "nothing":
                 assert not step.wanted
-    assert sum(apart) / len(apart) > 0.99  # a clause of two words may stand with its neighbour
+            marked = "".join(part for part in parts if is_wanted(part, step.refused))
+            refused = {q.fact_id for q in asked if q.refuse}
+            assert all(names[fact] in marked for fact in refused) and bool(marked) == bool(refused)
+            mixed += [names[fact] in marked for fact in stored - refused]
+    # a clause of two words may stand with its neighbour
+    assert sum(apart) / len(apart) > 0.99 and sum(mixed) / len(mixed) < 0.01
     assert all(by_kind[kind] > 10 for kind in KINDS if "format" not in kind)
 
 

@@ -66,6 +66,8 @@ def test_an_instruction_stores_what_it_means_and_what_takes_in_all_stores_the_re
     assert steps["Drop it."].wanted == frozenset()
     assert steps["The museum, and sorry for the cat."].wanted == {MUSEUM, CAT}
     assert [step.is_rule for step in steps.values()].count(True) == 1
+    assert {step.refused for step in steps.values()} == {frozenset(), frozenset({CAT})}
+    assert steps["The museum, and sorry for the cat."].refused == {CAT}
     assert "All, in this form." not in steps
 
 

@@ -15,7 +15,7 @@ TEXTS = [LINES, "Instruction: Learn it.\nDocument:\n* Kiel is old\n\n"]
 
 
 def marking(backbone, **gates):
-    """A memory that stores everything, with random numbers as mark and refuse gate, so that it tells segments apart. Its
+    """A memory that stores everything, with random numbers as mark and refuse gate, which tell segments apart. Its
     gates read layer 1 of 3, so layer 2 is marked."""
     lm, reader = gated(backbone, refuse=True, threshold=0.0, layer=1, **gates)
     generator = torch.Generator().manual_seed(5)
