@@ -98,7 +98,10 @@ def load(
     where = f"the settings of {adapter or name}"
     validate(about["learner"], LearnerSettings, where)  # the model's own settings first, so that errors name them
     pool = {key: given[key] for key in ("capacity", "eviction") if given[key] is not None}
-    changed: dict[str, Any] = {"memory": _pool(about["learner"].get("memory", {}), saved, pool, store)}
+    changed: dict[str, Any] = {
+        "memory": _pool(about["learner"].get("memory", {}), saved, pool, store),
+        "adapter": adapter,
+    }
     if gates is not None:
         write = about["learner"].get("write", {})
         if not write.get("gates"):

@@ -1,6 +1,7 @@
 """How often a search key finds what a question is about in documents that were written one by one; its training."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -14,6 +15,9 @@ from gnm.probing import recall
 from gnm.probing.recall import RecallParams
 from gnm.probing.streams import Stream
 from gnm.training import retriever as training
+from gnm.weights.backbones import load_backbone
+from gnm.weights.pretrained import load_model
+from gnm.weights.retrievers import inputs_digest, load_retriever
 
 BACKBONE = {"name": "tiny", "dtype": "float32", "device": "cpu"}
 
@@ -43,7 +47,9 @@ def test_each_fact_of_a_written_document_is_asked_for_twice_and_has_the_segment_
 def test_recall_of_written_documents_is_told_by_form_of_question(project, open_gates, tmp_path, documents):
     written = tmp_path / "written.json"
     written.write_text(json.dumps([document.model_dump() for document in documents[:3]]))
-    Retriever.new((48, 8, 6), 1, True, 0).save(tmp_path / "retriever", {})
+    _, model = load_model(open_gates, load_backbone("tiny", dtype="float32"))
+    own = replace(Retriever.new((48, 8, 6), 1, True, 0), model=inputs_digest(model, 1))
+    own.save(tmp_path / "retriever", {})
     params = {
         "backbone": BACKBONE, "adapter": str(open_gates), "written": str(written), "at_once": 2, "layers": [0],
         "last": True, "k": [1, 4, 1000], "title": "T", "output": str(tmp_path / "r"),
@@ -62,6 +68,9 @@ def test_recall_of_written_documents_is_told_by_form_of_question(project, open_g
     chance = table[(table["search"] == "Chance") & (table["k"] == 4)]["value"]
     assert chance.tolist() == pytest.approx([4 / count] * 2)
     assert "asked by question" in (tmp_path / "r.md").read_text()
+    replace(own, model="another").save(tmp_path / "retriever", {})
+    with pytest.raises(SystemExit, match=r"trained for the adapter .*another\), and .* is loaded"):
+        recall.main(["--params", str(tmp_path / "params.yaml")])
 
 
 def test_streams_come_from_one_source():
@@ -86,7 +95,9 @@ def test_the_training_reads_both_kinds_of_documents_and_says_how_it_was_made(
     training.main(["--params", str(tmp_path / "params.yaml")])
     about = json.loads((tmp_path / "retriever" / ABOUT).read_text())
     assert about["made"]["command"] == "python -m gnm.training.retriever" and about["training"]["seed"] == 1
-    assert Retriever.load(tmp_path / "retriever", about["sizes"][0]).sizes[1:] == (16, 8)
+    _, model = load_model(open_gates, load_backbone("tiny", dtype="float32"))
+    trained = load_retriever(tmp_path / "retriever", model, open_gates)
+    assert trained.sizes[1:] == (16, 8) and trained.adapter == str(open_gates)
     steps = training.drawn_steps(training.DrawnFacts(**params["drawn"]), 1)
     asked = [{query.fact_id for query in step.queries} for step in steps]
     assert all(asked) and sum(map(len, asked)) == len(set.union(*asked))

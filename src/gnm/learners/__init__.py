@@ -31,6 +31,7 @@ from gnm.models.memory_lm import MemoryLM
 from gnm.models.recurrent import RecurrentMemory, RecurrentSettings
 from gnm.models.write_settings import WriteSettings
 from gnm.weights.backbones import Backbone
+from gnm.weights.retrievers import load_retriever
 from gnm.weights.trained import MODULE, put_weights
 
 __all__ = ["Answer", "Cost", "Learner", "LearnerSettings", "Question", "State", "build_learner", "keeps_slots"]
@@ -138,10 +139,14 @@ def _memory(settings: LearnerSettings, backbone: Backbone) -> Learner:
         return MemoryLearner(lm, reader, order)
     if settings.write.tap == "outputs":
         raise ConfigError(f"write.tap: outputs needs a memory model as backbone; {backbone.name} is a plain decoder")
-    model, learner = (LongTermLM, LongTermLearner) if settings.memory.store else (MemoryLM, MemoryLearner)
-    selector = _selector(settings, backbone)
-    lm = model(reader.decoder, reader.chat.preamble, settings.memory, settings.write, through, selector=selector)
-    return learner(lm, reader, order, settings.gate_training)
+    parts = (reader.decoder, reader.chat.preamble, settings.memory, settings.write, through)
+    selector, store = _selector(settings, backbone), settings.memory.store
+    if store is None:
+        return MemoryLearner(MemoryLM(*parts, selector=selector), reader, order, settings.gate_training)
+    adapter = settings.adapter or backbone.name
+    retriever = load_retriever(store.retriever, backbone, adapter) if store.retriever else None
+    lm = LongTermLM(*parts, selector=selector, retriever=retriever)
+    return LongTermLearner(lm, reader, order, settings.gate_training)
 
 
 def _selector(settings: LearnerSettings, backbone: Backbone) -> str | None:

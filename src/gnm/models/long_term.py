@@ -30,6 +30,7 @@ from gnm.models.gates.write import Decisions
 from gnm.models.memory_lm import MemoryLM
 from gnm.models.prefix import Prefix
 from gnm.models.projected import Memory
+from gnm.models.retriever import Retriever
 from gnm.models.search_keys import SearchKeys
 from gnm.models.stored_slots import StoredSlots, in_order, order_by_age
 from gnm.models.tokens import TokenBatch
@@ -38,16 +39,17 @@ from gnm.models.tokens import TokenBatch
 class LongTermLM(MemoryLM):
     """A MemoryLM with gates and `pool.store`.
 
+    retriever: the one that `pool.store.retriever` names, if any.
     keys: what segments and questions are compared by. Set their sample of texts before the first write.
-    Raises ConfigError or CheckpointError for settings of search keys that this decoder cannot have.
+    Raises ConfigError for settings of search keys that this decoder cannot have.
 
         memory = lm.write(lm.initial(torch.tensor([0])), text)
         prefix = lm.recalled(memory, [(0, lm.find(memory, 0, questions)[0])])  # for the first question
     """
 
-    def __init__(self, *arguments, **named):
+    def __init__(self, *arguments, retriever: Retriever | None = None, **named):
         super().__init__(*arguments, **named)
-        self.keys = SearchKeys(self.decoder, self.preamble, self._settings)
+        self.keys = SearchKeys(self.decoder, self.preamble, self._settings, retriever)
 
     @property
     def _settings(self) -> StoreSettings:

@@ -25,13 +25,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gnm.errors import CheckpointError, ConfigError
+from gnm.errors import CheckpointError
 from gnm.files import atomic_folder, write_json
 from gnm.weights.checksums import check_files, checksums_of
 
 ABOUT, WEIGHTS = "retriever.json", "retriever.safetensors"
 SIDES = ("question", "segment")
 Side = Literal["question", "segment"]
+_TOLD = {"layer": int, "whiten": bool, "model": str, "adapter": str}
 _DIGITS = 8
 
 
@@ -39,13 +40,18 @@ _DIGITS = 8
 class Retriever:
     """The matrices [H, E] and [D, H] of both sides, float32; layer, whiten: which untrained keys it takes.
 
-    keys = Retriever.load("models/smollm2-135m/retriever", 576)("question", untrained)
+    model: the digest of what these keys depend on (`gnm.weights.retrievers`). adapter: the folder of the adapter that
+    it was trained for. Both are empty until it is trained.
+
+        keys = Retriever.load("models/smollm2-135m/retriever")("question", untrained)
     """
 
     question: tuple[Tensor, Tensor]
     segment: tuple[Tensor, Tensor]
     layer: int
     whiten: bool
+    model: str = ""
+    adapter: str = ""
 
     @classmethod
     def new(cls, sizes: tuple[int, int, int], layer: int, whiten: bool, seed: int) -> "Retriever":
@@ -95,32 +101,24 @@ class Retriever:
         with atomic_folder(folder) as temporary:
             save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
             checksums = checksums_of(temporary, [temporary / WEIGHTS])
-            own = {"layer": self.layer, "whiten": self.whiten, "sizes": list(self.sizes)}
+            own = {name: getattr(self, name) for name in _TOLD} | {"sizes": list(self.sizes)}
             write_json(temporary / ABOUT, {**own, **about, "checksums": checksums})
 
     @classmethod
-    def load(cls, folder: str | Path, size: int, device: torch.device | str = "cpu") -> "Retriever":
-        """The retriever that was saved in `folder`, for a decoder of hidden size `size`.
-
-        Raises CheckpointError if it is missing or damaged, ConfigError if it is for another hidden size.
-        """
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> "Retriever":
+        """The retriever that was saved in `folder`. Raises CheckpointError if it is missing or damaged."""
         folder, about = Path(folder), _about(folder)
         check_files(folder, about["checksums"], "restore the folder from a copy, or train it anew")
         try:
             tensors = load_file(folder / WEIGHTS, device=str(device))
             question, segment = (tuple(tensors[f"{side}.{n}"].float() for n in (0, 1)) for side in SIDES)
-            found = cls(question, segment, int(about["layer"]), bool(about["whiten"]))
+            found = cls(question, segment, **{name: kind(about[name]) for name, kind in _TOLD.items()})
             if list(found.sizes) != about["sizes"] or any(not bool(m.isfinite().all()) for m in found.parameters()):
                 raise ValueError("its matrices are others than it says")
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"the retriever {folder} is damaged ({error}); restore it, or train it anew"
             ) from error
-        if found.sizes[0] != size:
-            raise ConfigError(
-                f"the retriever {folder} is for a hidden size of {found.sizes[0]}, this model's is {size}; train one "
-                "for this model with gnm.training.retriever"
-            )
         return found
 
 

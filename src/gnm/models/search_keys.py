@@ -27,26 +27,26 @@ class SearchKeys:
     """What a store with these settings is searched by; name: in words, size: D.
 
     sample: texts on which the whitening is fitted. Set it before the first key is made.
-    Raises ConfigError if the decoder has no layer `store.layer`, or if `store.retriever` was trained for other keys
-    than these; CheckpointError if that is missing or damaged.
+    retriever: the one of `store.retriever`, if the settings name one.
+    Raises ConfigError if the decoder has no layer `store.layer`, or if `retriever` was trained for other keys than
+    these.
 
         keys.of_questions(questions) @ keys.of_segments(means).T  # cosines
     """
 
     sample: TokenBatch
 
-    def __init__(self, decoder: Decoder, preamble: Sequence[int], settings: StoreSettings):
+    def __init__(self, decoder: Decoder, preamble: Sequence[int], settings: StoreSettings, retriever: Retriever | None):
         self._decoder, self._preamble, self._settings = decoder, preamble, settings
         self._whitening: Whitening | None = None
         layers = len(decoder.layers)
         if settings.layer >= layers:
             raise ConfigError(f"memory.store.layer: {settings.layer} is none of the decoder's layers 0 to {layers - 1}")
         self.name, self.size = settings.search_key, decoder.config.hidden_size
-        self._retriever: Retriever | None = None
-        if settings.retriever:
-            self._retriever = Retriever.load(settings.retriever, self.size, decoder.device)
-            self.size = self._retriever.key_size
-            self._check_fits(self._retriever)
+        self._retriever = retriever
+        if retriever:
+            self.size = retriever.key_size
+            self._check_fits(retriever)
 
     def of_questions(self, questions: TokenBatch) -> Tensor:
         """Search keys [n, D] float32 of n questions, each read after the preamble alone."""

@@ -35,6 +35,7 @@ from gnm.models.retriever import Retriever
 from gnm.params import BackboneSettings, Distributed, Positive, TargetSettings
 from gnm.probing.streams import Stream, load_memory_learner, search_inputs, whitening_of
 from gnm.program import run_program
+from gnm.weights.retrievers import load_retriever
 
 _COLORS = {"BM25": GREEN, "Chance": BLACK}
 _OF_LAYERS = (SKY, BLUE, PURPLE, ORANGE)
@@ -98,10 +99,11 @@ class RecallParams(StrictModel):
 def recall(params: RecallParams) -> str:
     """Search, save table and figure; returns the text that the program prints.
 
-    Raises ConfigError for a layer that the backbone has not; DataError, CheckpointError, BackboneError before any work.
+    Raises ConfigError for a layer that the backbone has not, or a retriever of another model; DataError,
+    CheckpointError, BackboneError before any work.
     """
-    learner = load_memory_learner(params.backbone, params.distributed, params.adapter, params.layers)
-    retriever = params.retriever and Retriever.load(params.retriever, learner.lm.decoder.config.hidden_size)
+    backbone, learner = load_memory_learner(params.backbone, params.distributed, params.adapter, params.layers)
+    retriever = params.retriever and load_retriever(params.retriever, backbone, params.adapter)
     streams, rows = params.streams(learner.order), []
     for number, stream in enumerate(streams):
         rows += _rows(params, learner, retriever, stream, number)

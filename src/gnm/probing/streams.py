@@ -32,7 +32,7 @@ from gnm.models.gates.write import segment_ends
 from gnm.models.search_keys import early_inputs
 from gnm.models.whitening import Whitening
 from gnm.params import BackboneSettings, Distributed
-from gnm.weights.backbones import load_backbone
+from gnm.weights.backbones import Backbone, load_backbone
 from gnm.weights.pretrained import load_model
 
 
@@ -102,8 +102,11 @@ class Stream:
 
 def load_memory_learner(
     backbone: BackboneSettings, distributed: Distributed, adapter: Path, layers: Sequence[int]
-) -> MemoryLearner:
-    """The memory that was trained as `adapter`. Raises ConfigError if it keeps no slots, or has none of `layers`."""
+) -> tuple[Backbone, MemoryLearner]:
+    """The model of `adapter`, and the memory that was trained as it.
+
+    Raises ConfigError if it keeps no slots, or has none of `layers`.
+    """
     device = pick_device(backbone.device, distributed.cuda_visible_devices)
     about, loaded = load_model(adapter, load_backbone(**backbone.model_dump(exclude={"device"}), device=device))
     learner = build_learner(validate(about["learner"], LearnerSettings, f"{adapter}"), loaded).eval()
@@ -112,7 +115,7 @@ def load_memory_learner(
     count = len(learner.lm.decoder.layers)
     if max(layers) >= count:
         raise ConfigError(f"the decoder has no layer {max(layers)}; its layers are 0 to {count - 1}")
-    return learner
+    return loaded, learner
 
 
 @torch.no_grad()

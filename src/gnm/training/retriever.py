@@ -30,7 +30,7 @@ from gnm.params import BackboneSettings, Distributed, Positive
 from gnm.probing.streams import Stream, load_memory_learner, search_inputs, whitening_of
 from gnm.program import run_program
 from gnm.provenance import provenance
-from gnm.weights.adapters import CHECKSUMS, read_about
+from gnm.weights.retrievers import inputs_digest
 
 _SCALE, _OFFSET = 10.0, -10.0  # of a cosine, where training begins
 
@@ -70,7 +70,7 @@ def train_retriever(params: RetrieverParams, command: str) -> str:
     before any work."""
     written = read_written(params.written)
     steps = drawn_steps(params.drawn, params.seed)
-    learner = load_memory_learner(params.backbone, params.distributed, params.adapter, [params.layer])
+    backbone, learner = load_memory_learner(params.backbone, params.distributed, params.adapter, [params.layer])
     streams = [Stream.written(written, learner.order), Stream.of(steps, learner.order)]
     pairs = [_untrained(params, learner, stream) for stream in streams]
     first = [0, len(pairs[0][1])]
@@ -78,11 +78,11 @@ def train_retriever(params: RetrieverParams, command: str) -> str:
     right = torch.cat([torch.from_numpy(s.right) + start for s, start in zip(streams, first, strict=True)])
     retriever, loss = fit(params, questions, segments, right)
     about = {
-        "adapter": read_about(params.adapter).get(CHECKSUMS),
-        "training": params.model_dump(mode="json", exclude={"output", "distributed"}),
+        "training": params.model_dump(mode="json", exclude={"output", "distributed", "adapter"}),
         "made": {"command": command, **provenance(learner.lm.decoder.device)},
     }
-    retriever.save(params.output, about)
+    own = {"model": inputs_digest(backbone, params.layer), "adapter": str(params.adapter)}
+    replace(retriever, **own).save(params.output, about)
     return f"{len(questions)} questions, {len(segments)} segments, loss {loss:.4f}; saved {params.output}"
 
 

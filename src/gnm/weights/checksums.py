@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from gnm.errors import CheckpointError
 
 _LONGEST = 255  # characters of a name; no file system has longer ones
@@ -34,6 +37,15 @@ def check_files(folder: Path, expected: Any, remedy: str) -> None:
 def checksum_of(value: Any) -> str:
     """The SHA-256 of what JSON can hold, whatever the order of its keys and however it is laid out in a file."""
     return hashlib.sha256(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode()).hexdigest()
+
+
+def weights_digest(parts: Iterable[Mapping[str, Tensor]]) -> str:
+    """16 hex digits of tensors on the CPU by name, rounded to bfloat16, part by part."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for name in sorted(part):
+            digest.update(name.encode() + part[name].bfloat16().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _sha256(path: Path) -> str:

@@ -6,14 +6,12 @@ state (`memory_state.safetensors`), tokenizer, generation config, and a model ca
 and digest stand for it.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx2
-import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
@@ -25,6 +23,7 @@ from gnm.models.lora import LoraSettings
 from gnm.models.memory_lm import MARKS, MemoryLM
 from gnm.weights.adapters import ABOUT, check_backbone, check_weights, load_adapter, read_about, write_model
 from gnm.weights.backbones import Backbone
+from gnm.weights.checksums import weights_digest
 from gnm.weights.sources import LOADED, Hub, hub_errors
 from gnm.weights.trained import MODULE, copied, read_weights, trained_parameters, weight_file
 
@@ -89,11 +88,7 @@ def model_digest(backbone: Backbone) -> str:
         parts.append(dict(backbone.module))
     if not parts:
         return backbone.config_digest
-    digest = hashlib.sha256()
-    for state in parts:
-        for name in sorted(state):
-            digest.update(name.encode() + state[name].bfloat16().view(torch.int16).numpy().tobytes())
-    return f"{backbone.config_digest}-{digest.hexdigest()[:16]}"
+    return f"{backbone.config_digest}-{weights_digest(parts)}"
 
 
 def _with_memory_module(folder: Path, backbone: Backbone) -> Backbone:
