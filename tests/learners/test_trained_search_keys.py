@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from gnm.errors import CheckpointError, ConfigError, MemoryFileError
 from gnm.inference.questions import Question
 from gnm.learners import LearnerSettings, build_learner
-from gnm.memory import load_memory, save_memory
+from gnm.memory import load_memory, save_memory, search
 from gnm.models.retriever import ABOUT, Retriever
 from gnm.weights.retrievers import inputs_digest
 
@@ -85,6 +85,23 @@ def test_forgotten_documents_are_never_found(tiny, folder):
     left = learner.forget(written(learner, *DOCUMENTS), 0)
     ((found,),) = learner.find(left, [["Oslo is a big town"]])
     assert found and 0 not in left.state.store[0].source[list(found)].tolist()
+
+
+@torch.no_grad()
+def test_an_index_finds_what_exact_search_finds_and_forgets_too(tiny, folder, monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(search, "_OF_ALL", 1)
+    settings = {"k": 2, "takes": "written"}
+    exact, learner = trained(tiny, folder, **settings, index_from=None), trained(tiny, folder, **settings, index_from=4)
+    state, phrases = written(learner, *DOCUMENTS), [["Oslo is a", "Ice:", "Seven green birds fly"]]
+    index = state.state.store[0].index
+    assert 4 < index.covered < len(state.state.store[0]) and index.inner.d == 12 + 48
+    assert written(exact, *DOCUMENTS).state.store[0].index is None
+    found = learner.find(state, phrases)
+    assert found == exact.find(written(exact, *DOCUMENTS), phrases) and len({*found[0]}) > 1
+    left = learner.forget(state, 1)
+    assert left.state.store[0].index.inner.ntotal < index.covered
+    assert learner.find(left, phrases) == exact.find(exact.forget(written(exact, *DOCUMENTS), 1), phrases)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Search of a store's keys: exact search against brute force, an index against exact search."""
 
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn.functional import normalize
 from gnm.errors import ConfigError
 from gnm.memory import search
 from gnm.memory.search import KeyIndex, list_count, nearest, uses_index
+from gnm.models.retriever import Retriever
 
 K = 8
 
@@ -19,6 +21,11 @@ def clustered(count, seed=0, size=32, topics=40):
     topic = torch.randn(topics, size, generator=torch.Generator().manual_seed(99))
     number = torch.randint(topics, (count,), generator=generator)
     return normalize(topic[number] + 0.5 * torch.randn(count, size, generator=generator), dim=-1)
+
+
+def trained(side):
+    """What one side of a retriever with random weights makes of such keys."""
+    return partial(Retriever.new((32, 48, 24), 2, True, 0), side)
 
 
 def brute(questions, keys, k, bias=0.0):
@@ -45,8 +52,10 @@ def test_exact_search_is_brute_force_in_blocks_of_any_size(monkeypatch, block):
     assert sorted(nearest(questions, keys, 200)[0].tolist()) == list(range(200))
 
 
-def test_an_index_finds_nearly_all_that_exact_search_finds():
-    keys, questions = clustered(20_000), clustered(100, seed=1)
+@pytest.mark.parametrize("of", [lambda side: lambda keys: keys, trained], ids=["untrained", "trained"])
+def test_an_index_finds_nearly_all_that_exact_search_finds(of):
+    pytest.importorskip("faiss")
+    keys, questions = of("segment")(clustered(20_000)), of("question")(clustered(100, seed=1))
     exact = nearest(questions, keys, K)
     index = KeyIndex.build(keys[:18_000])
     found = nearest(questions, keys, K, index=index)
