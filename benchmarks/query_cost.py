@@ -23,7 +23,7 @@ from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import load_model
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "small_gates"
-METHODS = ("generalist_strict_weakest", "generalist_weakest", "generalist_all")
+METHODS = ("generalist_weakest", "generalist_all")
 
 
 def main() -> None:

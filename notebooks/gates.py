@@ -32,7 +32,7 @@ from gnm.analysis.sentences import ranking, with_age
 ROOT = "../saved_evals"  # where the evaluations are: <ROOT>/<folder>/<method>/summary.json
 NAMES = {}  # nothing here was published
 OUTPUT = "../plots/notebooks"
-METHODS = ["generalist", "generalist (all)", "generalist (reread)", "generalist (25)", "generalist (10)"]
+METHODS = ["generalist", "generalist (all)", "generalist (25)", "generalist (10)"]
 COMMAND = "cd experiments/small_gates && dvc repro"  # makes what is missing
 
 # %%

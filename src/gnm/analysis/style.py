@@ -61,12 +61,8 @@ METHODS: dict[str, MethodStyle] = {
 
 _VARIANTS = {  # in words; one that is a number is the share of a document that is stored
     "all": "every token stored",
-    "reread": "read once more",
-    "reread_strict": "read once more, strict",
     "all_random": "every token, random ones leave",
-    "all_oldest": "every token, the oldest leave",
     "weakest": "the weakest leave",
-    "strict_weakest": "strict, the weakest leave",
 }
 
 # of bars beside each other: neighbours in the order of METHODS differ in print without colour
