@@ -141,6 +141,7 @@ NOTES = {
     "segments of another form": {"0": NOTE | {"segments": [["text", 0.5, 3, 1]]}},
     "a strength in words": {"0": NOTE | {"segments": [["text", "strong", 3, 1, True]]}},
     "a strength of NaN": {"0": NOTE | {"segments": [["text", float("nan"), 3, 1, True]]}},
+    "a refusal above 1": {"0": NOTE | {"segments": [["text", 0.5, 3, 1, True, 1.5]]}},
     "a count below 0": {"0": NOTE | {"segments": [["text", 0.5, -3, 1, True]]}},
     "segments that are no list": {"0": NOTE | {"segments": 3}},
 }

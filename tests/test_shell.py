@@ -106,6 +106,21 @@ def test_a_line_shows_what_is_stored_of_its_clauses():
     assert second.split() == ["90%", "stored", "Cars."]
 
 
+def test_a_line_of_which_all_that_is_stored_is_to_be_refused_says_so(monkeypatch):
+    segments = [
+        Segment("Ann is from Oslo, ", 0.92, 5, 5, True, 0.8),
+        Segment("and Ben is from Rome.\n", 0.04, 6, 0, True, 0.1),
+        Segment("Carl is from Bonn, ", 0.9, 5, 5, True, 0.7),
+        Segment("and Dan is from Lima.", 0.9, 5, 5, True, 0.3),
+    ]
+    assert [line.split()[1] for line in shell.shaded(segments).splitlines()] == ["refuse", "stored"]
+    monkeypatch.setattr(shell.sys.stdout, "isatty", lambda: True, raising=False)
+    first, second = shell.shaded(segments).splitlines()
+    red, green = f"\x1b[97;48;5;{16 + 36 * 5}m", f"\x1b[97;48;5;{16 + 6 * 4}m"
+    assert f"{red}Ann is from Oslo,\x1b[0m" in first
+    assert f"{green}and Dan is from Lima.\x1b[0m" in second
+
+
 def test_what_is_not_stored_is_a_line_of_its_own():
     segments = [
         Segment("Ann is from Oslo, ", 0.92, 5, 5, True),

@@ -86,9 +86,10 @@ def printable(text: str) -> str:
 
 
 def shaded(segments: Iterable) -> str:
-    """The lines of a document: the strongest gate of each in percent, how much is stored, and the text; in a terminal a
-    clause has a shade of green, none where it is weak, elsewhere what is not stored stands in brackets. A clause of
-    which no text is left is a line of its own."""
+    """The lines of a document: the strongest gate of each in percent, how much is stored, or "refuse" where questions
+    about all of it are to be refused, and the text. In a terminal a clause has a shade of green, of red where it is to be
+    refused, none where it is weak; elsewhere what is not stored stands in brackets. A clause of which no text is left is
+    a line of its own."""
     lines, line = [], []
     for segment in segments:
         if segment.of_document and not segment.text:
@@ -104,7 +105,13 @@ def _shaded_line(segments: list) -> str:
     text = "".join(_clause(segment) for segment in segments).rstrip()
     stored, tokens = (sum(getattr(segment, name) for segment in segments) for name in ("stored", "tokens"))
     mark = "stored" if stored == tokens else f"{stored}/{tokens}" if stored else "-"
+    if stored and all(_is_refused(segment) for segment in segments if segment.stored):
+        mark = "refuse"
     return f"      {max(segment.strength for segment in segments):4.0%} {mark:>7s}  {text}"
+
+
+def _is_refused(segment) -> bool:
+    return segment.refusal > 0.5
 
 
 def _clause(segment) -> str:
@@ -115,7 +122,8 @@ def _clause(segment) -> str:
         return bare
     if sys.stdout.isatty():
         level = round(segment.strength * 5)
-        return (f"\x1b[97;48;5;{16 + 6 * level}m{bare}\x1b[0m" if level else bare) + space
+        shade = 16 + (36 if _is_refused(segment) else 6) * level
+        return (f"\x1b[97;48;5;{shade}m{bare}\x1b[0m" if level else bare) + space
     return (bare if segment.stored else f"[{bare}]") + space
 
 

@@ -93,8 +93,11 @@ class MemoryLearner(Learner):
         decisions = state.decisions
         strengths, tokens = decisions.logits[row].sigmoid().tolist(), decisions.tokens[row].tolist()
         stored = decisions.segment[row][decisions.stored[row]].bincount(minlength=len(tokens)).tolist()
+        refusals = [0.0] * len(tokens) if decisions.refusal is None else decisions.refusal[row].sigmoid().tolist()
         return [
-            Segment(part, strengths[number], tokens[number], stored[number], of_document)
+            Segment(
+                part, strengths[number], tokens[number], stored[number], of_document, of_document * refusals[number]
+            )
             for number, (part, of_document) in enumerate(gated_parts(document, instruction, self.order))
         ]
 

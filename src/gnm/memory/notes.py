@@ -61,7 +61,7 @@ def _only_stored(note: Mapping[str, Any], number: int, slots: int, held: set[tup
         [text if (number, place) in held or not text.strip() else "", *rest]
         for place, (text, *rest) in enumerate(note["segments"])
     ]
-    of_document = "".join(text for text, *_, of_document in segments if of_document)
+    of_document = "".join(each.text for each in (Segment(*values) for values in segments) if each.of_document)
     return {**kept, "segments": segments, "beginning": _beginning(of_document)}
 
 
@@ -122,11 +122,11 @@ def _is_note(note: Any) -> bool:
 
 
 def _is_segment(values: Any) -> bool:
-    if not isinstance(values, list) or len(values) != 5:
+    if not isinstance(values, list) or len(values) not in (5, 6):  # older files know of no refusals
         return False
-    text, strength, tokens, stored, of_document = values
+    text, strength, tokens, stored, of_document, refusal = values if len(values) == 6 else (*values, 0.0)
     numbers = all(type(count) is int and count >= 0 for count in (tokens, stored))
     return (
-        _is_text(text) and type(strength) is float and 0 <= strength <= 1 and numbers
-        and isinstance(of_document, bool)
+        _is_text(text) and numbers and isinstance(of_document, bool)
+        and all(type(gate) is float and 0 <= gate <= 1 for gate in (strength, refusal))
     )  # fmt: skip

@@ -12,6 +12,7 @@ class Segment:
     """What a write decided on a segment of its text: its strength in (0, 1), and how many of its tokens are stored.
 
     of_document: whether it holds words of the document; others are of the instruction.
+    refusal: its refuse gate, in (0, 1): how surely questions about its facts are to be refused; 0 without such gates.
     """
 
     text: str
@@ -19,6 +20,7 @@ class Segment:
     tokens: int
     stored: int
     of_document: bool
+    refusal: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,10 @@ export function clauses(written) {
   }
   for (const segment of own) {
     const share = `${Math.round(100 * segment.strength)} %`;
-    const kind = segment.stored ? "" : segment.text ? "left-out" : "left-out no-text";
+    const refused = segment.stored && segment.refusal > 0.5;
+    const kind = refused ? "refused" : segment.stored ? "" : segment.text ? "left-out" : "left-out no-text";
     const line = row(share, segment.text.trim() || "(not stored)", segment.strength, kind);
-    line.title = `${segment.stored} of ${segment.tokens} tokens stored`;
+    line.title = `${segment.stored} of ${segment.tokens} tokens stored${refused ? ", to be refused" : ""}`;
     list.append(line);
   }
   return list;
