@@ -94,11 +94,10 @@ class MemoryLearner(Learner):
         strengths, tokens = decisions.logits[row].sigmoid().tolist(), decisions.tokens[row].tolist()
         stored = decisions.segment[row][decisions.stored[row]].bincount(minlength=len(tokens)).tolist()
         refusals = [0.0] * len(tokens) if decisions.refusal is None else decisions.refusal[row].sigmoid().tolist()
+        parts = gated_parts(document, instruction, self.order)
         return [
-            Segment(
-                part, strengths[number], tokens[number], stored[number], of_document, of_document * refusals[number]
-            )
-            for number, (part, of_document) in enumerate(gated_parts(document, instruction, self.order))
+            Segment(part, strengths[number], tokens[number], stored[number], own, refusals[number] if own else 0.0)
+            for number, (part, own) in enumerate(parts)
         ]
 
     def write_loss(self, state: Memory, labels: Sequence[WriteLabels]) -> Tensor | None:

@@ -126,6 +126,16 @@ def test_the_loss_asks_which_stored_segments_are_refused(tiny):
     assert loss(1.5, {parts[3]}, set()) == 0
 
 
+def test_a_learner_says_of_each_clause_how_surely_it_is_to_be_refused(tiny):
+    settings = LearnerSettings.model_validate({"method": "gnm", "write": {"gates": {"threshold": 0.0, "refuse": True}}})
+    learner = build_learner(settings, tiny, training=True)
+    learner.lm.gating.refuse_gate.gate.bias.data.fill_(1.5)
+    state = learner.write(learner.reset([0]), ["Oslo is big.\nRome is old."], ["Refuse all."])
+    told, *clauses = learner.segments(state, 0, "Oslo is big.\nRome is old.", "Refuse all.")
+    assert told.refusal == 0 and not told.of_document
+    assert [each.refusal for each in clauses] == pytest.approx([torch.tensor(1.5).sigmoid().item()] * len(clauses))
+
+
 def test_an_untrained_gate_refuses_nothing(tiny):
     lm, reader = gated(tiny, refuse=True, threshold=0.0)
     assert (written(lm, reader, [LINES]).decisions.refusal.sigmoid() < 0.1).all()
