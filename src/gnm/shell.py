@@ -88,7 +88,7 @@ def printable(text: str) -> str:
 def shaded(segments: Iterable) -> str:
     """The lines of a document: the strongest gate of each in percent, how much is stored, and the text; "refuse" where
     all that is stored is to be refused. In a terminal a clause has a shade of green, or of red if it is to be refused,
-    none where it is weak; elsewhere what is not stored stands in brackets. A clause of which no text is left is a line of
+    none where it is weak; elsewhere what is not stored stands in brackets. A clause without any text left is a line of
     its own."""
     lines, line = [], []
     for segment in segments:
