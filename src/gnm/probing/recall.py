@@ -24,6 +24,7 @@ from gnm.config import StrictModel
 from gnm.data.people.written import read_written
 from gnm.data.sampling import Sampling
 from gnm.data.sequences import SequenceSettings, evaluation_sequences
+from gnm.data.types import Episode
 from gnm.evaluate import read_documents_of
 from gnm.files import write_text
 from gnm.inference.prompts import Order
@@ -52,9 +53,12 @@ class DrawnStreams(StrictModel):
 
     def streams(self, order: Order) -> list[Stream]:
         """A stream of each seed. Raises DataError for files that are missing or damaged."""
+        return [Stream.of(episode.steps, order) for episode in self.episodes()]
+
+    def episodes(self) -> list[Episode]:
+        """The documents of each seed's stream. Raises DataError for files that are missing or damaged."""
         documents = read_documents_of(self.data)
-        drawn = [evaluation_sequences(documents, self.sequences(), 1, seed)[0] for seed in self.seeds]
-        return [Stream.of(sequence.steps, order) for sequence in drawn]
+        return [evaluation_sequences(documents, self.sequences(), 1, seed)[0] for seed in self.seeds]
 
     def sequences(self) -> SequenceSettings:
         """The settings of the streams."""

@@ -27,6 +27,7 @@ from gnm.inference.reader import Reader
 from gnm.learners import LearnerSettings, build_learner
 from gnm.learners.long_term import sample_texts
 from gnm.learners.memory import MemoryLearner, gated_parts
+from gnm.memory.pool import PoolSettings
 from gnm.models.gates.keep import segment_means
 from gnm.models.gates.write import segment_ends
 from gnm.models.search_keys import early_inputs
@@ -101,15 +102,21 @@ class Stream:
 
 
 def load_memory_learner(
-    backbone: BackboneSettings, distributed: Distributed, adapter: Path, layers: Sequence[int]
+    backbone: BackboneSettings,
+    distributed: Distributed,
+    adapter: Path,
+    layers: Sequence[int],
+    memory: PoolSettings | None = None,
 ) -> tuple[Backbone, MemoryLearner]:
-    """The model of `adapter`, and the memory that was trained as it.
+    """The model of `adapter`, and the memory that was trained as it, with the pool and store of `memory`, if given.
 
     Raises ConfigError if it keeps no slots, or has none of `layers`.
     """
     device = pick_device(backbone.device, distributed.cuda_visible_devices)
     about, loaded = load_model(adapter, load_backbone(**backbone.model_dump(exclude={"device"}), device=device))
-    learner = build_learner(validate(about["learner"], LearnerSettings, f"{adapter}"), loaded).eval()
+    own = {} if memory is None else {"memory": memory.model_dump(exclude_unset=True)}
+    settings = validate({**about["learner"], **own, "adapter": adapter}, LearnerSettings, f"{adapter}")
+    learner = build_learner(settings, loaded).eval()
     if not isinstance(learner, MemoryLearner):
         raise ConfigError(f"{adapter} keeps no pool of slots; give the adapter of a memory")
     count = len(learner.lm.decoder.layers)
