@@ -15,6 +15,7 @@ from gnm.data.targets import FACT_TYPES, Groups
 from gnm.errors import ConfigError
 from gnm.learners import LearnerSettings
 from gnm.models.lora import LoraSettings
+from gnm.training.optimizer import Optimisation
 
 Positive = Annotated[int, Field(gt=0, le=10**8)]
 Sequences = Annotated[int, Field(gt=0, le=10**5)]
@@ -154,25 +155,6 @@ class TrainLoop(StrictModel):
                     f"{self.instructions_per_document} instructions, takes {length * self.instructions_per_document}"
                 )
         return self
-
-
-class Optimisation(StrictModel):
-    """AdamW (with 8-bit states where asked for; CUDA only) with linear warm-up and linear decay.
-
-    own_rate: by how much faster than adapters a method's own parameters (gates, marks) learn.
-    beta2: how much of the squared gradients' average AdamW keeps in a step. moving_average: how much of the weights'
-    average a step keeps; the average is what is validated and saved. 0: the weights themselves are.
-    """
-
-    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)]
-    own_rate: Annotated[float, Field(gt=0)] = 1.0
-    final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)]
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    moving_average: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
 
 
 class TargetSettings(StrictModel):

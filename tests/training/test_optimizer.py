@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from gnm.params import Optimisation
-from gnm.training.optimizer import build_optimizer, set_learning_rate
+from gnm.training.optimizer import Optimisation, build_optimizer, set_learning_rate
 
 
 def optimizer_of(**settings):

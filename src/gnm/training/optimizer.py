@@ -1,10 +1,32 @@
-"""The optimizer of a training run and its learning rate."""
+"""The optimizer of a training run, its settings and its learning rate."""
+
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 
+from gnm.config import StrictModel
 from gnm.errors import ConfigError
-from gnm.params import Optimisation
 from gnm.weights.trained import MODULE, Parameters
+
+
+class Optimisation(StrictModel):
+    """AdamW (with 8-bit states where asked for; CUDA only) with linear warm-up and linear decay.
+
+    own_rate: by how much faster than adapters a method's own parameters (gates, marks) learn.
+    beta2: how much of the squared gradients' average AdamW keeps in a step. moving_average: how much of the weights'
+    average a step keeps; the average is what is validated and saved. 0: the weights themselves are.
+    """
+
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)]
+    own_rate: Annotated[float, Field(gt=0)] = 1.0
+    final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    moving_average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
 
 
 def build_optimizer(parts: Parameters, settings: Optimisation, device: torch.device) -> torch.optim.Optimizer:
