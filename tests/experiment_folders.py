@@ -184,6 +184,9 @@ def make_small(settings: dict) -> None:
                 own["sequence_length"] = 3
             if "documents" in own and own is not block:
                 own["documents"] = 3
+        if "sampling" in block:  # room for questions about what is left out, which come last
+            most = block["sampling"]["max_total_io_pairs_per_sample"]
+            block["sampling"]["max_total_io_pairs_per_sample"] = max(most, 6)
         if "optimizer" in block.get("opt", {}):
             block["opt"]["optimizer"] = "adamw"
         if "hidden" in block:  # the retriever's training

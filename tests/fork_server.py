@@ -1,5 +1,7 @@
 """Runs `python -m MODULE` and `torchrun ... -m MODULE` in forks of one process that has imported everything.
 
+It has also read and compiled what every program does once: tables of the package, peft's and transformers' patterns.
+
 Starting Python, torch and DVC takes seconds; a fork takes some milliseconds. `commands(folder)` makes programs of these
 two names that ask the server to run what they were asked to; the rest is theirs: folder, environment, input and output,
 exit status. A process of torchrun's is alone in its group here. Many are tested in test_distributed.py.
@@ -19,6 +21,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+
+from gnm.data.instructions import load_phrasings
+from gnm.data.people.grammar import load_grammar
+from gnm.data.taxonomy import load_taxonomy
+from gnm.weights.backbones import load_backbone
 
 IMPORTED = ("dvc.cli", "dvc.commands.repro", "dvc.repo", "dvclive", "gnm.demo", "gnm.train", "gnm.evaluate")
 IMPORTED += ("gnm.evaluate_people", "gnm.analysis.report", "gnm.probing.probe", "gnm.data.pipelines")
@@ -60,6 +67,9 @@ def serve(address: str) -> None:
     """Import everything, then fork for everyone who asks, until terminated."""
     for module in IMPORTED:
         import_module(module)
+    for load in (load_taxonomy, load_phrasings, load_grammar):
+        load()
+    load_backbone("tiny-gnm", dtype="float32")
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(address + ".new")
     listening.listen(64)
