@@ -75,7 +75,7 @@ class Folders:
         self.root, self.python = root, programs / "python"
         for name in ("experiments", "data_pipelines", "data/counterfact", "data/people", "src/gnm/data/facts"):
             shutil.copytree(project / name, root / name, ignore=shutil.ignore_patterns("dvc.lock", "__pycache__"))
-        for name, count in (("people_dev", 3), ("written_train", 60)):
+        for name, count in (("people_dev", 3), ("written_train", 60), ("written_dev", 12)):
             table = root / f"data/people/{name}.json"
             table.write_text(json.dumps(json.loads(table.read_text())[:count]))
         for table in root.glob("data/counterfact/*.gz"):
