@@ -69,7 +69,7 @@ page.say(lambda: growth(facts.evaluations))
 # changes no count: GNM without a gradient through writing costs what GNM does, FT what untrained does.
 
 # %%
-sized = facts if {"in_context", "generalist"} <= set(facts.evaluations) else Page(OWN, NAMES, OUTPUT).read("small_exp1")
+sized = facts if {"in_context", "generalist"} <= set(facts.found) else Page(OWN, NAMES, OUTPUT).read("small_exp1")
 
 
 # %%
@@ -92,10 +92,11 @@ page.draw("flops_counted", lambda: drawn(SHAPE))
 page.draw("flops_counted_large", lambda: drawn(LARGE))
 
 # %%
-page.say(lambda: pays(break_even(counted(SHAPE)), 10) + " " + pays(break_even(counted(SHAPE)), DOCUMENTS))
+after = sorted({min(10, DOCUMENTS), DOCUMENTS})
+page.say(lambda: " ".join(pays(break_even(counted(SHAPE)), count) for count in after))
 
 # %%
-page.say(lambda: pays(break_even(counted(LARGE)), 10) + " " + pays(break_even(counted(LARGE)), DOCUMENTS))
+page.say(lambda: " ".join(pays(break_even(counted(LARGE)), count) for count in after))
 
 # %% [markdown]
 # Measured beside it, on the machine of the evaluation. A small model on a GPU waits for the

@@ -134,6 +134,15 @@ def test_costs_of_other_keys_or_without_numbers_are_explained(evaluations):
         sizes_of(evaluations, SMALL, 2)
 
 
+def test_a_count_of_documents_that_cannot_be_is_explained(evaluations):
+    """None at all; and two streams of different lengths."""
+    with pytest.raises(DataError, match="a stream has one document or more, not 0"):
+        cost_of_stream(SMALL, SIZES, 0)
+    write_json(evaluations[GATED].folder / "cost.json", {"kept": [40, 60], "query_flops": [1.0] * 2})
+    with pytest.raises(DataError, match="in_context saw 3 documents, generalist 2"):
+        sizes_of(evaluations, SMALL, 2)
+
+
 def test_measured_seconds_stand_beside_with_their_device(evaluations):
     table = measured(evaluations)
     row = table.loc["In-context (untrained)"]

@@ -43,7 +43,8 @@ class Sizes:
 def sizes_of(evaluations: Mapping[str, SavedEvaluation], backbone: str, top_k: int) -> Sizes:
     """The mean sizes of a stream that `backbone` was evaluated on with the in-context method and the gated memory.
 
-    Raises DataError where one of the two has not saved what it keeps and what a question costs.
+    Raises DataError where one of the two has not saved what it keeps and what a question costs, or where their streams
+    differ in the number of documents.
     """
     costs = {name: evaluations[name].cost or {} if name in evaluations else {} for name in ("in_context", GATED)}
     if absent := [name for name, cost in costs.items() if not _saved(cost, "kept") or not _saved(cost, "query_flops")]:
@@ -51,6 +52,8 @@ def sizes_of(evaluations: Mapping[str, SavedEvaluation], backbone: str, top_k: i
     kept, flops = (_saved(costs["in_context"], key) for key in ("kept", "query_flops"))
     if len(kept) < 2:
         raise DataError("sizes of documents come from a stream of two or more")
+    if len(kept) != (gated := len(_saved(costs[GATED], "kept"))):
+        raise DataError(f"sizes come from one stream; in_context saw {len(kept)} documents, {GATED} {gated}")
     document = (kept[-1] - kept[0]) / (len(kept) - 1)
     if document <= 0:
         raise DataError("sizes of documents come from a context that grows with them, and in_context's does not")
@@ -65,8 +68,10 @@ def cost_of_stream(backbone: str, sizes: Sizes, documents: int) -> pd.DataFrame:
     """Cost of each method after each of `documents`: columns method, measure (query_flops, write_flops), t, value.
 
     The published pool is there for a backbone that has one; every question reads the whole of it. Raises ConfigError
-    if the backbone's sizes are not known.
+    if the backbone's sizes are not known, and DataError for no documents.
     """
+    if documents < 1:
+        raise DataError(f"a stream has one document or more, not {documents}")
     config, memory = known_shape(backbone)
     shape, rows = DecoderShape.of(config), []
     for t in range(documents):

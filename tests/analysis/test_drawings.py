@@ -173,7 +173,7 @@ def test_the_footnote_of_heatmaps_says_what_cells_do_not(evaluations, root):
     assert note(cells, "accuracy") == f"Cells without intervals. {hatched}"
     whole = pd.concat([cells, cells[cells["q"] == 1].assign(t=3)]).drop_duplicates(["measure", "q", "t"])
     assert note(whole, "accuracy") == "Cells without intervals."
-    assert "how old the format is is another thing" in note(cells, "accuracy", "format_accuracy")
+    assert "an answer is to have may come from another one" in note(cells, "accuracy", "format_accuracy")
     assert "0 of 0" not in note(cells, "refusal_precision")  # records tell
     assert "0 of 0" in note(cells.assign(samples=pd.NA), "refusal_precision")
     assert "0 of 0" not in note(cells.assign(samples=pd.NA), "accuracy")

@@ -84,6 +84,13 @@ def test_without_intervals_nothing_is_drawn_for_them():
     assert "12 sequences" in overview(metrics(), "A title").get_supxlabel()
 
 
+def test_the_footnote_is_of_what_is_drawn():
+    """A metric that stands in the table alone may be of fewer sequences."""
+    other = metrics().assign(sequences=1)
+    frame = pd.concat([metrics(), other[other["metric"] == "score"].assign(metric="unlearning_accuracy")])
+    assert overview(frame, "A title").get_supxlabel() == "Whiskers: 95 % intervals, bootstrap over 12 sequences."
+
+
 def test_a_method_without_a_figure_leaves_its_row_empty():
     frame = metrics()
     frame = frame[(frame["method"] != "gnm") | (frame["metric"] != "score")]

@@ -83,6 +83,20 @@ def test_summaries_of_other_keys_are_a_sentence(name, broken, tmp_path):
     assert not list(tmp_path.iterdir()) and "Not drawn: " in said(shown)
 
 
+def test_parameters_that_do_not_fit_are_a_sentence(own, unrendered, tmp_path):
+    """A backbone of unknown sizes; fewer documents than the ten that are told of; two methods of one name."""
+    told = said(run("flops", own, tmp_path, SHAPE="no shape", LARGE="none either", OWN=PROJECT / "saved_evals"))
+    assert "Nothing to say: the sizes of the backbone 'no shape' are not known" in told
+    told = said(run("flops", PROJECT / "saved_evals", tmp_path, DOCUMENTS=5))
+    assert "After 5 documents, questions per document" in told and "After 10 documents" not in told
+    for method in ("in_context", "llama3"):
+        save_evaluation(tmp_path / "root" / "small_exp1" / method, made_up_records(), keep_records=False)
+    for name in ("warmup_summary", "warmup_heatmaps", "flops"):
+        told = said(run(name, tmp_path / "root", tmp_path / name))
+        assert "are both called 'In-context (untrained)' in figures; rename one of them" in told
+        assert not (tmp_path / name).exists()
+
+
 def test_notebooks_read_the_published_evaluations(shared, unrendered, tmp_path):
     published = shared / "reference/saved_evals"
     two = tmp_path / "two"  # heatmaps of all methods take a minute

@@ -1,6 +1,7 @@
 """What pages and reports say of two folders of one name, of files in the way, of a single target or probe."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -37,13 +38,30 @@ def test_two_folders_of_one_method_are_both_named(tmp_path):
     told = (
         r"e/in_context_ft and .*e/llama3_ft are both called 'In-context FT \(document first\)' in figures; rename one"
     )
-    with pytest.raises(DataError, match=told):
-        Page(tmp_path, {}, tmp_path).read("e")
+    page = Page(tmp_path, {}, tmp_path)
+    folder = page.read("e")
+    shown = [
+        folder.missing(["gnm"], "make"),
+        page.table(folder),
+        page.bars("x", folder.only("in_context_ft"), "T", ["score"]),
+        page.cost("x", folder, "T"),
+        page.folders("x", {"One": folder}, "T", ["score"]),
+    ]
+    assert not folder and all(re.search(told, each.text) for each in shown)
     with pytest.raises(DataError, match=told):
         read_experiment(tmp_path / "e")
     rows = [(folder, "all", "all", "learned", 0.5, 0.4, 0.6) for folder in ("in_context_ft", "llama3_ft")]
     with pytest.raises(DataError, match="are both called"):
         report(save_people(tmp_path / "p", rows))
+
+
+def test_methods_that_a_folder_lacks_are_named_where_others_are_there(tmp_path):
+    save_evaluation(tmp_path / "e" / "generalist", made_up_records(), keep_records=False)
+    page = Page(tmp_path, {}, tmp_path)
+    shown = page.bars("x", page.read("e").only("gnm", "memoryllm"), "T", ["score"])
+    assert shown.text == "Not drawn: there are no evaluations of GNM, Memory, untrained in e."
+    shown = page.bars("x", page.read("f").only("gnm"), "T", ["score"])
+    assert shown.text == "Not drawn: there are no evaluations of f."
 
 
 def test_what_a_published_folder_lacks_is_made_in_this_project_s(tmp_path):

@@ -77,7 +77,7 @@ def overview(
         axes = bottom.subplots()
         _lines(axes, metrics, methods, figure_name)
         axes.set_title(f"{heading(figure_name)}: accuracy by age of the fact")
-        _note(figure, metrics)
+        _note(figure, metrics[metrics["metric"].isin([*figures, figure_name])])
     return figure
 
 

@@ -56,7 +56,7 @@ def _note(frame: pd.DataFrame, methods: Sequence[str], measures: Sequence[str], 
     if "refusal_precision" in set(bare):
         parts.append("Where only a summary is at hand, a precision of nothing refused (0 of 0) stands as 0.")
     if "format_accuracy" in measures:
-        parts.append("Rows and columns are those of the question's document; how old the format is is another thing.")
+        parts.append("Rows are documents of questions; the format that an answer is to have may come from another one.")
     return " ".join(parts)
 
 

@@ -16,7 +16,10 @@ Band = tuple[float, float]
 
 
 def where_it_acts(folder: Path) -> str:
-    """Where the lines that an instruction is about change most above the others, by method."""
+    """Where the lines that an instruction is about change most above the others, by method.
+
+    An interval of one layer, such as [18, 18], stands: layers are whole numbers, and 95 % of the resamples have it.
+    """
     found = peaks(read_layers(folder)).set_index("method")
     told = []
     for method in in_order(found.index):

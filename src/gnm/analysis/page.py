@@ -1,11 +1,11 @@
 """What a notebook needs: evaluations by the published name of their folder, and pictures with their tables.
 
-Nothing here ends in a traceback for evaluations that are not there or damaged, nor for pictures that cannot be saved:
-what cannot be shown is a sentence.
+Nothing here ends in a traceback for evaluations that are not there, damaged or called the same, for settings that are
+not known, nor for pictures that cannot be saved: what cannot be shown is a sentence.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -22,49 +22,63 @@ from gnm.analysis.saved import SavedEvaluation, by_method, find_evaluations, met
 from gnm.analysis.shown import Picture, Pictures, Sentence
 from gnm.analysis.style import in_order, method_style, with_variant
 from gnm.analysis.tables import figures_in, select, wide
-from gnm.errors import DataError, of_disk
+from gnm.errors import DataError, GNMError, of_disk
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The evaluations of one folder by method; empty where there are none. `own`: this project's name of it."""
+    """The evaluations of one folder by method; `found` is empty where there are none.
+
+    own: this project's name of the folder. asked: the methods that `only` chose. clash: which two folders of methods
+    are called the same in figures; then none of them is read.
+    """
 
     name: str
-    evaluations: Mapping[str, SavedEvaluation]
+    found: Mapping[str, SavedEvaluation]
     own: str
+    asked: tuple[str, ...] = ()
+    clash: str = ""
+
+    @property
+    def evaluations(self) -> Mapping[str, SavedEvaluation]:
+        """The evaluations by method. Raises DataError, which says why, when there are none."""
+        if not self.found:
+            methods = ", ".join(method_style(method).name for method in in_order(self.asked))
+            raise DataError(
+                self.clash or f"there are no evaluations of {f'{methods} in ' if methods else ''}{self.name}"
+            )
+        return self.found
 
     def metrics(self) -> pd.DataFrame:
         """Metrics. Raises DataError when the folder has no evaluation."""
-        if not self.evaluations:
-            raise DataError(f"there are no evaluations of {self.name}")
         parts = [metric_frame([each]).assign(method=method, variant="") for method, each in self.evaluations.items()]
         return select(pd.concat(parts, ignore_index=True))
 
     def measures(self, names: Sequence[str], by: str) -> pd.DataFrame:
         """Measures by cell, age or t. Raises DataError when the folder has no evaluation, or none of them."""
-        if not self.evaluations:
-            raise DataError(f"there are no evaluations of {self.name}")
         return measure_frame(self.evaluations, names, by)
 
     def cost(self) -> pd.DataFrame:
-        """Cost after the last document, of the methods that saved it."""
+        """Cost after the last document, of the methods that saved it. Raises DataError as `metrics`."""
         return cost_frame(self.evaluations)
 
     def __bool__(self) -> bool:
-        return bool(self.evaluations)
+        return bool(self.found)
 
     def only(self, *methods: str) -> "Folder":
         """The same folder with these methods alone."""
-        chosen = {method: each for method, each in self.evaluations.items() if method in methods}
-        return Folder(self.name, chosen, self.own)
+        chosen = {method: each for method, each in self.found.items() if method in methods}
+        return replace(self, found=chosen, asked=methods if self.found else ())
 
     def missing(self, methods: Sequence[str], command: str) -> Sentence:
         """Which of `methods` have no evaluation here, and the command that makes them.
 
         A variant counts under its full name too where all that is here are of one variant.
         """
-        full = {with_variant(each.method, each.variant) for each in self.evaluations.values()}
-        return missing(self.name, full | set(self.evaluations), methods, command, self.own)
+        if self.clash:
+            return Sentence(f"`{self.name}` is not read: {self.clash}.")
+        full = {with_variant(each.method, each.variant) for each in self.found.values()}
+        return missing(self.name, full | set(self.found), methods, command, self.own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +93,6 @@ class Page:
         """The evaluations under the published name where the root has it, else under this project's.
 
         `variant`: those alone whose folder's name ends so (`gnm_val_id`), under the method's own name; None: all.
-        Raises DataError where two folders are called the same in figures, not for absent evaluations.
         """
         own = self.names.get(published, published)
         name = published if (Path(self.root) / published).is_dir() else own
@@ -90,7 +103,10 @@ class Page:
         if variant is not None:
             found = [each for each in found if each.variant == variant]
         several = variant is None and len({each.variant for each in found}) > 1
-        return Folder(name, by_method(found, several), own)
+        try:
+            return Folder(name, by_method(found, several), own)
+        except DataError as error:
+            return Folder(name, {}, own, clash=str(error))
 
     def draw(self, name: str, make: Callable[[], tuple[Figure, pd.DataFrame]]) -> Picture | Sentence:
         """Save what `make` draws, and its table, as `output/name`; a sentence where there is nothing to draw."""
@@ -101,7 +117,7 @@ class Page:
         """As `draw`, for figures that belong together: `output/name` for a single one, else `name_1`, `name_2` on."""
         try:
             drawn = make()
-        except DataError as error:
+        except GNMError as error:
             return Sentence(f"Not drawn: {error}.")
         names = [name] if len(drawn) == 1 else [f"{name}_{number + 1}" for number in range(len(drawn))]
         try:
@@ -116,14 +132,14 @@ class Page:
         """What `make` says, or that there is nothing to say."""
         try:
             return Sentence(make().strip() or "Nothing to say: there are no evaluations.")
-        except DataError as error:
+        except GNMError as error:
             return Sentence(f"Nothing to say: {error}.")
 
     def frame(self, make: Callable[[], pd.DataFrame]) -> pd.DataFrame | Sentence:
         """The table that `make` gives, or that there is none."""
         try:
             return make()
-        except DataError as error:
+        except GNMError as error:
             return Sentence(f"No table: {error}.")
 
     def table(self, folder: Folder) -> pd.DataFrame | Sentence:
@@ -155,7 +171,7 @@ class Page:
         """
 
         def make() -> tuple[Figure, pd.DataFrame]:
-            frames = {words: folder.metrics() for words, folder in folders.items() if folder.evaluations}
+            frames = {words: folder.metrics() for words, folder in folders.items() if folder or folder.clash}
             if len(frames) == 1:
                 ((words, metrics),) = frames.items()
                 frame = of_measures(metrics, measures, "share")
