@@ -3,10 +3,12 @@
 import pandas as pd
 import pytest
 from evaluations import made_up_records, save_evaluation
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from gnm.analysis.cost_figures import cost_by_documents, cost_lines
 from gnm.analysis.drawing import COLUMN, HEIGHT, PAGE, save_with_table
@@ -16,7 +18,7 @@ from gnm.analysis.heatmaps import heatmaps
 from gnm.analysis.lines import finish, measure_lines
 from gnm.analysis.measures import measure_frame
 from gnm.analysis.report import ReportParams, read_experiment, report
-from gnm.analysis.style import METHODS, method_hatch
+from gnm.analysis.style import METHODS, method_hatch, save_figure
 from gnm.errors import DataError
 
 
@@ -140,6 +142,29 @@ def test_small_cells_have_numbers_at_every_fourth_document(evaluations):
     assert sorted(text.get_text() for text in panel.texts) == sorted(f"{100 * value:.0f}" for value in kept["value"])
     assert scale.get_xlabel() == "Colours, %"
     assert {text.get_ha() for text in panel.texts if text.get_position()[0] < text.get_position()[1]} == {"left"}
+
+
+def test_saved_cells_have_the_colours_of_their_numbers(tmp_path):
+    """Also where a picture has more than 256 colours."""
+    n = 20
+    cells = pd.DataFrame([("gnm", "accuracy", q, t, (q * n + t) / n**2, 1) for q in range(n) for t in range(q, n)],
+                         columns=["method", "measure", "q", "t", "value", "samples"])  # fmt: skip
+    ((figure, _),) = heatmaps(cells, "A title", ["accuracy"])
+    path, *_ = save_figure(figure, tmp_path / "a", exact=True)
+    with Image.open(path) as saved:
+        found = {colour for _, colour in saved.convert("RGB").getcolors(saved.width * saved.height)}
+    expected = {tuple(colormaps["Blues"](value, bytes=True)[:3]) for value in cells["value"]}
+    assert len(expected) > 90 and expected <= found
+
+
+def test_markers_of_long_lines_do_not_hide_each_other():
+    methods = list(METHODS)[:8]
+    frame = pd.DataFrame([(method, "accuracy", age, 0.0, None, None, 9, "none") for method in methods for age in
+                          range(20)], columns=["method", "measure", "age", "value", "low", "high", "sequences",
+                                               "interval"])  # fmt: skip
+    drawn = panels(measure_lines(frame.astype({"low": float, "high": float}), "A title", ["accuracy"]))[0].lines
+    places = [place for line in drawn for place in range(line.get_markevery()[0], 20, line.get_markevery()[1])]
+    assert len(drawn) == 8 and len(places) == len(set(places)) >= 16
 
 
 @pytest.mark.parametrize("documents", [10, 20])

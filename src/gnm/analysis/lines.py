@@ -21,7 +21,8 @@ from gnm.analysis.intervals import drawn_intervals, footnote
 from gnm.analysis.style import method_style, style
 from gnm.errors import DataError
 
-_LONG = 12  # groups from which lines of measures have markers at every third
+_LONG = 12  # groups from which lines of measures have markers at every few
+_FEWEST, _MOST = 3, 8  # how many: as many as there are lines, so that none of these hides another
 _AXIS = {"age": "Documents written since", "t": "Documents seen"}
 
 
@@ -45,7 +46,7 @@ def measure_lines(
     with style():
         for axes, (measure, rows) in zip(panels, panels_of.items(), strict=True):
             shown = rows.assign(**{along: rows[along] + (along == "t")})
-            markers = 3 if shown[along].nunique() > _LONG else 1
+            markers = min(max(_FEWEST, len(lines)), _MOST) if shown[along].nunique() > _LONG else 1
             plot_lines(axes, shown[shown["method"] != reference], lines, along, markers=markers)
             axes.set_title(named(measure, ", %", "\n"))
             axes.set_ylim(-4, 104)

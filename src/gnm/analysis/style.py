@@ -12,6 +12,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from PIL import Image
 
@@ -156,8 +157,9 @@ def save_figure(figure: Figure, path: str | Path, exact: bool = False) -> list[P
     """Save as PNG and SVG beside each other, each whole or not at all; returns the two paths.
 
     `path` may carry either suffix or none. `exact`: at the figure's own size; otherwise its white margins are cut.
-    The PNG has 256 colours, which makes a third of its size and is not seen. The same figure gives the same bytes (no
-    dates, fixed SVG ids). A dollar sign, as in a method's name, is one: no text is read as a formula.
+    The PNG has 256 colours, which makes a third of its size and is not seen; a matrix, whose colours are numbers,
+    keeps all. The same figure gives the same bytes (no dates, fixed SVG ids). A dollar sign, as in a method's name,
+    is one: no text is read as a formula.
     """
     for text in figure.findobj(Text):
         text.set_parse_math(False)
@@ -169,7 +171,7 @@ def save_figure(figure: Figure, path: str | Path, exact: bool = False) -> list[P
             target = stem.with_name(f"{stem.name}.{suffix}")
             with atomic_path(target) as temporary:
                 figure.savefig(temporary, format=suffix, metadata=metadata, bbox_inches=None if exact else "tight")
-                if suffix == "png":
+                if suffix == "png" and not figure.findobj(AxesImage):
                     _reduce_colours(temporary)
             saved.append(target)
     return saved
