@@ -144,6 +144,15 @@ def test_small_cells_have_numbers_at_every_fourth_document(evaluations):
     assert {text.get_ha() for text in panel.texts if text.get_position()[0] < text.get_position()[1]} == {"left"}
 
 
+@pytest.mark.parametrize("name", ["gnm (a_variant_of_many_words_that_say_what_is_different_about_it)", 80 * "x"])
+def test_names_wider_than_a_column_are_not_cut(evaluations, name):
+    frame = measure_frame({name: evaluations["gnm"]}, ["accuracy"], "age")
+    for figure in (measure_lines(frame, "A title", ["accuracy"]),
+                   grouped_bars(at_ages(frame, [0, 3]), "A title", ["accuracy"])):  # fmt: skip
+        assert figure.get_figwidth() == COLUMN
+        assert_nothing_is_cut(figure)
+
+
 def test_saved_cells_have_the_colours_of_their_numbers(tmp_path):
     """Also where a picture has more than 256 colours."""
     n = 20

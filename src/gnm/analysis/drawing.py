@@ -26,6 +26,7 @@ _BESIDE, _MOST_BESIDE = 0.012, 0.8  # of the axis, between neighbouring methods;
 _OFF_THE_AXIS = 4  # percent up to which a number beside a line stands on it, not across the axis
 _LESS = ("leakage", "neighbour_leakage", "forgotten_accuracy")  # is better
 _TITLE_LETTERS, _NOTE_LETTERS = 12, 15.5  # that fit on an inch, capitals among them
+_HANDLE, _LETTER, _WIDE_LETTER = 0.5, 0.063, 0.072  # inches of a legend's line or bar with margins; letters beside it
 _INK, _FAINT = "#222222", "#555555"
 
 
@@ -148,11 +149,12 @@ def _note_lines(note: str, width: float) -> list[str]:
 
 
 def legend_below(body: SubFigure, panels: Sequence[Axes], width: float) -> None:
-    """One legend for all panels, with every method that one of them has."""
+    """One legend for all panels, with every method that one of them has; a name wider than the figure goes on below."""
     found = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     if found:
-        columns = max(1, int(width / (0.5 + 0.063 * max(map(len, found)))))
-        body.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
+        columns = max(1, int(width / (_HANDLE + _LETTER * max(map(len, found)))))
+        names = [textwrap.fill(name, int((width - _HANDLE) / _WIDE_LETTER)) for name in found]
+        body.legend(found.values(), names, loc="outside lower center", ncols=columns)
 
 
 def save_with_table(figure: Figure, frame: pd.DataFrame, path: Path) -> list[Path]:
