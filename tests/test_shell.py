@@ -113,7 +113,9 @@ def test_a_line_of_which_all_that_is_stored_is_to_be_refused_says_so(monkeypatch
         Segment("Carl is from Bonn, ", 0.9, 5, 5, True, 0.7),
         Segment("and Dan is from Lima.", 0.9, 5, 5, True, 0.3),
     ]
-    assert [line.split()[1] for line in shell.shaded(segments).splitlines()] == ["refuse", "stored"]
+    first, second = shell.shaded(segments).splitlines()
+    assert first.split(maxsplit=1)[1] == "refuse  {Ann is from Oslo,} [and Ben is from Rome.]"
+    assert second.split(maxsplit=1)[1] == "stored  {Carl is from Bonn,} and Dan is from Lima."
     monkeypatch.setattr(shell.sys.stdout, "isatty", lambda: True, raising=False)
     first, second = shell.shaded(segments).splitlines()
     red, green = f"\x1b[97;48;5;{16 + 36 * 5}m", f"\x1b[97;48;5;{16 + 6 * 4}m"

@@ -88,8 +88,8 @@ def printable(text: str) -> str:
 def shaded(segments: Iterable) -> str:
     """The lines of a document: the strongest gate of each in percent, how much is stored, and the text; "refuse" where
     all that is stored is to be refused. In a terminal a clause has a shade of green, or of red if it is to be refused,
-    none where it is weak; elsewhere what is not stored stands in brackets. A clause without any text left is a line of
-    its own."""
+    none where it is weak; elsewhere [brackets] hold what is not stored, {braces} what is to be refused. A clause without
+    any text left is a line of its own."""
     lines, line = [], []
     for segment in segments:
         if segment.of_document and not segment.text:
@@ -124,7 +124,9 @@ def _clause(segment) -> str:
         level = round(segment.strength * 5)
         shade = 16 + (36 if _is_refused(segment) else 6) * level
         return (f"\x1b[97;48;5;{shade}m{bare}\x1b[0m" if level else bare) + space
-    return (bare if segment.stored else f"[{bare}]") + space
+    if not segment.stored:
+        return f"[{bare}]{space}"
+    return (f"{{{bare}}}" if _is_refused(segment) else bare) + space
 
 
 def chat(conversation, path: Path, long: str = "refuse", read: Callable[[str], str] = input) -> None:
