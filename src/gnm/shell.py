@@ -88,8 +88,8 @@ def printable(text: str) -> str:
 def shaded(segments: Iterable) -> str:
     """The lines of a document: the strongest gate of each in percent, how much is stored, and the text; "refuse" where
     all that is stored is to be refused. In a terminal a clause has a shade of green, or of red if it is to be refused,
-    none where it is weak; elsewhere [brackets] hold what is not stored, {braces} what is to be refused. A clause without
-    any text left is a line of its own."""
+    none where it is weak; elsewhere [brackets] hold what is not stored, {braces} what is to be refused. A clause
+    without text is a line of its own."""
     lines, line = [], []
     for segment in segments:
         if segment.of_document and not segment.text:
