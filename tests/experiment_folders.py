@@ -197,8 +197,8 @@ def make_small(settings: dict) -> None:
             block |= SMALL_DATA
     if "distributed" in settings:
         settings["distributed"]["nproc_per_node"] = 1
-    if "people" in settings.get("train", {}):  # goes on from what is shipped; here from what another folder leaves
-        settings["train"]["methods"]["gnm"]["adapter"] = "../../models/smollm2-135m/exp2/gnm"
+    if "train_selection" in settings:  # goes on from what is shipped; here from what another folder leaves
+        settings["train_selection"]["methods"]["gnm"]["adapter"] = "../../models/smollm2-135m/exp2/gnm"
 
 
 def make_loop_small(loop: dict) -> None:
