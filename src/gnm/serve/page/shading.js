@@ -29,10 +29,9 @@ export function clauses(written) {
   }
   for (const segment of own) {
     const share = `${Math.round(100 * segment.strength)} %`;
-    const refused = segment.stored && segment.refusal > 0.5;
-    const kind = refused ? "refused" : segment.stored ? "" : segment.text ? "left-out" : "left-out no-text";
+    const kind = segment.stored ? "" : segment.text ? "left-out" : "left-out no-text";
     const line = row(share, segment.text.trim() || "(not stored)", segment.strength, kind);
-    line.title = `${segment.stored} of ${segment.tokens} tokens stored${refused ? ", to be refused" : ""}`;
+    line.title = `${segment.stored} of ${segment.tokens} tokens stored`;
     list.append(line);
   }
   return list;
