@@ -56,7 +56,7 @@ def test_it_learns_which_segment_a_question_is_about_where_cosines_say_nothing()
 def test_a_saved_one_is_loaded_as_it_was_rounded_and_says_how_it_was_made(tmp_path):
     retriever = replace(Retriever.new(SIZES, 2, False, 0), model="a-b", adapter="models/a")
     retriever.save(tmp_path / "r", {"made": {"command": "here"}})
-    loaded = Retriever.load(tmp_path / "r")
+    loaded = Retriever.load(str(tmp_path / "r"))
     assert (loaded.layer, loaded.whiten, loaded.sizes) == (2, False, SIZES)
     assert (loaded.model, loaded.adapter) == ("a-b", "models/a")
     for ours, theirs in zip(loaded.parameters(), retriever.parameters(), strict=True):

@@ -107,7 +107,8 @@ class Retriever:
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> "Retriever":
         """The retriever that was saved in `folder`. Raises CheckpointError if it is missing or damaged."""
-        folder, about = Path(folder), _about(folder)
+        folder = Path(folder)
+        about = _about(folder)
         check_files(folder, about["checksums"], "restore the folder from a copy, or train it anew")
         try:
             tensors = load_file(folder / WEIGHTS, device=str(device))
