@@ -125,7 +125,7 @@ class Step:
     wanted: the segments of the text that the instruction is about; None if its facts' lines cannot be told.
     revokes: segments of earlier documents that no longer hold.
     revocations: in training, instructions that take something back, each with the segments of the text that it does.
-    refused: the segments of the text whose facts are to be refused, as far as they are told from the others.
+    refused: the segments of the text whose facts are to be refused; empty if the lines of facts cannot be told.
     is_rule: whether the instruction is itself to be remembered, as a rule for later answers: a refusal, a format.
     """
 
