@@ -80,6 +80,30 @@ def test_selecting_is_learned_alone(data, tmp_path):
     assert all(torch.equal(tensor, again[name].bfloat16()) for name, tensor in selector.items())
 
 
+def test_layers_below_the_first_stay_as_they_are(data, tmp_path):
+    """Those from it on get the gradients that they get when all of them learn."""
+    changed_trainer(data, tmp_path / "first", {"methods": {"gnm": GATED}}).fit()
+    settings = {"methods": {"gnm": {**GATED, "adapter": str(tmp_path / "first" / "gnm")}}, "lora": None}
+    settings["selection_only"] = True
+    gradients = []
+    for first_layer in (0, 1):
+        run = changed_trainer(data, tmp_path / "second", {**settings, "first_layer": first_layer})
+        losses, _ = run.module(training_batch(run.params, run.train, 0), asks=False)
+        losses.sum().backward()
+        named = run.parts["selector"].items()
+        gradients.append({name: value.grad for name, value in named if value.grad is not None})
+    every, above = gradients
+    assert {layers_of([name]) for name in every} == {1, 2} and {layers_of([name]) for name in above} == {2}
+    for name, gradient in above.items():
+        torch.testing.assert_close(gradient, every[name])
+    before = copied(run.parts)["selector"]
+    run.step(0)
+    changed = {name for name, value in run.parts["selector"].items() if not torch.equal(value, before[name])}
+    assert changed == set(above)
+    with pytest.raises(ConfigError, match="first_layer: 2 leaves no layer of the adapter 'selector' to train"):
+        changed_trainer(data, tmp_path / "third", {**settings, "first_layer": 2})
+
+
 def test_taking_back_is_learned_with_selecting(data, tmp_path):
     """By the same adapter, which reads instructions; the gate that compares what is stored stays as it is."""
     revising = {**GATED, "write": {"gates": {"threshold": 0.0, "revise": True}}}

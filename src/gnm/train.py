@@ -21,7 +21,7 @@ from tqdm import tqdm
 from gnm.devices import pick_device
 from gnm.errors import ConfigError
 from gnm.learners import build_learner
-from gnm.models.lora import SELECTOR, keep_adapters_apart
+from gnm.models.lora import SELECTOR, keep_adapters_apart, layers_of
 from gnm.models.sharding import shard_backbone
 from gnm.params import TrainParams
 from gnm.program import run_method
@@ -94,6 +94,14 @@ class Trainer:
             for part, named in self.parts.items()
             if part in {*adapters, MODULE}
         }
+        for part in adapters & {*learned}:
+            above = {name: value for name, value in learned[part].items() if layers_of([name]) > params.first_layer}
+            if not above:
+                raise ConfigError(
+                    f"first_layer: {params.first_layer} leaves no layer of the adapter {part!r} to train; its layers are "
+                    f"0 to {layers_of(self.parts[part]) - 1}"
+                )
+            learned[part] = above
         if not learned:
             raise ConfigError(f"train_adapters: {settings.method} has nothing but adapters to train; leave it true")
         for part, named in self.parts.items():
