@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from gnm.config import StrictModel
-from gnm.models.retriever import retriever_digest
+from gnm.memory.retriever_file import retriever_digest
 
 
 class StoreSettings(StrictModel):

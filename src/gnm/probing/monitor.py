@@ -25,8 +25,8 @@ from gnm.memory.pool import PoolSettings
 from gnm.memory.statistics import statistics
 from gnm.params import BackboneSettings, Distributed, Positive
 from gnm.probing.recall import DrawnStreams
-from gnm.probing.streams import load_memory_learner
 from gnm.program import run_program
+from gnm.training.streams import load_memory_learner
 
 
 class MonitorParams(StrictModel):
