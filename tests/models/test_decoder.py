@@ -14,6 +14,7 @@ from gnm.models.families import FAMILIES, check_family
 from gnm.models.prefix import Prefix
 from gnm.models.taps import InputTap
 from gnm.weights.backbones import load_backbone
+from gnm.weights.stock import compare_with_stock
 from gnm.weights.tiny import random_decoder
 from stock import another, stock_logits
 
@@ -108,6 +109,11 @@ def test_every_listed_family_is_read_as_its_own_code_reads_it(family):
     prefix = decoder.rotated(*decoder.project(tap.slots), first[:, 0], torch.arange(8)[None])
     ours = decoder.logits(decoder.read(prefix, ids[:, :, 8:], rest)[0, 0])
     torch.testing.assert_close(ours, expected[8:], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_listed_family_is_read_in_bfloat16_within_its_rounding(family):
+    compare_with_stock(family, random_decoder(family, dtype=torch.bfloat16).eval())
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "cohere", "cohere2", "helium", "ernie4_5", "olmo", "glm"])

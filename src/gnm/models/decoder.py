@@ -106,7 +106,10 @@ class Decoder(nn.Module):
         """Each layer's queries or keys [B, K, P, D] at `positions` [B, P] long; layers without rotation keep theirs."""
         cos, sin = self.rotary(positions)
         pairs = zip(tensors, self.layers, strict=True)
-        return tuple(rotate(tensor, cos, sin) if is_rotated(layer) else tensor for tensor, layer in pairs)
+        # OLMo 2 has float32 cosines whatever its dtype
+        return tuple(
+            rotate(tensor, cos, sin).to(tensor.dtype) if is_rotated(layer) else tensor for tensor, layer in pairs
+        )
 
     def start(self, prefix: Prefix, mask: Tensor, keep: bool = False) -> tuple[Reading, Tensor]:
         """Prepare a pass over new tokens behind `prefix`: what they attend to, and their positions [B, n, T] long.

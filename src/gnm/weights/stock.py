@@ -8,8 +8,9 @@ from gnm.models.taps import InputTap
 
 _TOKENS = 16
 _TOLERANCE = {torch.float32: 1e-4}
-_ROUNDED = 0.05
-"""How far logits may be apart, as a share of the largest one: in float32, and in dtypes of less precision."""
+_ROUNDED = 0.1
+"""How far logits may be apart, as a share of the largest one: in float32, and in dtypes of less precision. Measured on
+SmolLM2 (30 layers): 3e-6, and 0.03 in bfloat16; with unrotated keys 0.3."""
 
 
 @torch.no_grad()
