@@ -24,7 +24,7 @@ from functools import cache
 from gnm.analysis.cost_figures import cost_lines
 from gnm.analysis.page import Page
 from gnm.analysis.sentences import growth
-from gnm.costs import break_even, cost_of_stream, measured, pays, sizes_of, told
+from gnm.costs import break_even, cost_of_stream, measured, pays, sizes_in_words, sizes_of
 
 # %% tags=["parameters"]
 ROOT = "../saved_evals"  # where the evaluations are: <ROOT>/<folder>/<method>/summary.json
@@ -83,7 +83,7 @@ def drawn(backbone):
     return cost_lines(frame, f"Counted cost by documents seen, {backbone}"), frame
 
 
-page.say(lambda: told(sizes_of(sized.evaluations, SHAPE, RETRIEVED)))
+page.say(lambda: sizes_in_words(sizes_of(sized.evaluations, SHAPE, RETRIEVED)))
 
 # %%
 page.draw("flops_counted", lambda: drawn(SHAPE))

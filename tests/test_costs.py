@@ -18,8 +18,8 @@ from gnm.costs import (
     cost_of_stream,
     measured,
     pays,
+    sizes_in_words,
     sizes_of,
-    told,
 )
 from gnm.errors import ConfigError, DataError
 from gnm.files import write_json
@@ -117,7 +117,7 @@ def evaluations(tmp_path):
 def test_sizes_are_those_of_the_stream_that_was_evaluated(evaluations):
     sizes = sizes_of(evaluations, SMALL, 2)
     assert sizes == Sizes(preamble=20, document=100, question=40, stored=pytest.approx(0.2), top_k=2)
-    assert "documents of 100 tokens" in told(sizes) and "20 % of the tokens" in told(sizes)
+    assert "documents of 100 tokens" in sizes_in_words(sizes) and "20 % of the tokens" in sizes_in_words(sizes)
     with pytest.raises(DataError, match="cost of generalist"):
         sizes_of({"in_context": evaluations["in_context"]}, SMALL, 2)
 

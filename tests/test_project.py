@@ -130,10 +130,35 @@ def test_no_path_of_a_machine_is_in_the_project(project):
         assert not found, f"{path} holds {found.group()!r}"
 
 
+def test_a_room_imports_only_from_those_above_it(project):
+    tour = (project / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rooms = re.findall(r"^\| `(\w+)/` \|", tour, flags=re.MULTILINE)
+    package = project / "src" / "gnm"
+    assert sorted(rooms) == sorted(path.parent.name for path in package.glob("*/__init__.py"))
+    for number, room in enumerate(rooms):
+        below = tuple(f"gnm.{name}" for name in rooms[number + 1 :])
+        for path in (package / room).rglob("*.py"):
+            names = re.findall(r"^\s*(?:from|import) (gnm\.\w+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert not {*names} & {*below}, f"{path} imports from a room below its own in CONTRIBUTING.md"
+
+
 def test_modules_stay_within_what_a_reader_can_hold(project):
     for path in (project / "src").rglob("*.py"):
         lines = len(path.read_text(encoding="utf-8").splitlines())
         assert lines <= 300, f"{path} has {lines} lines"
+
+
+@pytest.mark.parametrize("experiment", ["exp1", "exp2"])
+def test_trainings_of_an_experiment_at_the_papers_scale_differ_in_their_method_alone(project, experiment):
+    folders = sorted((project / "experiments").glob(f"train_{experiment}_*"))
+    assert len(folders) > 1 and len({(folder / "dvc.yaml").read_bytes() for folder in folders}) == 1
+    shared = []
+    for folder in folders:
+        params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+        for block, key in (("backbone", "name"), ("distributed", "shard"), ("train", "methods"), ("train", "lora")):
+            params[block].pop(key, None)
+        shared.append(params)
+    assert all(params == shared[0] for params in shared)
 
 
 @pytest.fixture(scope="module")

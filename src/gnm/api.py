@@ -65,7 +65,8 @@ def load(
 
     adapter: the folder of a trained memory adapter or of a saved model, or a repository of the hub ("owner/name").
     None: the backbone without any adapter, as method "memoryllm". The default is the adapter that is shipped.
-    backbone: a name of gnm.weights.backbones. None: the backbone that the adapter was trained on.
+    backbone: a name of gnm.weights.backbones, a folder that holds a decoder, or a repository of the hub ("owner/name").
+    None: the backbone that the adapter was trained on.
     dtype: of the backbone's weights. device: "cpu", "cuda", or "auto" for a GPU if there is one.
     capacity: the most slots that the pool holds. eviction: which slots go when it is full ("random", "oldest",
     "weakest"). None: as the model's settings say; without such settings there is no limit.

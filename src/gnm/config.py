@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from gnm.errors import ConfigError
 
 _MOST_NODES = 100_000
-_TOLD = 10  # problems of settings that are described
+_MOST_PROBLEMS = 10  # that an error describes
 _LONGEST = 100  # characters of a key or value that are shown
 _KIND = re.compile(r"[a-z-]+\[.*\]", re.DOTALL)
 
@@ -73,7 +73,7 @@ def validate(params: dict[str, Any], schema: type[Schema], where: str) -> Schema
     try:
         return schema.model_validate(params)
     except ValidationError as error:
-        problems = [_describe(item, schema) for item in error.errors(include_url=False)[:_TOLD]]
+        problems = [_describe(item, schema) for item in error.errors(include_url=False)[:_MOST_PROBLEMS]]
         more = error.error_count() - len(problems)
         raise ConfigError(f"{where}: {'; '.join(problems)}{f'; and {more} more' if more else ''}") from error
 

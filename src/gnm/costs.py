@@ -99,7 +99,7 @@ def break_even(costs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["documents", "method", "against", "questions", "most"])
 
 
-def told(sizes: Sizes) -> str:
+def sizes_in_words(sizes: Sizes) -> str:
     """The sizes in a sentence."""
     return (
         f"Counted for documents of {sizes.document:.0f} tokens with their instruction, questions of {sizes.question}, "

@@ -72,7 +72,7 @@ def exit_on_error() -> Iterator[None]:
     except GNMError as error:
         _exit(str(error))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still held is not written again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python does not flush its buffer into the pipe at exit
         sys.exit(_BROKEN_PIPE)
     except Exception as error:
         sentence = of_disk(error)
@@ -91,7 +91,7 @@ def _exit(sentence: str) -> NoReturn:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM raises SystemExit, unless the program has a use for it of its own, or this is not its main thread."""
+    """Have SIGTERM raise SystemExit, unless the program handles SIGTERM itself or this is not the main thread."""
     ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if ours:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
@@ -105,10 +105,10 @@ def _terminable() -> Iterator[None]:
 def of_disk(error: Exception) -> str | None:
     """The sentence for an error of writing or reading files, None for any other.
 
-    Libraries in Rust (safetensors) give the number in their text alone.
+    Libraries in Rust (safetensors) have the error's number in their message only.
     """
-    told = re.search(r"\(os error (\d+)\)", str(error))
-    number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
     if number not in _DISK:
         return None
     path = getattr(error, "filename2", None) or getattr(error, "filename", None)

@@ -2,19 +2,25 @@
 
 - A process locks what it is writing, so that the next one can tell what a killed one left, and removes that.
 - Folders change places under a lock of the folder around them, so that nobody sees the instant between.
+- SHA-256 checksums show that a file was damaged before anything is answered from it.
 """
 
 import fcntl
 import glob
+import hashlib
 import json
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from gnm.errors import CheckpointError
+
+_LONGEST = 255  # characters of a name; no file system has longer ones
 
 
 @contextmanager
@@ -178,3 +184,33 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
     """Write `value` as JSON with a final newline, whole or not at all. NaN is refused (not JSON)."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def checksums_of(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """The SHA-256 of each of `files`, by its path in `folder`."""
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(files)}
+
+
+def check_files(folder: Path, expected: Any, remedy: str) -> None:
+    """Raise CheckpointError if a file of `folder` has another checksum than is `expected` of it, or is missing.
+
+    remedy: what to do about it, the end of the sentence.
+    """
+    if not isinstance(expected, Mapping):
+        raise CheckpointError(f"the checksums of {folder} are damaged; {remedy}")
+    for name, checksum in expected.items():
+        path = folder / name[:_LONGEST]
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; {remedy}")
+        if _sha256(path) != checksum:
+            raise CheckpointError(f"{path} is damaged (its checksum is another than when it was saved); {remedy}")
+
+
+def checksum_of(value: Any) -> str:
+    """The SHA-256 of what JSON can hold, whatever the order of its keys and however it is laid out in a file."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(value)), sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

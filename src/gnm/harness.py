@@ -132,8 +132,8 @@ class HarnessMemory(LM):
         for text in texts:
             before, _, after = prompt.rpartition(text)
             prompt = before + after
-        told = self._field(request, self.instruction_field) if self.instruction_field else self.instruction
-        return texts, str(told), prompt
+        instruction = self._field(request, self.instruction_field) if self.instruction_field else self.instruction
+        return texts, str(instruction), prompt
 
     @staticmethod
     def _field(request: Instance, name: str) -> Any:

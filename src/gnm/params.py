@@ -193,8 +193,8 @@ class TrainParams(Methods):
     starts from as they are; only what a method has beside them learns. selection_only: no question is asked, and only
     selecting is learned: by the write gates, and by an adapter with which they look at texts in a pass of their own; it
     begins as a copy of the adapter that training starts from. answers_only: selecting stays as it is, the adapter that
-    selects with its gates; all else learns. first_layer: adapters learn in the layers from this one on; in those below they
-    stay as they are, and no pass keeps anything for a gradient there.
+    selects with its gates; all else learns. first_layer: adapters learn in the layers from this one on; in those below
+    they stay as they are, and no pass keeps anything for a gradient there.
     """
 
     seed: int

@@ -98,8 +98,8 @@ class Trainer:
             above = {name: value for name, value in learned[part].items() if layers_of([name]) > params.first_layer}
             if not above:
                 raise ConfigError(
-                    f"first_layer: {params.first_layer} leaves no layer of the adapter {part!r} to train; its layers are "
-                    f"0 to {layers_of(self.parts[part]) - 1}"
+                    f"first_layer: {params.first_layer} leaves no layer of the adapter {part!r} to train; its layers "
+                    f"are 0 to {layers_of(self.parts[part]) - 1}"
                 )
             learned[part] = above
         if not learned:

@@ -22,7 +22,7 @@ from gnm.analysis.people import PeopleReport, report
 from gnm.analysis.saved import SavedEvaluation
 from gnm.analysis.sentences import corners, growth, ranking, with_age
 from gnm.analysis.shown import Sentence
-from gnm.costs import measured, sizes_of, told
+from gnm.costs import measured, sizes_in_words, sizes_of
 from gnm.errors import DataError
 from gnm.files import write_json
 from gnm.metrics.checked import AGAIN
@@ -85,7 +85,7 @@ def costs(root, output):
         page.cost("cost", folder, "T"),
         page.draw("kept", kept),
         page.say(lambda: growth(folder.evaluations)),
-        page.say(lambda: told(sizes_of(folder.evaluations, "smollm2-135m", 4))),
+        page.say(lambda: sizes_in_words(sizes_of(folder.evaluations, "smollm2-135m", 4))),
         page.frame(lambda: measured(folder.evaluations)),
     ]
 

@@ -10,7 +10,8 @@ from gnm.errors import CheckpointError, ConfigError, MemoryFileError
 from gnm.inference.questions import Question
 from gnm.learners import LearnerSettings, build_learner
 from gnm.memory import load_memory, save_memory, search
-from gnm.models.retriever import ABOUT, Retriever
+from gnm.memory.retriever_file import ABOUT
+from gnm.models.retriever import Retriever
 from gnm.weights.retrievers import inputs_digest
 
 DOCUMENTS = ("Oslo is a big town\nThe horse is red\n", "Seven green birds fly\nIce: two\n", "Ada speaks English\n")

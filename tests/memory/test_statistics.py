@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from gnm.memory.consolidation import Told
+from gnm.memory.consolidation import Duplicates
 from gnm.memory.state import PREAMBLE, MemoryState
 from gnm.memory.statistics import DocumentStatistics, as_text, statistics
 from gnm.memory.store import LongTermStore
@@ -22,8 +22,8 @@ def some_state(store=True):
         "keys": torch.ones(2, 3), "meanings": torch.ones(2, 3),
     }  # fmt: skip
     held = LongTermStore.cut("a key", columns, torch.zeros(5, 6), [3, 2])
-    told = Told(torch.tensor([1, 1]), torch.tensor([2, 3]))
-    return replace(state, store=(replace(held, told=told),)) if store else state
+    duplicates = Duplicates(torch.tensor([1, 1]), torch.tensor([2, 3]))
+    return replace(state, store=(replace(held, duplicates=duplicates),)) if store else state
 
 
 def test_slots_of_pool_and_store_are_told_apart():

@@ -14,6 +14,7 @@ from gnm.models.families import FAMILIES, check_family
 from gnm.models.prefix import Prefix
 from gnm.models.taps import InputTap
 from gnm.weights.backbones import load_backbone
+from gnm.weights.stock import compare_with_stock
 from gnm.weights.tiny import random_decoder
 from stock import another, stock_logits
 
@@ -110,7 +111,12 @@ def test_every_listed_family_is_read_as_its_own_code_reads_it(family):
     torch.testing.assert_close(ours, expected[8:], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["gemma2", "granite", "cohere", "helium", "smollm3", "ernie4_5", "phi3", "olmo2"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_listed_family_is_read_in_bfloat16_within_its_rounding(family):
+    compare_with_stock(family, random_decoder(family, dtype=torch.bfloat16).eval())
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "cohere", "cohere2", "helium", "ernie4_5", "olmo", "glm"])
 def test_a_family_that_only_looks_alike_is_refused_by_name(family):
     with pytest.raises(BackboneError, match=f"family '{family}'.* one of these families: llama, mistral, qwen2"):
         check_family(AutoConfig.for_model(family), "mine")

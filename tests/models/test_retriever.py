@@ -8,7 +8,8 @@ import torch
 from torch.nn.functional import normalize
 
 from gnm.errors import CheckpointError
-from gnm.models.retriever import ABOUT, WEIGHTS, Retriever, retriever_digest
+from gnm.memory.retriever_file import ABOUT, WEIGHTS, retriever_digest
+from gnm.models.retriever import Retriever
 from gnm.training.retriever import RetrieverParams, fit
 
 SIZES = (12, 10, 6)

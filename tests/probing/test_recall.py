@@ -10,11 +10,12 @@ import yaml
 from gnm.data.counterfact import categorise, write_facts
 from gnm.data.people.written import read_written
 from gnm.data.sources import read_records
-from gnm.models.retriever import ABOUT, Retriever
+from gnm.memory.retriever_file import ABOUT
+from gnm.models.retriever import Retriever
 from gnm.probing import recall
 from gnm.probing.recall import RecallParams
-from gnm.probing.streams import Stream
 from gnm.training import retriever as training
+from gnm.training.streams import Stream
 from gnm.weights.backbones import load_backbone
 from gnm.weights.pretrained import load_model
 from gnm.weights.retrievers import inputs_digest, load_retriever

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from gnm.api import load
 from gnm.errors import BackboneError
 from gnm.places import default_models_dir
 from gnm.weights.backbones import load_backbone
-from gnm.weights.tiny import byte_tokenizer
+from gnm.weights.tiny import byte_tokenizer, random_decoder
 
 
 def sha256(path: Path) -> str:
@@ -82,3 +83,41 @@ def test_smollm2_answers(smollm2):
     ids = smollm2.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     assert smollm2.tokenizer.decode(smollm2.model(ids).logits[0, -1].argmax()) == " Paris"
     assert smollm2.config_digest == "2be34bb359494357", "adapters shipped so far would be refused"
+
+
+# --- any decoder
+
+
+def saved(folder, family="granite", seed=0):
+    """A folder as transformers writes it."""
+    random_decoder(family, seed).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_folder_is_a_backbone_wherever_it_lies(tmp_path, monkeypatch):
+    first, other = saved(tmp_path / "first"), saved(tmp_path / "other", seed=1)
+    backbone = load_backbone(first, dtype="float32")
+    for ours, theirs in zip(backbone.model.parameters(), random_decoder("granite").parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    assert load_backbone("moved", dtype="float32").config_digest == backbone.config_digest
+    assert load_backbone(other, dtype="float32").config_digest != backbone.config_digest
+    memory = load(None, backbone="moved", dtype="float32")
+    memory.write("Oslo lies on a fjord.", "Learn all facts.")
+    assert isinstance(memory.ask("Oslo lies on a", max_new_tokens=2), str) and len(memory.documents) == 1
+
+
+def test_a_decoder_whose_logits_are_not_the_stock_models_is_refused(tmp_path, monkeypatch):
+    folder = saved(tmp_path / "model", "llama")
+    monkeypatch.setattr("gnm.models.decoder.is_rotated", lambda layer: False)
+    with pytest.raises(BackboneError, match="of the family 'llama', gives other logits here than in its own code"):
+        load_backbone(folder, dtype="float32")
+
+
+def test_a_folder_without_weights_and_a_family_that_is_not_supported_are_refused(tmp_path):
+    with pytest.raises(BackboneError, match="the folder has no weights"):
+        load_backbone(str(tmp_path))
+    with pytest.raises(BackboneError, match="of the family 'cohere', which is not run as its own code runs it"):
+        load_backbone(saved(tmp_path / "cohere", "cohere"))

@@ -87,6 +87,13 @@ def test_a_checkpoints_own_code_never_runs(monkeypatch, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_repository_needs_no_entry_in_the_registry(monkeypatch, tmp_path):
+    model, snapshot = cached_repository(monkeypatch, tmp_path)
+    backbone = load_backbone("nobody/tiny", dtype="float32")
+    assert backbone.origin == f"nobody/tiny@{snapshot.name}"
+    assert all(torch.equal(a, b) for a, b in zip(backbone.model.parameters(), model.parameters(), strict=True))
+
+
 def cached_repository(monkeypatch, tmp_path):
     """A tiny model in the hub client's cache layout, registered as "cached"."""
     commit = "a" * 40

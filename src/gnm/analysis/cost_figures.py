@@ -70,8 +70,8 @@ def cost_lines(frame: pd.DataFrame, title: str) -> Figure:
         if rows["t"].nunique() == 1:
             notes.append(_at_one_place(rows, measure))
             continue
-        parts[measure], told = _told_apart(rows, measure)
-        notes += told
+        parts[measure], left_out = _comparable(rows, measure)
+        notes += left_out
     if not parts:
         raise DataError("the cost is that of single documents; there is nothing to follow")
     methods = in_order(pd.concat(parts.values())["method"])
@@ -118,11 +118,11 @@ def _at_one_place(rows: pd.DataFrame, measure: str) -> str:
     """A cost that is known after one number of documents only, in a sentence."""
     name, scale = COST[measure]
     values = rows.set_index("method")["value"]
-    told = ", ".join(f"{method_style(method).name} {scale * values[method]:.2g}" for method in in_order(values.index))
-    return f"{name}, after {int(rows['t'].iloc[0]) + 1} documents: {told}."
+    costs = ", ".join(f"{method_style(method).name} {scale * values[method]:.2g}" for method in in_order(values.index))
+    return f"{name}, after {int(rows['t'].iloc[0]) + 1} documents: {costs}."
 
 
-def _told_apart(rows: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, list[str]]:
+def _comparable(rows: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, list[str]]:
     """The rows without methods that cost nothing, nor the dearest where the others could not be told apart beside it;
     and sentences on these."""
     (name, scale), notes = COST[measure], []

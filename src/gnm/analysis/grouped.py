@@ -84,8 +84,8 @@ def grouped_bars(
     width = COLUMN if 0.6 + _BAR * bars <= COLUMN and len(groups) <= _MOST_GROUPS else PAGE
     height = 0.6 + 1.7 * len(measures) + 0.8 * len(methods) / width
     banded = frame.loc[frame["method"] == reference, "low"].notna().any()
-    told = footnote(frame, "Whiskers and the dashed line's band" if banded else "Whiskers")
-    figure, body = sheet(width, height, title, f"{told} {note}".strip())
+    intervals = footnote(frame, "Whiskers and the dashed line's band" if banded else "Whiskers")
+    figure, body = sheet(width, height, title, f"{intervals} {note}".strip())
     upright = 0.6 + _BAR * bars > PAGE
     with style():
         panels = body.subplots(len(measures), 1, squeeze=False, sharex=True)[:, 0]

@@ -43,8 +43,8 @@ def footnote(frame: pd.DataFrame, marks: str = "Whiskers") -> str:
         "few": f"over fewer than {_FEWEST} sequences (the fewest: {fewest})",
         "alike": "of 0 and 100 %, where every resample is alike",
     }
-    if told := [words for kind, words in left_out.items() if kind in kinds]:
-        parts.append(f"No interval is drawn {' or '.join(told)}.")
+    if reasons := [words for kind, words in left_out.items() if kind in kinds]:
+        parts.append(f"No interval is drawn {' or '.join(reasons)}.")
     with_some = set(frame.loc[frame["interval"] != "none", "method"])
     without = [method_style(method).name for method in in_order(set(frame["method"]) - with_some)]
     if without and parts:

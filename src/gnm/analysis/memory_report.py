@@ -33,12 +33,12 @@ def sentences(params: MemoryReportParams, part: str) -> list[str]:
     folder = params.evaluations
     match part:
         case "instruction_change":
-            told = [where_it_acts(folder)]
+            texts = [where_it_acts(folder)]
             if set(params.compared) <= set(methods_in(folder)):
-                told.append(difference(folder, params.compared))
+                texts.append(difference(folder, params.compared))
             if set(params.compared) & set(methods_in(folder)):
-                told.append(against_band(folder, params.published_band, params.compared))
-            return told
+                texts.append(against_band(folder, params.published_band, params.compared))
+            return texts
         case "layer_swap":
             lost = [most_lost(folder, f"{name}_margin", f"{name.capitalize()}'s margin in logits,")
                     for name in ("selectivity", "accuracy")]  # fmt: skip

@@ -72,8 +72,8 @@ def read_swap(folder: Path) -> pd.DataFrame:
     for measure, targets in frame.groupby("measure")["target"].agg(set).items():
         for kind, first, last in every:
             if absent := targets - asked.get((measure, kind, first, last), set()):
-                told = f"{measure} of target {min(absent)} for {kind}, layers {first} to {last}"
-                raise DataError(f"{where}: it has no answers on {told}; {_AGAIN}")
+                missing = f"{measure} of target {min(absent)} for {kind}, layers {first} to {last}"
+                raise DataError(f"{where}: it has no answers on {missing}; {_AGAIN}")
     return frame
 
 

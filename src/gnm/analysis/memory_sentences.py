@@ -21,29 +21,29 @@ def where_it_acts(folder: Path) -> str:
     An interval of one layer, such as [18, 18], stands: layers are whole numbers, and 95 % of the resamples have it.
     """
     found = peaks(read_layers(folder)).set_index("method")
-    told = []
+    clauses = []
     for method in in_order(found.index):
         row = found.loc[method]
         ends = "" if pd.isna(row["low"]) else f" [{row['low']:.0f}, {row['high']:.0f}]"
-        told.append(
+        clauses.append(
             f"{method_style(method).name} at layer {int(row['layer'])} of 0 to {int(row['layers']) - 1}{ends}, by "
             f"{100 * row['value']:.1f} % of a slot's length, half of it by layer {int(row['half'])}"
         )
-    return f"The lines that the instruction is about change most, above the other lines: {'; '.join(told)}."
+    return f"The lines that the instruction is about change most, above the other lines: {'; '.join(clauses)}."
 
 
 def against_band(folder: Path, band: Band, methods: Sequence[str]) -> str:
     """Whether the lines that the instruction is about begin to change more, and do so most, in `band` of the depth."""
     found = peaks(read_layers(folder)).set_index("method")
-    told = []
+    clauses = []
     for method in in_order(set(methods) & set(found.index)):
         row = found.loc[method]
         half, highest = (row[key] / row["layers"] for key in ("half", "layer"))
-        told.append(
+        clauses.append(
             f"{method_style(method).name} has half of the difference at {100 * half:.0f} % of the depth "
             f"({_place(half, band)}) and all of it at {100 * highest:.0f} % ({_place(highest, band)})"
         )
-    return f"Published: {100 * band[0]:.0f} to {100 * band[1]:.0f} % of the depth. Here {listed(told, ABOVE)}."
+    return f"Published: {100 * band[0]:.0f} to {100 * band[1]:.0f} % of the depth. Here {listed(clauses, ABOVE)}."
 
 
 def levels(folder: Path, measure: str, words: str, scale: float = 1.0) -> str:
@@ -51,10 +51,10 @@ def levels(folder: Path, measure: str, words: str, scale: float = 1.0) -> str:
     frame = read_layers(folder)
     mean = frame[frame["measure"] == measure].groupby(["method", "target"], as_index=False)["value"].mean()
     rows = by_layer(mean.assign(measure=measure, layer=0), [measure]).set_index("method")
-    told = [
+    clauses = [
         f"{method_style(method).name} {with_interval(rows.loc[method], scale, 2)}" for method in in_order(rows.index)
     ]
-    return f"{words}, mean over layers: {'; '.join(told)}."
+    return f"{words}, mean over layers: {'; '.join(clauses)}."
 
 
 def without_swap(folder: Path) -> str:
@@ -63,21 +63,21 @@ def without_swap(folder: Path) -> str:
     plain = answers[answers["kind"] == "none"].assign(layer=0, method="plain", value=lambda rows: rows["right"] * 1.0)
     rows = by_layer(plain.groupby(["method", "measure", "layer", "target"], as_index=False)["value"].mean(),
                     ["accuracy", "selectivity"]).set_index("measure")  # fmt: skip
-    told = [f"{measure} {with_interval(row, 100, 2)} %" for measure, row in rows.iterrows()]
-    return f"With no layer swapped: {', '.join(told)}."
+    clauses = [f"{measure} {with_interval(row, 100, 2)} %" for measure, row in rows.iterrows()]
+    return f"With no layer swapped: {', '.join(clauses)}."
 
 
 def most_lost(folder: Path, measure: str, words: str) -> str:
     """The swapped layers at which a measure loses most, for writing, reading and both."""
     rows = lost_by_swap(read_swap(folder))
-    told = []
+    clauses = []
     for kind in ("writing", "reading", "both"):
         own = rows[(rows["measure"] == measure) & (rows["kind"] == kind)]
         if len(own):
             row = own.loc[own["value"].idxmax()]
             layers = f"layer {row['first']}" if row["first"] == row["last"] else f"layers {row['first']}–{row['last']}"
-            told.append(f"for {kind} {with_interval(row, 1, 2)} ({layers})")
-    return f"{words} lost most where adapters are swapped: {listed(told, measure)}."
+            clauses.append(f"for {kind} {with_interval(row, 1, 2)} ({layers})")
+    return f"{words} lost most where adapters are swapped: {listed(clauses, measure)}."
 
 
 def difference(folder: Path, methods: tuple[str, str], measure: str = ABOVE) -> str:

@@ -123,9 +123,9 @@ class Page:
         try:
             saved = [save_with_table(*each, Path(self.output) / own) for each, own in zip(drawn, names, strict=True)]
         except OSError as error:
-            if (told := of_disk(error)) is None:
+            if (problem := of_disk(error)) is None:
                 raise
-            return Sentence(f"Not saved: {told}.")
+            return Sentence(f"Not saved: {problem}.")
         return Pictures(tuple(Picture(paths[0]) for paths in saved))
 
     def say(self, make: Callable[[], str]) -> Sentence:

@@ -45,8 +45,8 @@ def read_lists(path: Path, wrong: Callable[[str, np.ndarray], str]) -> dict[str,
             if not isinstance(entries, list) or not entries:
                 raise ValueError("no numbers (it is no list, or an empty one)")
             for entry in entries:
-                if told := wrong(key, _numbers(entry)):
-                    raise ValueError(told)
+                if problem := wrong(key, _numbers(entry)):
+                    raise ValueError(problem)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise DataError(f"{path} is damaged: {ascii(key)[:40]} holds {error}; {AGAIN}") from error
     return value

@@ -63,8 +63,8 @@ FORMAT_GROUPS = {
     "unseen_family": format_names((_HELD_OUT_FAMILY,)),
     "people": format_names((*_TRAINED, *_MORE_TEMPLATES), (key for key in KEYS if key not in _HELD_OUT_KEYS)),
 }
-"""Formats that experiment 2 trains on, those that it keeps back to see what generalises to them, and those of documents
-in people's words, none of which it keeps back."""
+"""Groups of formats. train: experiment 2 trains on these. held_out_keys, unseen_family: it is evaluated on these, and
+trained on none of them. people: training in people's words draws from these."""
 _KNOWN = {*FORMATS, *FORMAT_GROUPS["people"]}
 
 
@@ -95,7 +95,7 @@ def apply_format(text: str, name: str | None) -> str:
 
 
 MALFORMED = "MALFORMED_FORMAT"
-"""What an answer that begins with a quoted key, as JSON without its brace, is recognised as."""
+"""The name that `recognise` gives to JSON without its opening brace: an answer that begins with a quoted key."""
 _QUOTED = r"(?P<quote>['\"])\s*{key}\s*(?P=quote)\s*:\s*['\"]"
 _OPENINGS = {
     "json": r"\s*\{\s*" + _QUOTED,
@@ -105,7 +105,7 @@ _OPENINGS = {
     "toml": r"\s*\[\s*{key}\s*\]\s*\n\s*value\s*=\s*['\"]",
     MALFORMED: r"\s*" + _QUOTED,
 }
-_KEYS = {MALFORMED: KEYS[:6]}  # the only ones that the benchmark knows without their brace
+_KEYS = {MALFORMED: KEYS[:6]}  # the benchmark recognises only these without a brace
 _PATTERNS = {
     family: re.compile(opening.replace("{key}", f"(?P<key>{'|'.join(_KEYS.get(family, KEYS))})"))
     for family, opening in _OPENINGS.items()

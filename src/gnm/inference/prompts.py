@@ -14,25 +14,25 @@ _INSTRUCTION, _DOCUMENT = "Instruction: {}\n", "Document:\n"
 
 
 def opening(instruction: str) -> str:
-    """What stands before the document of an instruction that comes first."""
+    """The text before a document whose instruction comes first."""
     return f"{_INSTRUCTION.format(instruction.strip())}{_DOCUMENT}"
 
 
 def block_parts(document: str, instruction: str, order: Order) -> list[tuple[str, bool]]:
-    """One document and its instruction in the given order, in parts, each with whether it is the document's.
+    """A document and its instruction in the given order, as pairs: a text, and whether it is part of the document.
 
-    Without a document there is the instruction alone.
+    An empty document leaves the instruction alone.
     """
-    told, text = _INSTRUCTION.format(instruction.strip()), document.strip()
+    instructed, text = _INSTRUCTION.format(instruction.strip()), document.strip()
     if not text:
-        return [(f"{told}\n", False)]
+        return [(f"{instructed}\n", False)]
     if order == "instruction_first":
-        return [(f"{told}{_DOCUMENT}", False), (f"{text}\n\n", True)]
-    return [(_DOCUMENT, False), (f"{text}\n", True), (f"{told}\n", False)]
+        return [(f"{instructed}{_DOCUMENT}", False), (f"{text}\n\n", True)]
+    return [(_DOCUMENT, False), (f"{text}\n", True), (f"{instructed}\n", False)]
 
 
 def block(document: str, instruction: str, order: Order) -> str:
-    """The text of `block_parts`."""
+    """A document and its instruction in the given order, as one text."""
     return "".join(text for text, _ in block_parts(document, instruction, order))
 
 

@@ -56,7 +56,7 @@ def _score(decoder: Decoder, prefix: Prefix, pairs: Sequence[tuple[Sequence[int]
     for row, (prompt, answer) in zip(hidden, pairs, strict=True):
         first = len(prompt) - 1
         logs = decoder.logits(row[first : first + len(answer)]).log_softmax(-1)
-        told = torch.tensor(answer, device=logs.device)
-        total = float(logs.gather(1, told[:, None]).sum())
-        scores.append(Score(total, len(answer), bool((logs.argmax(-1) == told).all())))
+        expected = torch.tensor(answer, device=logs.device)
+        total = float(logs.gather(1, expected[:, None]).sum())
+        scores.append(Score(total, len(answer), bool((logs.argmax(-1) == expected).all())))
     return scores

@@ -1,4 +1,4 @@
-"""In-context: the documents and their instructions stand before the question; and, with none of them, no memory.
+"""Two baselines: all documents and instructions stand before the question (in-context), or none do (no memory).
 
 The context's keys and values are computed once per state, not once per question.
 """
@@ -42,25 +42,28 @@ class InContextLearner(Learner):
 
 
 class NoMemoryLearner(InContextLearner):
-    """Forgets every document at once: what the backbone knows by itself. A question is read once per batch."""
+    """Ignores every document: answers come from the backbone's own knowledge.
+
+    A question that several sequences ask is answered once. `reset` drops the answers.
+    """
 
     can_forget = True
-    same_passes = False  # as many as there are different questions
+    same_passes = False  # a pass reads the different questions only, and their number varies
 
     def __init__(self, reader: Reader):
         super().__init__(reader)
-        self._known: dict[tuple[Question, int], Answer] = {}
+        self._answers: dict[tuple[Question, int], Answer] = {}
 
     def reset(self, seeds: Sequence[int]) -> Prefix:
-        self._known.clear()
+        self._answers.clear()
         return super().reset(seeds)
 
     def answer(self, state, questions, max_new_tokens):
-        """As the contract says. Nothing comes between, so a question asked again gets the answer it got then."""
-        fresh = {(q, max_new_tokens): q for row in questions for q in row if (q, max_new_tokens) not in self._known}
+        """As the contract says. A question that was asked before gets the same answer: no write can have changed it."""
+        fresh = {(q, max_new_tokens): q for row in questions for q in row if (q, max_new_tokens) not in self._answers}
         answers = self.reader.answer(self.reader.preamble(1), [list(fresh.values())], max_new_tokens)[0]
-        self._known.update(zip(fresh, answers, strict=True))
-        return [[self._known[q, max_new_tokens] for q in row] for row in questions]
+        self._answers.update(zip(fresh, answers, strict=True))
+        return [[self._answers[q, max_new_tokens] for q in row] for row in questions]
 
     def forget(self, state: Prefix, document: int) -> Prefix:
         return state

@@ -78,9 +78,9 @@ class MemoryLearner(Learner):
     def revoke(self, state: Memory, instructions: Sequence[str]) -> Memory:
         if not self.lm.revises:
             return super().revoke(state, instructions)
-        return self.lm.revoke(state, self._told(instructions))
+        return self.lm.revoke(state, self._encode_instructions(instructions))
 
-    def _told(self, instructions: Sequence[str]) -> TokenBatch:
+    def _encode_instructions(self, instructions: Sequence[str]) -> TokenBatch:
         """Instructions without their documents, as tokens. The tokens are those that stand in front of a document."""
         return self.reader.encode([opening(instruction) for instruction in instructions])
 
@@ -157,11 +157,11 @@ class MemoryLearner(Learner):
         revocations = [(own.document, *each) for own in labels for each in own.revocations]
         if not revocations:
             return torch.zeros((), device=self.lm.decoder.device)
-        documents, told, taken = zip(*revocations, strict=True)
+        documents, instructions, taken_back = zip(*revocations, strict=True)
         text = self.reader.encode_segments([split_segments(document.strip()) for document in documents])
-        about = self.lm.about(text, self._told(told))
-        wanted = pad_sequence([torch.tensor(each) for each in taken], batch_first=True)
-        real = pad_sequence([torch.ones(len(each), dtype=torch.bool) for each in taken], batch_first=True)
+        about = self.lm.about(text, self._encode_instructions(instructions))
+        wanted = pad_sequence([torch.tensor(each) for each in taken_back], batch_first=True)
+        real = pad_sequence([torch.ones(len(each), dtype=torch.bool) for each in taken_back], batch_first=True)
         return balanced_loss(about, wanted.to(about.device), real.to(about.device)).sum()
 
     def check(self, documents: Sequence[str], instructions: Sequence[str]) -> None:

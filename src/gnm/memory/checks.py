@@ -33,7 +33,7 @@ def check_values(state: MemoryState) -> None:
         store.check()
         _check_range("source of the store", store.source, 0, state.written - 1)
         _check_range("segment of the store", store.segment, 0, _MOST)
-        _check_range("document of what was told again", store.told.source, 0, state.written - 1)
+        _check_range("document of a duplicate", store.duplicates.source, 0, state.written - 1)
         _check_range("stored_at of the store", store.stored_at, 0, state.written)
     if state.strength is not None:
         _check_range("strength", state.strength[state.valid], 0, 1)

@@ -1,6 +1,6 @@
-"""Segments of the same words are one: which are, and which other documents had told them before.
+"""Segments of the same words are stored once: which those are, and which other documents stated them.
 
-Shape letters: N segments, M times that a document told what a segment of another one states.
+Shape letters: N segments in the store, M duplicates that were merged into them.
 """
 
 from dataclasses import dataclass
@@ -11,54 +11,57 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Told:
-    """place: [M] long, places of segments in the store. source: [M] long, the documents that had told the same."""
+class Duplicates:
+    """Segments that were merged into another one of the same words.
+
+    place: [M] long, where in the store that other one stands. source: [M] long, the documents of the merged ones.
+    """
 
     place: Tensor
     source: Tensor
 
     @classmethod
-    def nothing(cls) -> "Told":
+    def nothing(cls) -> "Duplicates":
         return cls(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
 
-    def add(self, other: "Told", first: int = 0) -> "Told":
-        """These and those of segments that stand from place `first` on; each document counts once for a segment."""
+    def add(self, other: "Duplicates", first: int = 0) -> "Duplicates":
+        """These, and `other` with its places moved up by `first`. A document counts once for each segment."""
         pairs = torch.stack((torch.cat((self.place, other.place + first)), torch.cat((self.source, other.source))))
-        return Told(*pairs.unique(dim=1))
+        return Duplicates(*pairs.unique(dim=1))
 
-    def moved(self, place: Tensor) -> "Told":
-        """For segments that stand at `place` [N] long now; negative: they are gone."""
+    def moved(self, place: Tensor) -> "Duplicates":
+        """The same after segment n of the store has moved to `place[n]`; negative: it is gone. place: [N] long."""
         new = place[self.place]
-        return Told(new[new >= 0], self.source[new >= 0])
+        return Duplicates(new[new >= 0], self.source[new >= 0])
 
-    def without(self, document: int) -> "Told":
-        """What documents but this one told."""
-        return Told(self.place[self.source != document], self.source[self.source != document])
+    def without(self, document: int) -> "Duplicates":
+        """The duplicates of all documents but this one."""
+        return Duplicates(self.place[self.source != document], self.source[self.source != document])
 
-    def numbered(self, source: Tensor) -> "Told":
-        """With other numbers [M] of the documents."""
-        return Told(*torch.stack((self.place, source)).unique(dim=1))
+    def numbered(self, source: Tensor) -> "Duplicates":
+        """The same with other document numbers, `source` [M] long."""
+        return Duplicates(*torch.stack((self.place, source)).unique(dim=1))
 
-    def of_others(self, source: Tensor) -> "Told":
-        """Without what the document told that a segment is of; source: [N] long, the documents of the segments."""
+    def of_others(self, source: Tensor) -> "Duplicates":
+        """Without those that are of the same document as the segment that was kept. source: [N] long, its document."""
         other = self.source != source[self.place]
-        return Told(self.place[other], self.source[other])
+        return Duplicates(self.place[other], self.source[other])
 
     def times(self, count: int) -> Tensor:
-        """How many documents told each of a store's `count` segments, with its own: [N] long."""
+        """How many documents state each of the store's `count` segments, its own included: [N] long."""
         return 1 + self.place.bincount(minlength=count)
 
     def check(self, count: int) -> None:
         """Raise ValueError if these are not of a store of `count` segments."""
         both = (self.place, self.source)
         if any(each.dtype != torch.long or each.dim() != 1 or bool((each < 0).any()) for each in both):
-            raise ValueError("what was told again is no list of places and documents")
+            raise ValueError("its duplicates are no list of places and documents")
         if len(self.place) != len(self.source) or bool((self.place >= count).any()):
-            raise ValueError("what was told again is of no segment of the store")
+            raise ValueError("its duplicates are of no segment of the store")
 
 
 def words_of(inputs: Tensor) -> int:
-    """A number of the words whose first layer's inputs are [n, E]: the same for the same words."""
+    """A hash of the words whose inputs to the first layer are [n, E]; the same words have the same."""
     data = inputs.detach().cpu().contiguous().view(torch.uint8).numpy()
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "little") >> 1
 

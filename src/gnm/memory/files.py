@@ -44,7 +44,7 @@ class SavedMemory:
     """What a memory file holds, as far as it can be judged without its model.
 
     checksum: None in files from before there was one. model: digest of the model that wrote it. state: on the CPU.
-    pool: of a memory with a long-term store, the settings of its pool, empty in files from before they were told.
+    pool: of a memory with a long-term store, the settings of its pool, empty in older files, which do not have them.
     """
 
     path: Path

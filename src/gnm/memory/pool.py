@@ -20,7 +20,7 @@ from gnm.errors import MemoryFileError
 from gnm.memory.state import PREAMBLE, MemoryState, pack
 from gnm.memory.store_settings import StoreSettings
 
-_MIX = 1_000_003
+_MIX = 1_000_003  # a prime: seeds and numbers of documents give different generators
 
 
 class PoolSettings(StrictModel):
@@ -91,14 +91,14 @@ def merge(state: MemoryState, other: MemoryState, settings: PoolSettings) -> Mem
     is too much goes into the store when the memory is attached to its model.
     Raises MemoryFileError if the memories differ in batch, layers, width, or in whether they have gates.
     """
-    alike = (state.batch, state.slots.shape[1], state.slots.shape[3], state.strength is None)
-    if alike != (other.batch, other.slots.shape[1], other.slots.shape[3], other.strength is None):
+    kind = (state.batch, state.slots.shape[1], state.slots.shape[3], state.strength is None)
+    if kind != (other.batch, other.slots.shape[1], other.slots.shape[3], other.strength is None):
         raise MemoryFileError(
             "these memories are of two kinds (another model, batch, or gates); merge memories of one model"
         )
-    own = other.select(other.source != PREAMBLE)[0]
-    numbered = torch.where(own.source >= 0, own.source + state.written, own.source)
-    parts = {**own.tensors(), "source": numbered}
+    added = other.select(other.source != PREAMBLE)[0]
+    numbered = torch.where(added.source >= 0, added.source + state.written, added.source)
+    parts = {**added.tensors(), "source": numbered}
     parts.pop("seeds")
     joined = {
         name: torch.cat((tensor, parts[name]), dim=2 if name == "slots" else 1)
@@ -107,8 +107,8 @@ def merge(state: MemoryState, other: MemoryState, settings: PoolSettings) -> Mem
     }
     merged = replace(state, **joined, written=state.written + other.written)
     if state.store:
-        both = zip(state.store, other.store or [own.select(own.source < 0) for own in state.store], strict=True)
-        merged = replace(merged, store=tuple(ours.add(each.numbered_on(state.written)) for ours, each in both))
+        stores = zip(state.store, other.store or [store.select(store.source < 0) for store in state.store], strict=True)
+        merged = replace(merged, store=tuple(store.add(more.numbered_on(state.written)) for store, more in stores))
     if settings.capacity is None or settings.store:
         return merged
     surplus = (merged.used() - settings.capacity).clamp(min=0)
@@ -122,17 +122,17 @@ def repeated(state: MemoryState, valid: Tensor, settings: PoolSettings) -> tuple
     count, [B, T'] bool. With `settings.fill`, a row whose pool is empty takes the document as often as it fits whole,
     and then its last slots, up to the capacity. Any other row takes the document once.
     """
-    own, counts = pack(valid)
+    once, counts = pack(valid)
     if not settings.fill or bool(state.used().all()):
-        return own, counts
+        return once, counts
     length, capacity = valid.sum(-1, keepdim=True).clamp(min=1), settings.capacity
-    place = torch.arange(capacity, device=valid.device).expand(valid.shape[0], -1)
-    whole = capacity // length * length
-    turn = torch.where(place < whole, place % length, length - capacity + place)
-    filling, empty = own.gather(1, turn), (state.used() == 0) & valid.any(-1)
-    short = capacity - own.shape[1]
-    own, counts = nn.functional.pad(own, (0, short)), nn.functional.pad(counts, (0, short))
-    return torch.where(empty[:, None], filling, own), counts | empty[:, None]
+    slot = torch.arange(capacity, device=valid.device).expand(valid.shape[0], -1)
+    whole = capacity // length * length  # slots that whole repetitions fill; the document's last slots fill the rest
+    repeated_from = torch.where(slot < whole, slot % length, length - capacity + slot)
+    filling, empty = once.gather(1, repeated_from), (state.used() == 0) & valid.any(-1)
+    padding = (0, capacity - once.shape[1])
+    once, counts = nn.functional.pad(once, padding), nn.functional.pad(counts, padding)
+    return torch.where(empty[:, None], filling, once), counts | empty[:, None]
 
 
 def check_fits(tokens: int, settings: PoolSettings) -> None:
@@ -157,26 +157,27 @@ def _evicted(state: MemoryState, surplus: Tensor, settings: PoolSettings) -> Ten
         if settings.per_layer:
             candidates, surplus = candidates[:, None], surplus[:, None]
     order = order.masked_fill(~candidates, float("inf"))
-    rank = order.argsort(dim=-1, stable=True).argsort(dim=-1)
+    rank = order.argsort(dim=-1, stable=True).argsort(dim=-1)  # 0 for the slot that is evicted first
     return candidates & (rank < surplus[..., None])
 
 
 def evicted_segments(state: MemoryState, surplus: Tensor, settings: PoolSettings) -> Tensor:
     """Which slots are evicted if only whole segments are, as few as free `surplus` [B] slots: [B, S] bool."""
-    number, goes = state.segment_numbers(), []
-    for row, own in enumerate(number):
-        segments, place, sizes = own.unique(return_inverse=True, return_counts=True)
+    evicted = []
+    for row, numbers in enumerate(state.segment_numbers()):
+        segments, segment_of_slot, sizes = numbers.unique(return_inverse=True, return_counts=True)
         if settings.eviction == "weakest":
-            order = torch.zeros(len(segments), device=own.device).index_copy(0, place, state.strength[row])
+            order = torch.zeros(len(segments), device=numbers.device)
+            order = order.index_copy(0, segment_of_slot, state.strength[row])
         elif settings.eviction == "random":
-            order = random_order(int(state.seeds[row]), state.written, len(segments)).to(own.device)
+            order = random_order(int(state.seeds[row]), state.written, len(segments)).to(numbers.device)
         else:
             order = segments
         ranked = order.argsort(stable=True)
         ranked = ranked[segments[ranked] >= 0]  # the preamble stays
-        before = sizes[ranked].cumsum(0) - sizes[ranked]
-        goes.append(torch.isin(own, segments[ranked[before < surplus[row]]]))
-    return torch.stack(goes)
+        freed_before = sizes[ranked].cumsum(0) - sizes[ranked]  # slots that the segments evicted earlier have freed
+        evicted.append(torch.isin(numbers, segments[ranked[freed_before < surplus[row]]]))
+    return torch.stack(evicted)
 
 
 def _noise(row: int, state: MemoryState, draws: int | None) -> Tensor:

@@ -14,7 +14,7 @@ class DocumentStatistics:
 
     age: documents written since. pool, stored: its slots in the pool and in the long-term store. strength: the mean of
     its slots' gates, None without gates. evicted: its segments that left the pool and are stored. retrieved: how often
-    questions of a conversation read one of these. merged: how often other documents had told what these state.
+    questions of a conversation read one of these. merged: how often other documents stated the same.
     """
 
     number: int
@@ -41,7 +41,7 @@ def statistics(state: MemoryState, row: int = 0) -> list[DocumentStatistics]:
             sizes = store.lengths[away]
             strengths.append(store.strength[away].repeat_interleave(sizes))
             stored, evicted, retrieved = int(sizes.sum()), int(away.sum()), int(store.retrieved[away].sum())
-            merged = int(store.told.times(len(store))[away].sum()) - evicted
+            merged = int(store.duplicates.times(len(store))[away].sum()) - evicted
         strength = float(torch.cat(strengths).mean()) if strengths else None
         age = state.written - 1 - number
         found.append(DocumentStatistics(number, age, int(own.sum()), stored, strength, evicted, retrieved, merged))

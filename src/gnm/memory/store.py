@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gnm.memory.consolidation import Told, merged, words_of
+from gnm.memory.consolidation import Duplicates, merged, words_of
 from gnm.memory.mapped import Mapped, last, read
 from gnm.memory.search import KeyIndex
 
@@ -42,7 +42,7 @@ class LongTermStore:
     it. strength: [N] float32. keys: [N, D] float32 of length 1. meanings: [N, E] float32, what keep gates compare.
     words: [N] long, the same for segments of the same words. entries: N tensors [n, P] in the backbone's dtype, or
     where they lie in a file. blank: [0, P] in that dtype. index: of the first of `keys`, None: a search compares all.
-    told: which other documents had told the same.
+    duplicates: which other documents stated the same.
     """
 
     search_key: str
@@ -57,7 +57,7 @@ class LongTermStore:
     blank: Tensor
     entries: tuple[Tensor | Mapped, ...] = ()
     index: KeyIndex | None = None
-    told: Told = field(default_factory=Told.nothing)
+    duplicates: Duplicates = field(default_factory=Duplicates.nothing)
 
     @classmethod
     def empty(cls, search_key: str, key: int, size: int, width: int, dtype: torch.dtype) -> "LongTermStore":
@@ -94,8 +94,8 @@ class LongTermStore:
     def add(self, other: "LongTermStore") -> "LongTermStore":
         """This store with the segments of `other` behind its own."""
         columns = {name: torch.cat((getattr(self, name), getattr(other, name))) for name in COLUMNS}
-        told = self.told.add(other.told, len(self))
-        return replace(self, **columns, entries=self.entries + other.entries, told=told)
+        duplicates = self.duplicates.add(other.duplicates, len(self))
+        return replace(self, **columns, entries=self.entries + other.entries, duplicates=duplicates)
 
     def select(self, keep: Tensor) -> "LongTermStore":
         """The store of the segments where `keep` [N] bool."""
@@ -103,13 +103,13 @@ class LongTermStore:
             return self
         entries = tuple(entry for entry, kept in zip(self.entries, keep.tolist(), strict=True) if kept)
         index = self.index and self.index.select(keep)
-        told = self.told.moved(torch.where(keep, keep.long().cumsum(0) - 1, -1))
+        duplicates = self.duplicates.moved(torch.where(keep, keep.long().cumsum(0) - 1, -1))
         columns = {name: getattr(self, name)[keep] for name in COLUMNS}
-        return replace(self, **columns, entries=entries, index=index, told=told)
+        return replace(self, **columns, entries=entries, index=index, duplicates=duplicates)
 
     def without(self, document: int) -> "LongTermStore":
-        """The store without what `document` wrote, and without a trace of what it had told before another one did."""
-        return replace(self, told=self.told.without(document)).select(self.source != document)
+        """The store without what `document` wrote, and without a trace that it stated what other documents state."""
+        return replace(self, duplicates=self.duplicates.without(document)).select(self.source != document)
 
     def consolidated(self) -> "LongTermStore":
         """The store in which segments of the same words are one: that of the newest document, found as often as all.
@@ -124,9 +124,9 @@ class LongTermStore:
         for place in (into != here).nonzero()[:, 0].tolist():
             if not torch.equal(last(self.entries[place], width), last(self.entries[into[place]], width)):
                 into[place] = place
-        told = self.told.moved(into).add(Told(into, self.source)).of_others(self.source)
+        duplicates = self.duplicates.moved(into).add(Duplicates(into, self.source)).of_others(self.source)
         retrieved = torch.zeros_like(self.retrieved).index_add(0, into, self.retrieved)
-        return replace(self, told=told, retrieved=retrieved).select(into == here)
+        return replace(self, duplicates=duplicates, retrieved=retrieved).select(into == here)
 
     def indexed(self, start: int | None) -> "LongTermStore":
         """The store with an index of its keys if it has `start` segments or more, which takes a while to build.
@@ -147,13 +147,15 @@ class LongTermStore:
         """Document `number` as a part of document `new`, its segments counted from `first` on."""
         own = self.source == number
         source = self.source.masked_fill(own, new)
-        told = self.told.numbered(self.told.source.masked_fill(self.told.source == number, new)).of_others(source)
-        return replace(self, source=source, segment=self.segment + first * own, told=told)
+        duplicates = self.duplicates.numbered(
+            self.duplicates.source.masked_fill(self.duplicates.source == number, new)
+        ).of_others(source)
+        return replace(self, source=source, segment=self.segment + first * own, duplicates=duplicates)
 
     def numbered_on(self, written: int) -> "LongTermStore":
         """The store of a memory that follows one of `written` documents."""
-        told = self.told.numbered(self.told.source + written)
-        return replace(self, source=self.source + written, stored_at=self.stored_at + written, told=told)
+        duplicates = self.duplicates.numbered(self.duplicates.source + written)
+        return replace(self, source=self.source + written, stored_at=self.stored_at + written, duplicates=duplicates)
 
     def count(self, found: Sequence[int]) -> "LongTermStore":
         """The store after questions that read the segments `found`, each as often as it is named."""
@@ -205,8 +207,8 @@ class LongTermStore:
 
     def columns(self) -> dict[str, Tensor]:
         """What a file holds of it, by name, but for its entries."""
-        told = {"told.place": self.told.place, "told.source": self.told.source}
-        return {name: getattr(self, name) for name in COLUMNS} | {"lengths": self.lengths, **told}
+        duplicates = {"told.place": self.duplicates.place, "told.source": self.duplicates.source}
+        return {name: getattr(self, name) for name in COLUMNS} | {"lengths": self.lengths, **duplicates}
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file holds of it, by name; entries are one tensor, cut by `lengths`."""
@@ -216,8 +218,8 @@ class LongTermStore:
     def mapped(cls, search_key: str, tensors: Mapping[str, Tensor], entries: tuple[Mapped, ...]) -> "LongTermStore":
         """The store of `tensors`, as `columns()` gives them, and of `entries` in files. KeyError if one is missing."""
         columns = {name: tensors[name] for name in COLUMNS}
-        told = Told(tensors["told.place"], tensors["told.source"])
-        return cls(search_key, **columns, blank=tensors["entries"], entries=entries, told=told)
+        duplicates = Duplicates(tensors["told.place"], tensors["told.source"])
+        return cls(search_key, **columns, blank=tensors["entries"], entries=entries, duplicates=duplicates)
 
     @classmethod
     def of(cls, search_key: str, tensors: Mapping[str, Tensor]) -> "LongTermStore":
@@ -235,8 +237,12 @@ class LongTermStore:
                 "words": _words(cut, tensors["meanings"].shape[-1] if tensors["meanings"].dim() else 0),
             }
         columns = {name: tensors[name] for name in COLUMNS}
-        told = Told(tensors["told.place"], tensors["told.source"]) if "told.place" in tensors else Told.nothing()
-        return cls(search_key, **columns, blank=entries[:0].clone(), entries=cut, told=told)
+        duplicates = (
+            Duplicates(tensors["told.place"], tensors["told.source"])
+            if "told.place" in tensors
+            else Duplicates.nothing()
+        )
+        return cls(search_key, **columns, blank=entries[:0].clone(), entries=cut, duplicates=duplicates)
 
     def to(self, dtype: torch.dtype) -> "LongTermStore":
         """The store with entries of `dtype`."""
@@ -255,7 +261,7 @@ class LongTermStore:
                 raise ValueError(f"{name} of the store hold a number that none can be")
         if not bool(((self.strength > 0) & (self.strength <= 1)).all()):
             raise ValueError("a strength of the store is not in (0, 1]")
-        self.told.check(len(self))
+        self.duplicates.check(len(self))
         held = (entry for entry in self.entries if isinstance(entry, Tensor))  # those in files were checked before
         if not self.blank.is_floating_point() or not all(bool(entry.isfinite().all()) for entry in held):
             raise ValueError("entries of the store are no numbers")

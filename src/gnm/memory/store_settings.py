@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from gnm.config import StrictModel
-from gnm.models.retriever import retriever_digest
+from gnm.memory.retriever_file import retriever_digest
 
 
 class StoreSettings(StrictModel):
@@ -31,7 +31,8 @@ class StoreSettings(StrictModel):
         100_000, gt=0, description="segments from which on an index searches them (FAISS); None: all are compared"
     )
     consolidate: bool = Field(
-        False, description="segments of the same words become one, the newest, which tells how many documents told it"
+        False,
+        description="segments of the same words become one, the newest, which counts the documents that stated it",
     )
     on_disk: bool = Field(False, description="a saved memory's entries stay on disk, and questions read what they find")
 

@@ -18,7 +18,7 @@ AGAIN = "evaluate again to replace it"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its pandas dtype, whether it may be null, what it says, and between what its numbers are."""
+    """One column: its pandas dtype, whether it may be null, what it means, and the range of its numbers."""
 
     dtype: str
     nullable: bool
@@ -28,7 +28,7 @@ class Column:
 
 
 def read_table(path: Path, columns: Mapping[str, Column], again: str = AGAIN) -> pd.DataFrame:
-    """These columns of a parquet file, checked. Raises DataError, for a file without rows too.
+    """These columns of a parquet file, checked. Raises DataError; a file without rows is an error too.
 
     again: what to do about a file that is damaged.
     """
@@ -36,7 +36,7 @@ def read_table(path: Path, columns: Mapping[str, Column], again: str = AGAIN) ->
 
 
 def read_parquet(path: str | Path, again: str = AGAIN) -> pd.DataFrame:
-    """A parquet file as it is. Raises DataError where it is none."""
+    """A parquet file, its columns unchecked. Raises DataError if it cannot be read."""
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError, TypeError, pa.lib.ArrowException) as error:  # TypeError: a dtype unknown to pandas
@@ -46,7 +46,7 @@ def read_parquet(path: str | Path, again: str = AGAIN) -> pd.DataFrame:
 def checked_columns(
     frame: pd.DataFrame, columns: Mapping[str, Column], where: str | Path, again: str = AGAIN
 ) -> pd.DataFrame:
-    """These columns in their dtypes. Raises DataError, for a frame without rows too."""
+    """These columns in their dtypes, checked. Raises DataError; a frame without rows is an error too."""
     if missing := [name for name in columns if name not in frame]:
         raise DataError(f"{where} is damaged: it has no column {', '.join(missing)}; {again}")
     if frame.empty:
@@ -85,11 +85,11 @@ def cast(values: pd.Series, column: Column, name: str) -> pd.Series:
 
 
 def refuse(wrong: pd.Series, where: str, rule: str, again: str = "") -> None:
-    """Raise DataError if any row is wrong."""
+    """Raise DataError if any row is `wrong` [rows] bool. rule: what all rows must keep, in words."""
     wrong = wrong.fillna(False).astype(bool)
     if wrong.any():
-        told = f"; {again}" if again else ""
-        raise DataError(f"{where}: {rule}; {wrong.sum()} rows break this, first row {_first(wrong)}{told}")
+        remedy = f"; {again}" if again else ""
+        raise DataError(f"{where}: {rule}; {wrong.sum()} rows break this, first row {_first(wrong)}{remedy}")
 
 
 def _no_nulls(values: pd.Series, name: str) -> None:

@@ -3,8 +3,8 @@
 The texts of all states are packed into one row without padding (`attention.py`).
 Shape letters: B states, n queries per state, T tokens per query, P prefix length, L layers, E hidden size,
 V vocabulary, K key/value heads, D head size, S slots, N real tokens of all queries.
-Decoders of the Llama shape work: `model.embed_tokens`, `model.layers` (with `input_layernorm` and `self_attn`'s
-projections), `model.norm`, `model.rotary_emb`. `families.py` lists the families; any other is refused.
+Decoders of the Llama shape work: `model.embed_tokens`, `model.layers` (with the projections of `projections.py`),
+`model.norm`, `model.rotary_emb`. `families.py` lists the families; any other is refused.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +21,7 @@ from gnm.models.attention import IMPLEMENTATION, Reading, additive, rotate
 from gnm.models.families import check_family
 from gnm.models.lora import FusedLoraLinear, active_adapters, use_adapters
 from gnm.models.prefix import Prefix
+from gnm.models.projections import is_rotated, project_slots
 from gnm.models.taps import Tap
 
 
@@ -40,6 +41,9 @@ class Decoder(nn.Module):
         self.model = model
         self.config = model.config
         self.checkpointing = False
+        # Granite scales the embeddings and the logits outside its layers
+        self._embedding_multiplier = getattr(model.config, "embedding_multiplier", None) or 1
+        self._logits_scaling = getattr(model.config, "logits_scaling", None) or 1
         self._lm_head: Tensor | None = None
 
     @property
@@ -94,10 +98,18 @@ class Decoder(nn.Module):
         keys, values: [B, K, P, D] per layer. valid: [B, P] bool. bias: as in Prefix.
         The prefix's next position is the one after the last valid entry's.
         """
-        cos, sin = self.rotary(positions)
         after = (positions + 1).masked_fill(~valid, 0)
         following = after.amax(-1) if valid.shape[1] else after.sum(-1)
-        return Prefix(tuple(rotate(key, cos, sin) for key in keys), values, valid, following, bias)
+        return Prefix(self.rotate(keys, positions), values, valid, following, bias)
+
+    def rotate(self, tensors: tuple[Tensor, ...], positions: Tensor) -> tuple[Tensor, ...]:
+        """Each layer's queries or keys [B, K, P, D] at `positions` [B, P] long; layers without rotation keep theirs."""
+        cos, sin = self.rotary(positions)
+        pairs = zip(tensors, self.layers, strict=True)
+        # OLMo 2 has float32 cosines whatever its dtype
+        return tuple(
+            rotate(tensor, cos, sin).to(tensor.dtype) if is_rotated(layer) else tensor for tensor, layer in pairs
+        )
 
     def start(self, prefix: Prefix, mask: Tensor, keep: bool = False) -> tuple[Reading, Tensor]:
         """Prepare a pass over new tokens behind `prefix`: what they attend to, and their positions [B, n, T] long.
@@ -151,6 +163,8 @@ class Decoder(nn.Module):
         inner = self.model.model
         positions = positions.flatten()[reading.cells][None]
         hidden = inner.embed_tokens(ids.flatten()[reading.cells][None])
+        if self._embedding_multiplier != 1:
+            hidden = hidden * self._embedding_multiplier
         rotary = self.rotary(positions)
         # a negative `ends_before` counts from the last layer
         end = None if tap is None or tap.ends_before is None else range(len(self.layers))[tap.ends_before]
@@ -195,7 +209,8 @@ class Decoder(nn.Module):
             if self._lm_head is None or self._lm_head.device != weight.device:
                 self._lm_head = weight.detach().float()
             weight = self._lm_head
-        return nn.functional.linear(hidden.float(), weight)
+        logits = nn.functional.linear(hidden.float(), weight)
+        return logits if self._logits_scaling == 1 else logits / self._logits_scaling
 
     @property
     def window(self) -> int:
@@ -239,16 +254,6 @@ def pass_layer(layer: nn.Module, hidden: Tensor, positions: Tensor, rotary, read
     """Hidden states [1, N, E] after a decoder layer; its own keys and values too, if `reading` keeps them."""
     hidden = layer.forward(hidden, position_ids=positions, position_embeddings=rotary, use_cache=False, reading=reading)
     return hidden, *(reading.own[layer.self_attn.layer_idx] if reading.keep else ())
-
-
-def project_slots(layer: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys (not rotated) and values [B, K, S, D] of a decoder layer for slots [B, S, E] at its input."""
-    attention, normed = layer.self_attn, layer.input_layernorm(inputs)
-    key = attention.k_proj(normed).unflatten(-1, (-1, attention.head_dim))
-    if hasattr(attention, "k_norm"):
-        key = attention.k_norm(key)
-    value = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim))
-    return key.transpose(1, 2), value.transpose(1, 2)
 
 
 def _contexts(adapters: Mapping[FusedLoraLinear, str]) -> tuple[AbstractContextManager, AbstractContextManager]:

@@ -1,8 +1,8 @@
 """Which decoders are run as the stock model runs them.
 
 - `FAMILIES` is the whole list, by `config.model_type`; a test compares each with the stock forward pass.
-- Many families look like Llama and are not: they scale hidden states or scores, clip or norm differently, or keep some
-  layers without rotary positions. Their logits would be wrong without a word, so they are refused by name.
+- Many families look like Llama and are not: they scale hidden states or scores, clip or norm differently. Their logits
+  would be wrong without a word, so they are refused by name.
 - Settings of a config that a listed family has no code for are refused too, where they would change the result.
 """
 
@@ -23,6 +23,10 @@ FAMILIES = (
     "arcee",
     "seed_oss",
     "bitnet",
+    "granite",
+    "smollm3",
+    "olmo2",
+    "phi3",
 )
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "clip_qkv": (),
@@ -38,6 +42,11 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "num_kv_shared_layers": (0,),
 }
 """Settings that change a decoder's result, and the values beside None and False with which they do not."""
+_OWN = {
+    "granite": ("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"),
+    "smollm3": ("no_rope_layers",),
+}
+"""Of these, what a family's layers, or `decoder.py`, have code for."""
 _ROTARY = ("default", "linear", "llama3", "yarn", "dynamic")
 """Kinds of rotary positions whose frequencies are the same for every text that fits the window."""
 
@@ -58,6 +67,8 @@ def check_family(config: Any, name: str | None = None) -> None:
     found = {key: getattr(config, key, None) for key in _NEUTRAL}
     found["partial_rotary_factor"] = rope.get("partial_rotary_factor", found["partial_rotary_factor"])
     for key, value in found.items():
+        if key in _OWN.get(family, ()):
+            continue
         if value is not None and value is not False and value not in _NEUTRAL[key]:
             raise BackboneError(
                 f"{which} sets {key}: {value} in its config, which is not supported and would change its answers; "

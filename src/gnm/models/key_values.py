@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from gnm.memory.state import PREAMBLE, pack
-from gnm.models.attention import rotate
 from gnm.models.decoder import Decoder
 from gnm.models.prefix import Prefix
+from gnm.models.projections import project_queries
 from gnm.models.taps import InputTap
 
 Layers = tuple[Tensor, ...]
@@ -100,8 +100,7 @@ class Passed:
 
     def rotated(self, decoder: Decoder, tensors: Layers) -> Layers:
         """Its queries or keys at the positions of their tokens."""
-        cos, sin = decoder.rotary(self.positions)
-        return tuple(rotate(tensor, cos, sin) for tensor in tensors)
+        return decoder.rotate(tensors, self.positions)
 
 
 def read(decoder: Decoder, prefix: Prefix, ids: Tensor, mask: Tensor) -> Passed:
@@ -113,15 +112,6 @@ def read(decoder: Decoder, prefix: Prefix, ids: Tensor, mask: Tensor) -> Passed:
         project_queries(layer, inputs) for layer, inputs in zip(decoder.layers, tap.slots.unbind(1), strict=True)
     )
     return Passed(tap.slots, queries, *decoder.project(tap.slots), positions[:, 0], mask)
-
-
-def project_queries(layer: torch.nn.Module, inputs: Tensor) -> Tensor:
-    """Queries (not rotated) [B, H, T, D] of a decoder layer for hidden states [B, T, E] at its input."""
-    attention = layer.self_attn
-    query = attention.q_proj(layer.input_layernorm(inputs)).unflatten(-1, (-1, attention.head_dim))
-    if hasattr(attention, "q_norm"):
-        query = attention.q_norm(query)
-    return query.transpose(1, 2)
 
 
 def preamble_of(decoder: Decoder, ids: list[int], batch: int) -> KeyValues:

@@ -14,7 +14,6 @@
 Shape letters: n texts, E size of an untrained key, H hidden size, D size of what the networks make of it.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +25,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gnm.errors import CheckpointError
-from gnm.files import atomic_folder, write_json
-from gnm.weights.checksums import check_files, checksums_of
+from gnm.files import atomic_folder, check_files, checksums_of, write_json
+from gnm.memory.retriever_file import ABOUT, WEIGHTS, read_retriever
 
-ABOUT, WEIGHTS = "retriever.json", "retriever.safetensors"
 SIDES = ("question", "segment")
 Side = Literal["question", "segment"]
-_TOLD = {"layer": int, "whiten": bool, "model": str, "adapter": str}
-_DIGITS = 8
+_SAVED = {"layer": int, "whiten": bool, "model": str, "adapter": str}
 
 
 @dataclass(frozen=True)
@@ -101,19 +98,19 @@ class Retriever:
         with atomic_folder(folder) as temporary:
             save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
             checksums = checksums_of(temporary, [temporary / WEIGHTS])
-            own = {name: getattr(self, name) for name in _TOLD} | {"sizes": list(self.sizes)}
+            own = {name: getattr(self, name) for name in _SAVED} | {"sizes": list(self.sizes)}
             write_json(temporary / ABOUT, {**own, **about, "checksums": checksums})
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> "Retriever":
         """The retriever that was saved in `folder`. Raises CheckpointError if it is missing or damaged."""
         folder = Path(folder)
-        about = _about(folder)
+        about = read_retriever(folder)
         check_files(folder, about["checksums"], "restore the folder from a copy, or train it anew")
         try:
             tensors = load_file(folder / WEIGHTS, device=str(device))
             question, segment = (tuple(tensors[f"{side}.{n}"].float() for n in (0, 1)) for side in SIDES)
-            found = cls(question, segment, **{name: kind(about[name]) for name, kind in _TOLD.items()})
+            found = cls(question, segment, **{name: kind(about[name]) for name, kind in _SAVED.items()})
             if list(found.sizes) != about["sizes"] or any(not bool(m.isfinite().all()) for m in found.parameters()):
                 raise ValueError("its matrices are others than it says")
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
@@ -121,24 +118,3 @@ class Retriever:
                 f"the retriever {folder} is damaged ({error}); restore it, or train it anew"
             ) from error
         return found
-
-
-def retriever_digest(folder: str | Path) -> str:
-    """A few digits that tell the weights of a saved retriever from others'. Raises CheckpointError as loading does."""
-    return _about(Path(folder))["checksums"][WEIGHTS][:_DIGITS]
-
-
-def _about(folder: Path) -> dict[str, Any]:
-    """What the JSON file of a retriever says."""
-    try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        if not isinstance(about["checksums"][WEIGHTS], str):
-            raise TypeError("its checksum is no text")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointError(
-            f"{folder} is no retriever of this project (no {ABOUT} in it); train one with gnm.training.retriever, or "
-            "check the path"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{folder / ABOUT} is damaged ({error}); restore it, or train it anew") from error
-    return about

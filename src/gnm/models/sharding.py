@@ -12,7 +12,8 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-from gnm.models.decoder import pass_layer, project_slots
+from gnm.models.decoder import pass_layer
+from gnm.models.projections import project_slots
 
 
 def shard_backbone(module: nn.Module, model: nn.Module, processes: int, device: torch.device) -> None:

@@ -1,10 +1,10 @@
-"""What is taken of a pass: the hidden states that become slots, or those that gates look at.
+"""Taps take hidden states out of a pass through the decoder: those that become slots, or those that gates read.
 
 - `InputTap`: the input of every layer, at every token. Untrained backbones read such slots as their own context.
 - `OutputTap`: the output of every layer, at the last `num_tokens` places, as MemoryLLM has it (Wang et al. 2024,
   sec. 3.1). An embedding marks these places at the input of every layer; a document shorter than `num_tokens`
   takes the pool's last slots along, as if they were its first tokens.
-- `LayerTap`: what enters one layer; with slots of the first layer it reads them once more as if they were tokens.
+- `LayerTap`: the input of one layer. Given the slots of the first layer, the pass reads these instead of tokens.
 
 Shape letters: B states, L layers, n texts of a state, T tokens of a text, N real tokens of all texts, E hidden size.
 """
@@ -22,7 +22,7 @@ from gnm.models.attention import Reading
 class Tap(Protocol):
     """Sees the hidden states [1, N, E] of a pass before and after each layer; `before` may replace them.
 
-    ends_before: the layer that the pass does not run any more, -1 for the last one; None: it runs all.
+    ends_before: the layer before which the pass ends, -1 for the last one; None: it runs all layers.
     """
 
     ends_before: int | None
@@ -34,7 +34,7 @@ class Tap(Protocol):
 
 @dataclass
 class InputTap:
-    """Collects the layers' inputs; `slots` are [B, L, T, E]."""
+    """Collects the input of every layer, for one text of each state (n = 1); `slots` are [B, L, T, E]."""
 
     ends_before = -1
     collected: list[Tensor] = field(default_factory=list)
@@ -95,9 +95,10 @@ class OutputTap:
 
 @dataclass
 class LayerTap:
-    """Takes what enters one layer, `seen` [B, n, T, E]; `inputs` [B, n, T, E] enter the first instead of tokens.
+    """Takes the input of one layer.
 
-    ends_before: None if the pass is for more than this; `layer` if it ends there.
+    layer: which. inputs: [B, n, T, E], what the first layer reads instead of tokens; None: tokens. seen: [B, n, T, E],
+    the input of `layer`, there after the pass. ends_before: `layer` if the pass is run for it alone, else None.
     """
 
     layer: int

@@ -23,24 +23,24 @@ MEASURES = (
 
 
 def measures_of(
-    documents: Sequence[DistractedDocument], told: Sequence[LineSlots], swapped: Sequence[LineSlots],
+    documents: Sequence[DistractedDocument], original: Sequence[LineSlots], swapped: Sequence[LineSlots],
     directions: Tensor, components: int, fixed: bool,
 ) -> dict[str, Tensor]:  # fmt: skip
     """MEASURES of the documents of one target, each [L]: means over its documents.
 
-    told, swapped: what they left under the instruction about the target, and about the named distractor.
+    original, swapped: what they left under the instruction about the target, and about the named distractor.
     directions: [N, L, E], from the state of the distractor's object to that of the target's, of length 1.
     fixed: whether every document has equally many slots, as the published memory has; write invariance then compares
     all of them, otherwise those of the target's line.
     `selectivity_index_paired` is the difference that the instruction makes, over slots that are no object's own.
     """
-    pairs = list(zip(documents, told, swapped, strict=True))
+    pairs = list(zip(documents, original, swapped, strict=True))
     aligned = [own.every if fixed else own.of(each.about, STEM, OBJECT) for each, own, _ in pairs]
     found = {
         "write_invariance": mean_cosine(torch.stack([slots.flatten(1) for slots in aligned])),
-        "compressibility": first_share(torch.cat([each.slots for each in told], 1), components),
+        "compressibility": first_share(torch.cat([each.slots for each in original], 1), components),
     }
-    plain = [each.slots.mean(1) for each in told]
+    plain = [each.slots.mean(1) for each in original]
     found["selectivity_index"] = _along(torch.stack(plain), directions)
     moved = [own.slots[:, own.part != OBJECT].mean(1) - other.slots[:, other.part != OBJECT].mean(1)
              for _, own, other in pairs]  # fmt: skip

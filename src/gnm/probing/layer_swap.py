@@ -88,8 +88,8 @@ def swapped(learner: MemoryLearner, donor: Adapters, layers: Sequence[int]) -> I
 @torch.no_grad()
 def _written(learner: MemoryLearner, documents: Sequence[DistractedDocument]) -> MemoryState:
     """The memories of documents that are written alone, each under the instruction about its target."""
-    texts, told = [each.text for each in documents], [each.instruction for each in documents]
-    return learner.write(learner.reset(range(len(documents))), texts, told).state
+    texts, instructions = [each.text for each in documents], [each.instruction for each in documents]
+    return learner.write(learner.reset(range(len(documents))), texts, instructions).state
 
 
 @torch.no_grad()

@@ -42,15 +42,15 @@ def write_lines(
 ) -> list[LineSlots]:
     """Each document under its instruction, written alone. at_once: documents in a batch; changes speed only.
 
-    Raises ConfigError if not every token of a document becomes a slot, so that slots and lines cannot be told.
+    Raises ConfigError if not every token of a document becomes a slot, so that slots cannot be matched with lines.
     """
     found: list[LineSlots] = []
     for start in range(0, len(documents), at_once):
-        some, told = documents[start : start + at_once], instructions[start : start + at_once]
-        state = learner.write(learner.reset(range(len(some))), [each.text for each in some], told).state
+        batch, orders = documents[start : start + at_once], instructions[start : start + at_once]
+        state = learner.write(learner.reset(range(len(batch))), [each.text for each in batch], orders).state
         own = state.valid & (state.source >= 0)
-        for row, document in enumerate(some):
-            line, part = _places(learner, document, told[row])
+        for row, document in enumerate(batch):
+            line, part = _places(learner, document, orders[row])
             every = state.slots[row][:, own[row]].float().cpu()
             if every.shape[1] < len(line):
                 raise ConfigError(

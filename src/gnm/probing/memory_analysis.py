@@ -2,7 +2,7 @@
 
 Each document (`distracted.py`) is written alone into a new memory, once under each of its two instructions; measures
 (`layer_measures.py`) are saved as a row for every target and layer, in `output`/M/layers.parquet, with run_config.json
-beside it. `gnm.analysis.memory` makes tables and figures of them. The layer swap is a program of its own.
+beside it. `gnm.analysis.memory` makes tables and figures of them. The settings are also those of `layer_swap.py`.
 """
 
 import time
@@ -32,9 +32,9 @@ from gnm.weights.pretrained import load_model
 
 
 class SwapSettings(StrictModel):
-    """Layers of `method`'s adapters that get those of `donor`, `layers_at_once` of them at a time.
+    """The layer swap: `layers_at_once` neighbouring layers of `method` get the adapters that `donor` has there.
 
-    documents: of each target.
+    documents: how many of each target are written.
     """
 
     method: MethodName
@@ -113,7 +113,7 @@ def _measured(
 ) -> dict[str, torch.Tensor]:
     """The measures of one target's documents by layer."""
     layers = range(len(learner.lm.decoder.layers))
-    told, swapped = (
+    original, swapped = (
         write_lines(learner, group, [getattr(each, name) for each in group], params.at_once)
         for name in ("instruction", "swapped")
     )
@@ -123,7 +123,7 @@ def _measured(
         for place in ("about", "named")
     )  # fmt: skip
     fixed = learner.lm.write_settings.tap == "outputs"
-    return measures_of(group, told, swapped, directions_between(targets, named), params.components, fixed)
+    return measures_of(group, original, swapped, directions_between(targets, named), params.components, fixed)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -25,8 +25,8 @@ from gnm.memory.pool import PoolSettings
 from gnm.memory.statistics import statistics
 from gnm.params import BackboneSettings, Distributed, Positive
 from gnm.probing.recall import DrawnStreams
-from gnm.probing.streams import load_memory_learner
 from gnm.program import run_program
+from gnm.training.streams import load_memory_learner
 
 
 class MonitorParams(StrictModel):
@@ -62,8 +62,8 @@ def monitor(params: MonitorParams) -> str:
     frame = pd.DataFrame(rows, columns=COLUMNS)
     save_with_table(stream_figure(frame, params.title), frame, params.output)
     last = frame[frame["seen"] == frame["seen"].max()]
-    told = ", ".join(f"{name} {int(last[name].sum())}" for name in COLUMNS[4:] if name != "strength")
-    return f"{params.title}\nafter the last document: {told}; saved {params.output}.png"
+    counts = ", ".join(f"{name} {int(last[name].sum())}" for name in COLUMNS[4:] if name != "strength")
+    return f"{params.title}\nafter the last document: {counts}; saved {params.output}.png"
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """How often a long-term store finds the line that a question is about: `python -m gnm.probing.recall [key=value ...]`.
 
-- Streams of documents under instructions, drawn or written one by one (`gnm.probing.streams`); every segment of every
+- Streams of documents under instructions, drawn or written one by one (`gnm.training.streams`); every segment of every
   document and instruction can be found, and each question is about one of them.
 - Search keys are what enters one layer, as the mean over a segment's or question's tokens or at the last one; layers
   above are not run, as nothing is answered. Beside them: the keys of a trained retriever (`gnm.models.retriever`),
@@ -34,8 +34,8 @@ from gnm.memory.store import unit
 from gnm.metrics import bootstrap_mean
 from gnm.models.retriever import Retriever
 from gnm.params import BackboneSettings, Distributed, Positive, TargetSettings
-from gnm.probing.streams import Stream, load_memory_learner, search_inputs, whitening_of
 from gnm.program import run_program
+from gnm.training.streams import Stream, load_memory_learner, search_inputs, whitening_of
 from gnm.weights.retrievers import load_retriever
 
 _COLORS = {"BM25": GREEN, "Chance": BLACK}

@@ -93,7 +93,7 @@ class Completion(_Lenient):
 
         Neighbours of one role are joined. Raises Refused if the user does not speak first and last, or says nothing.
         """
-        told = "\n\n".join(message.text for message in self.messages if message.role in ("system", "developer"))
+        system = "\n\n".join(message.text for message in self.messages if message.role in ("system", "developer"))
         spoken = [(message.role, message.text) for message in self.messages if message.role in ("user", "assistant")]
         if not spoken or spoken[0][0] != "user" or spoken[-1][0] != "user":
             raise Refused(400, "messages: the first and the last one, beside the system's, must be the user's")
@@ -105,7 +105,7 @@ class Completion(_Lenient):
                 turns[-1] += f"\n\n{text}"
             else:
                 turns.append(text)
-        turns[0] = f"{told}\n\n{turns[0]}" if told.strip() else turns[0]
+        turns[0] = f"{system}\n\n{turns[0]}" if system.strip() else turns[0]
         return [turn.strip() for turn in turns]
 
     def stops(self) -> list[str]:

@@ -66,13 +66,13 @@ async def write(request: Request) -> Response:
 
 async def forget(request: Request) -> Response:
     """Drop what a document wrote."""
-    told = request.path_params["number"]
-    number = int(told) if _NUMBER.fullmatch(told) else None
+    given = request.path_params["number"]
+    number = int(given) if _NUMBER.fullmatch(given) else None
 
     def forgotten(memory: ServedMemory) -> dict:
         slots = {document.number: document.slots for document in memory.documents}
         if number not in slots:
-            raise Refused(404, f"there is no document {told[:20]} in this memory")
+            raise Refused(404, f"there is no document {given[:20]} in this memory")
         memory.forget(number)
         return {"dropped": slots[number]}
 
@@ -199,9 +199,9 @@ async def _changed(request: Request, function: Callable[[ServedMemory], dict | N
     service, user, name = _asked(request)
 
     def changed(memory: ServedMemory) -> dict:
-        told = function(memory) or {}
+        added = function(memory) or {}
         memory.settle()
-        return {**described(name, memory), **told}
+        return {**described(name, memory), **added}
 
     return JSONResponse(await attended(request, service.change(user, name, changed)))
 

@@ -132,7 +132,7 @@ class _Connection(H11Protocol):
 
 def _in_kernel(connected: socket.socket) -> int:
     """How many bytes of a socket the other side has not acknowledged; 0 where the system does not tell."""
-    told = bytes(4)
+    unacknowledged = bytes(4)
     with suppress(OSError):
-        told = fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, told)
-    return struct.unpack("i", told)[0]
+        unacknowledged = fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, unacknowledged)
+    return struct.unpack("i", unacknowledged)[0]

@@ -189,15 +189,15 @@ class Store:
         try:
             yield
         except MemoryFileError as error:
-            told = str(error)
+            message = str(error)
             for path, words in said:
-                told = told.replace(path, words)
+                message = message.replace(path, words)
             for folder in {str(self.folder), os.path.realpath(self.folder)}:
-                told = re.sub(
-                    rf"{re.escape(folder)}/[^/\s]+/([^/\s]+?){re.escape(_SUFFIX)}", r"the file of memory '\1'", told
+                message = re.sub(
+                    rf"{re.escape(folder)}/[^/\s]+/([^/\s]+?){re.escape(_SUFFIX)}", r"the file of memory '\1'", message
                 )
-                told = told.replace(folder, "the folder of memories")
-            raise MemoryFileError(told) from error
+                message = message.replace(folder, "the folder of memories")
+            raise MemoryFileError(message) from error
 
     @contextmanager
     def _saving(self) -> Iterator[None]:

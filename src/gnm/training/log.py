@@ -1,4 +1,4 @@
-"""The metrics file of a training that goes on (DVCLive)."""
+"""Logs a training's metrics with DVCLive. A training that is resumed goes on with the same files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,10 +8,14 @@ from gnm.files import write_text
 
 
 class TrainingLog:
-    """Metrics by step, in `.NAME-live` beside the output NAME; the main process alone writes it.
+    """The metrics of each step, in the folder `.NAME-live` beside the output folder NAME.
 
-    first: the step that comes next, 0 in a new training. What a killed training logged after its last checkpoint is
-    dropped, as those steps are done once more.
+    with TrainingLog(Path("models/gnm"), first=0, enabled=True) as log:
+        log.log("train", {"loss": 2.5})
+
+    first: the step that is logged first: 0 in a new training, that of the checkpoint in a resumed one. Rows from this
+    step on are dropped: a killed training logged them, and their steps are run again.
+    enabled: whether anything is written; true in the main process alone.
     """
 
     def __init__(self, output: Path, first: int, enabled: bool):
@@ -25,12 +29,12 @@ class TrainingLog:
             self._live.step = first
 
     def log(self, part: str, values: Mapping[str, float]) -> None:
-        """Add the values of this step, as PART/NAME."""
+        """Log the values of this step, each under the name PART/NAME."""
         for name, value in values.items() if self._live else ():
             self._live.log_metric(f"{part}/{name}", value)
 
     def next_step(self) -> None:
-        """What is logged from now on is the next step's."""
+        """End this step: what is logged from now on belongs to the next one."""
         if self._live:
             self._live.next_step()
 
@@ -43,7 +47,7 @@ class TrainingLog:
 
 
 def _drop_rows_from(folder: Path, step: int) -> None:
-    """Keep the rows before `step` of every metric; each line begins with its step, but the first, the heading."""
+    """Keep the rows before `step` in every metric's file. The first line is a heading; a row begins with its step."""
     for path in folder.rglob("*.tsv"):
         heading, *rows = path.read_text(encoding="utf-8").splitlines() or [""]
         kept = [row for row in rows if row.split("\t")[0].isdecimal() and int(row.split("\t")[0]) < step]

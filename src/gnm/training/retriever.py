@@ -1,7 +1,7 @@
 """Train a store's retriever: `python -m gnm.training.retriever [--block B] [key=value ...]`.
 
 - Questions are those of documents that were written one by one, and people's ways to ask for facts of drawn documents;
-  each has one segment to find among all (`gnm.probing.streams`).
+  each has one segment to find among all (`gnm.training.streams`).
 - What the networks take, the untrained search keys, is computed once; nothing of the backbone or its adapter learns.
 - A step draws questions, and segments of any document beside theirs. The loss is the binary cross-entropy of every
   question with every segment, as M+ has it; scale and offset of the cosine are trained (Zhai et al. 2023,
@@ -27,9 +27,9 @@ from gnm.learners.memory import MemoryLearner
 from gnm.memory.store import unit
 from gnm.models.retriever import SIDES, Retriever
 from gnm.params import BackboneSettings, Distributed, Positive
-from gnm.probing.streams import Stream, load_memory_learner, search_inputs, whitening_of
 from gnm.program import run_program
 from gnm.provenance import provenance
+from gnm.training.streams import Stream, load_memory_learner, search_inputs, whitening_of
 from gnm.weights.retrievers import inputs_digest
 
 _SCALE, _OFFSET = 10.0, -10.0  # of a cosine, where training begins

@@ -19,11 +19,10 @@ import torch
 
 from gnm.config import validate
 from gnm.errors import CheckpointError, ConfigError
-from gnm.files import atomic_folder, recover_folder, write_json, write_text
+from gnm.files import atomic_folder, check_files, checksum_of, checksums_of, recover_folder, write_json, write_text
 from gnm.models.lora import DEFAULT, SELECTOR, LoraSettings, add_selector, inject_lora, layers_of
 from gnm.weights.adapter_info import VERSION, AdapterInfo
 from gnm.weights.backbones import Backbone
-from gnm.weights.checksums import check_files, checksum_of, checksums_of
 from gnm.weights.trained import (
     ADAPTERS,
     MODULE,

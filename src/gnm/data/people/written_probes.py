@@ -31,9 +31,9 @@ def _probes(document: WrittenDocument, number: int) -> Iterator[Probe]:
     if whole is None:
         return
     first, learned = (document.document, whole.instruction), _expected(whole)
-    for place, told in enumerate(document.take_back[:1]):
-        expected = {fact: "ignored" if fact in told.forget else how for fact, how in learned.items()}
-        yield _probe(document, f"{number}-back-{place}", "forget", [first, ("", told.instruction)], expected)
+    for place, revocation in enumerate(document.take_back[:1]):
+        expected = {fact: "ignored" if fact in revocation.forget else how for fact, how in learned.items()}
+        yield _probe(document, f"{number}-back-{place}", "forget", [first, ("", revocation.instruction)], expected)
     if document.correction:
         steps = [first, (document.correction.document, document.correction.instruction)]
         newer = {fact.of: fact.object for fact in document.correction.facts}
