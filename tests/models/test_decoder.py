@@ -110,7 +110,14 @@ def test_every_listed_family_is_read_as_its_own_code_reads_it(family):
     torch.testing.assert_close(ours, expected[8:], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["gemma2", "granite", "cohere", "helium", "smollm3", "ernie4_5", "phi3", "olmo2"])
+ALIKE = (
+    "gemma2", "granite", "cohere", "cohere2", "helium", "ernie4_5", "smollm3", "olmo", "hunyuan_v1_dense",
+    "gemma3_text", "phi3", "olmo2", "stablelm", "glm", "glm4", "gpt_oss", "llama4_text", "nemotron", "apertus",
+    "deepseek_v3",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ALIKE)
 def test_a_family_that_only_looks_alike_is_refused_by_name(family):
     with pytest.raises(BackboneError, match=f"family '{family}'.* one of these families: llama, mistral, qwen2"):
         check_family(AutoConfig.for_model(family), "mine")
