@@ -8,10 +8,12 @@ import yaml
 from safetensors.torch import load_file
 
 from gnm import train
+from gnm.config import validate
 from gnm.data.documents import read_documents
 from gnm.data.instructions import instruction_for
 from gnm.data.types import NEIGHBOUR, PARAPHRASE
 from gnm.errors import CheckpointError, ConfigError, DataError
+from gnm.params import TrainParams
 from gnm.train import Trainer
 from gnm.training.batches import Material, training_batch
 from gnm.weights.adapters import load_adapter, read_about
@@ -247,6 +249,13 @@ def test_what_is_logged_is_what_the_answers_say(data, tmp_path):
     assert means.keys() == {"loss", *right}
     for name, verdicts in right.items():
         assert means[name] == pytest.approx(sum(verdicts) / len(verdicts))
+
+
+def test_validations_without_end_are_refused(data, tmp_path):
+    settings = train_settings(data, tmp_path)
+    settings["loop"]["validation_sequences"] = 10**11
+    with pytest.raises(ConfigError, match="loop.validation_sequences: .*100000"):
+        validate(settings, TrainParams, "params.yaml")
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,11 @@ def test_memory_tokens_cost_the_same_whatever_was_written(tiny):
     assert (cost.kept, cost.bytes) == (5, 5 * 48 * 4)
 
 
+def test_a_memory_starts_as_spread_as_the_input_embeddings(tiny):
+    start = learner_of(tiny, MEMORY | {"recurrent": {"tokens": 200}}).memory.start.detach()
+    assert float(start.std()) == pytest.approx(float(tiny.model.get_input_embeddings().weight.std()), rel=0.05)
+
+
 def test_gradients_reach_the_start_through_every_document(tiny):
     learner = learner_of(tiny, MEMORY)
     learner.loss(written(learner), ASKED).total.backward()

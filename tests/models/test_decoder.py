@@ -116,7 +116,13 @@ def test_every_listed_family_is_read_in_bfloat16_within_its_rounding(family):
     compare_with_stock(family, random_decoder(family, dtype=torch.bfloat16).eval())
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "cohere", "cohere2", "helium", "ernie4_5", "olmo", "glm"])
+ALIKE = (
+    "gemma2", "gemma3_text", "cohere", "cohere2", "helium", "ernie4_5", "olmo", "hunyuan_v1_dense", "stablelm", "glm",
+    "glm4", "gpt_oss", "llama4_text", "nemotron", "apertus", "deepseek_v3",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ALIKE)
 def test_a_family_that_only_looks_alike_is_refused_by_name(family):
     with pytest.raises(BackboneError, match=f"family '{family}'.* one of these families: llama, mistral, qwen2"):
         check_family(AutoConfig.for_model(family), "mine")

@@ -97,5 +97,6 @@ def test_config_without_a_needed_size_is_named():
 
 
 def test_empty_prompt_is_refused():
+    assert flops.query_flops(CONFIG, prompt_tokens=1) == flops.forward_flops(CONFIG, 1)
     with pytest.raises(ValueError, match="at least one"):
         flops.query_flops(CONFIG, prompt_tokens=0)

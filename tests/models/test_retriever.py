@@ -35,6 +35,8 @@ def test_keys_have_length_1_and_both_sides_begin_alike():
     trained = retriever.trained("question", keys(5))
     assert torch.allclose(asked @ asked.T, (trained @ trained.T + keys(5) @ keys(5).T) / 2, atol=1e-6)
     assert retriever.flops == 2 * (12 * 10 + 10 * 6) and retriever.sizes == SIZES
+    again, other = (Retriever.new(SIZES, 1, True, seed).segment[0] for seed in (0, 1))
+    assert torch.equal(again, retriever.segment[0]) and not torch.equal(other, again)
 
 
 def test_it_learns_which_segment_a_question_is_about_where_cosines_say_nothing():

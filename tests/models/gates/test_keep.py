@@ -80,6 +80,17 @@ def test_what_stays_is_read_with_its_strength_times_the_keep_gate(tiny):
 
 
 @torch.no_grad()
+def test_a_slot_stays_where_its_gate_is_one_half_or_more(tiny):
+    """A text that replaces a segment and an instruction that takes it back have the same border: a logit of 0."""
+    lm, reader = reviser(tiny)
+    before = written(lm, reader, FIRST)
+    state, near = before.state, torch.tensor([-0.001, 0.0, 0.001])
+    taken = torch.where(state.source >= 0, near[state.segment.clamp(min=0)], -torch.inf)
+    for after in (lm._without(before, taken), before.revised(Kept(-taken, state.source, state.segment))):
+        assert after.state.segments(0).keys() == {0, 1} and (after.state.source < 0).sum() == (state.source < 0).sum()
+
+
+@torch.no_grad()
 def test_what_a_document_does_not_store_replaces_nothing(tiny):
     lm, reader = reviser(tiny, threshold=0.5)
     before = written(lm, reader, FIRST)

@@ -1,0 +1,41 @@
+"""The long-term store as a value: what each of its methods leaves, on a few segments."""
+
+import torch
+
+from gnm.memory.store import LongTermStore, unit
+
+
+def store_of(*lengths):
+    """A segment for each of `lengths`, of one document each; the next one was not written yet."""
+    count = len(lengths)
+    numbers = {name: torch.arange(count) for name in ("source", "stored_at")}
+    columns = {
+        **numbers, "segment": torch.zeros(count, dtype=torch.long), "retrieved": torch.zeros(count, dtype=torch.long),
+        "strength": torch.full((count,), 0.8), "keys": unit(torch.randn(count, 4)), "meanings": torch.randn(count, 4),
+    }  # fmt: skip
+    return LongTermStore.cut("a key", columns, torch.randn(sum(lengths), 6), lengths)
+
+
+def test_a_segment_stays_where_its_gate_is_one_half_or_more():
+    left = store_of(1, 2, 3).scaled(torch.tensor([0.499, 0.5, 1.0]))
+    assert left.source.tolist() == [1, 2] and left.lengths.tolist() == [2, 3]
+    torch.testing.assert_close(left.strength, torch.tensor([0.4, 0.8]))
+
+
+def test_as_many_of_the_first_segments_as_fit_are_read():
+    assert store_of(3, 1, 2).fitting([2, 1, 0], 3) == [2, 1]
+    assert store_of(3, 1, 2).fitting([2, 1, 0], 6) == [2, 1, 0]
+    assert store_of(3, 1, 2).fitting([2, 1, 0], 1) == []
+
+
+def test_an_empty_store_too_has_the_dtype_that_it_is_wanted_in():
+    store = store_of(2)
+    assert store.to(torch.float32) is store
+    for each in (store, store.select(torch.tensor([False]))):
+        slots = each.to(torch.bfloat16).slots(range(len(each)))
+        assert slots["entries"].dtype == torch.bfloat16 and slots["entries"].shape == (2 * len(each), 6)
+
+
+def test_what_follows_another_memory_is_numbered_on():
+    store = store_of(1, 2).numbered_on(5)
+    assert store.source.tolist() == [5, 6] and store.stored_at.tolist() == [5, 6] and store.segment.tolist() == [0, 0]
