@@ -69,9 +69,9 @@ def test_checkpoint_that_is_cut_short_is_refused(monkeypatch, tmp_path):
 def test_checkpoint_of_another_family_is_refused_before_its_weights_are_read(monkeypatch, tmp_path):
     _, snapshot = cached_repository(monkeypatch, tmp_path)
     config = json.loads((snapshot / "config.json").read_text())
-    (snapshot / "config.json").write_text(json.dumps(config | {"model_type": "granite"}))
+    (snapshot / "config.json").write_text(json.dumps(config | {"model_type": "cohere"}))
     (snapshot / "model.safetensors").unlink()
-    with pytest.raises(BackboneError, match="backbone 'cached' is of the family 'granite'.*one of these families: lla"):
+    with pytest.raises(BackboneError, match="backbone 'cached' is of the family 'cohere'.*one of these families: lla"):
         load_backbone("cached")
 
 
