@@ -112,7 +112,7 @@ def test_taking_back_is_learned_with_selecting(data, tmp_path):
     run = changed_trainer(data, tmp_path / "second", {**settings, "selection_only": True})
     lm = run.module.learner.lm
     gates = {name: parameter.detach().clone() for name, parameter in lm.gating.named_parameters()}
-    told = run.module.learner._told(["Forget it."])
+    told = run.module.learner._encode_instructions(["Forget it."])
     text = run.module.learner.reader.encode_segments([["Bern is big."]])
     before = lm.about(text, told).item()
     run.step(0)

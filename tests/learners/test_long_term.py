@@ -165,7 +165,7 @@ def test_what_words_take_back_is_taken_from_the_store_too(tiny):
         gating.about_gate.weight.copy_(torch.linspace(-9, 9, gating.about_gate.weight.shape[0]))
         if learner is learners[0]:
             with learner.lm._selecting(1) as (_, preamble):
-                told = learner._told(["Forget the horse."])
+                told = learner._encode_instructions(["Forget the horse."])
                 about = gating.about(learner.lm.decoder, preamble, state.state, told)[0]
             middle = about[state.state.source[0] >= 0].median()
         gating.about_gate.bias.sub_(middle)

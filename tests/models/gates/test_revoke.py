@@ -44,7 +44,7 @@ def written(learner, *documents, seeds=(0,)):
 def logits_of(learner, state, told=TOLD):
     """The logits of the slots of `state` after one instruction for each row."""
     lm = learner.lm
-    told = learner._told([told] * state.state.batch)
+    told = learner._encode_instructions([told] * state.state.batch)
     with lm._selecting(state.state.batch) as (_, preamble):
         return lm.gating.about(lm.decoder, preamble, state.state, told)
 
@@ -79,7 +79,7 @@ def test_training_reads_a_text_as_it_is_read_when_it_is_stored(learner):
     state = written(learner, (FIRST, SECOND), seeds=(0, 0))
     stored = logits_of(learner, state)
     text = learner.reader.encode_segments([split_segments(each.strip()) for each in (FIRST, SECOND)])
-    trained = learner.lm.about(text, learner._told([TOLD, TOLD]))
+    trained = learner.lm.about(text, learner._encode_instructions([TOLD, TOLD]))
     for row, count in enumerate((2, 3)):
         for number in range(count):
             slots = stored[row][(state.state.segment[row] == number + 1) & (state.state.source[row] == 0)]
@@ -109,7 +109,7 @@ def test_instructions_of_different_lengths_are_understood_as_alone(learner):
 def test_an_instruction_is_tokenised_as_in_front_of_a_document(smollm2):
     learner = build_learner(LearnerSettings(method="gnm"), smollm2)
     instruction = revoking_instruction("country", "test")
-    alone = learner._told([instruction]).ids[0]
+    alone = learner._encode_instructions([instruction]).ids[0]
     whole = learner.reader.encode_segments([split_segments(block(FIRST, instruction, "instruction_first"))]).ids[0]
     assert instruction.count(".") > 1 and whole[: len(alone)].tolist() == alone.tolist()
 
@@ -143,7 +143,7 @@ def test_a_memory_without_keep_gates_writes_the_instruction_like_any_other(tiny)
     told = plain.revoke(state, [TOLD])
     assert told.state.documents()[1] == len(f"Instruction: {TOLD}\n\n")  # a token is a byte
     with pytest.raises(TypeError, match="without keep gates"):
-        plain.lm.revoke(state, plain._told([TOLD]))
+        plain.lm.revoke(state, plain._encode_instructions([TOLD]))
 
 
 def test_training_reads_each_document_after_an_instruction_that_takes_back_what_it_taught(learner):
@@ -159,7 +159,7 @@ def test_training_reads_each_document_after_an_instruction_that_takes_back_what_
     assert everything in known["revocation_all"].train
     loss = learner._revoke_loss(labels)
     parts = [split_segments(text.strip()) for text in (FIRST, SECOND)]
-    logits = learner.lm.about(learner.reader.encode_segments(parts), learner._told([cities, everything]))
+    logits = learner.lm.about(learner.reader.encode_segments(parts), learner._encode_instructions([cities, everything]))
     first, second = logits[0, :2], logits[1, :3]
     balanced = torch.nn.functional.softplus(-first[0]) / 2 + torch.nn.functional.softplus(first[1]) / 2
     torch.testing.assert_close(loss, balanced + torch.nn.functional.softplus(-second).mean())
