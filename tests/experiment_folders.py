@@ -199,6 +199,7 @@ def make_small(settings: dict) -> None:
         settings["distributed"]["nproc_per_node"] = 1
     if "train_selection" in settings:  # goes on from what is shipped; here from what another folder leaves
         settings["train_selection"]["methods"]["gnm"]["adapter"] = "../../models/smollm2-135m/exp2/gnm"
+        settings["train_selection"]["first_layer"] = 1  # tiny backbones have two below the gates
 
 
 def make_loop_small(loop: dict) -> None:
