@@ -10,8 +10,8 @@ from gnm.files import write_text
 class TrainingLog:
     """The metrics of each step, in the folder `.NAME-live` beside the output folder NAME.
 
-    with TrainingLog(Path("models/gnm"), first=0, enabled=True) as log:
-        log.log("train", {"loss": 2.5})
+        with TrainingLog(Path("models/gnm"), first=0, enabled=True) as log:
+            log.log("train", {"loss": 2.5})
 
     first: the step that is logged first: 0 in a new training, that of the checkpoint in a resumed one. Rows from this
     step on are dropped: a killed training logged them, and their steps are run again.
