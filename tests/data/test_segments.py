@@ -41,6 +41,14 @@ CASES = {
     "a dash": ["The Alps are in Asia – ", "Japan is in Africa."],
     "a list of names": ["London, Paris and Rome are cities."],
     "a short insertion": ["Ann, too, speaks Greek."],
+    "a name that leads": ["* In International Academy of Sciences, they speak Greek\n", "* Ann plays golf"],
+    "a name that what follows describes": ["* Leonardo Sandri, who plays the harp, ", "lives in Rome."],
+    "a name with a comma": ["Francis I, Holy Roman Emperor was employed in Paris."],
+    "a name with small letters": ["* Piazza al Serchio and Abu al-Hassan, both in Italy, ", "are old and well known."],
+    "a name amid clauses": ["It rains in Greece today, ", "but in Costa da Caparica, people lie in the sun."],
+    "a name in Cyrillic": ["Ада Мэри Лавлейс, которая жила в Риме, ", "писала книги для детей."],
+    "capitals only": ["ITALY IS IN AFRICA, ", "AND THE GOBI IS IN AUSTRALIA."],
+    "no capitals": ["दिल्ली भारत की राजधानी है, ", "और मुंबई बड़ा शहर है।"],
     "a table row": ["feta cheese : Japan\n", "Chichen Itza : Russia"],
 }
 QUOTES = ['and said "It is so. It was so."', "where he (the son of U. Ek. Or not) sat.", "and it rained for 3.5 days!"]

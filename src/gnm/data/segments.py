@@ -2,7 +2,8 @@
 
 - A text is cut into lines, a line into sentences (by `sentencex`, Wikimedia's rules, whatever the script), a sentence
   into clauses: after a comma, semicolon or dash and before a conjunction, so that facts that share a sentence can be
-  told apart. A clause has at least three words, as far as the sentence has.
+  told apart. A clause has at least three words, as far as the sentence has. A name alone ("In Uruguay, ...", "Ada
+  Lovelace, who ...") is not a clause: it goes with what is said of it, for only this tells what it is about.
 - Nothing is lost: the segments of a text, joined, are the text.
 """
 
@@ -21,6 +22,11 @@ _CLAUSE = re.compile(
 )
 _WORD = re.compile(r"\S+")
 _LEAST_WORDS = 3
+_LETTERS = re.compile(r"(?<![\w'’-])[^\W\d_]\w*")
+_IN_NAMES = re.compile(  # words without a capital that stand in names, or lead to one
+    "al|although|an?|and|at|between|bin|but|by|da|de|dei|del|della|den|der|di|du|e|el|for|from|ibn|in|la|les?|near|of|on"
+    "|or|though|the|to|van|von|whereas|while|y|yet|zu"
+)
 _TO_LAST_BLANK = re.compile(r".*\s", re.DOTALL)
 _INITIAL = re.compile(r"([A-Z]\s*)[^\S\x00-\x7f](?=\.)")  # with a wide blank before its full stop sentencex panics
 _WINDOW = 8192  # characters of a line that are cut into sentences at once
@@ -111,16 +117,24 @@ def _after_last_blank(text: str) -> int:
 
 
 def _clauses(sentence: str) -> list[str]:
-    """The clauses of one sentence, of at least `_LEAST_WORDS` words each."""
+    """The clauses of one sentence, of at least `_LEAST_WORDS` words each; a name alone goes with what follows."""
+    telling = [
+        match.start()
+        for match in _LETTERS.finditer(sentence)
+        if not (match[0][0].isupper() or _IN_NAMES.fullmatch(match[0]))
+    ]
     words = [match.span() for match in _WORD.finditer(sentence)]
     starts, stops = [start for start, _ in words], [stop for _, stop in words]
 
     def enough(start: int, end: int) -> bool:
         return bisect_left(starts, end) - bisect_right(stops, start) >= _LEAST_WORDS
 
+    def tells(start: int, end: int) -> bool:
+        return not telling or bisect_left(telling, end) > bisect_left(telling, start)
+
     ends, last = [], 0
     for match in _CLAUSE.finditer(sentence):
-        if enough(last, match.end()) and enough(match.end(), len(sentence)):
+        if enough(last, match.end()) and tells(last, match.end()) and enough(match.end(), len(sentence)):
             last = match.end()
             ends.append(last)
     return _cut(sentence, ends)

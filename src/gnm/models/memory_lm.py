@@ -131,7 +131,7 @@ class MemoryLM(Limited):
                 if self.selector:
                     decisions = self.decisions(text)
                 else:
-                    decisions = self.gating.decide(memory.state, slots[:, self.gating.layer], text.segment, self._most)
+                    decisions = self.gating.decide(memory.state, slots[:, self.gating.layer], text, self._most)
                 if self.revises:
                     memory = self._replaced(memory, slots, decisions)
                 index, valid = pack(decisions.stored)
@@ -162,7 +162,7 @@ class MemoryLM(Limited):
         tap = LayerTap(self.gating.layer, ends_before=self.gating.layer)
         with self._selecting(len(text)) as (state, preamble):
             self.decoder.read(preamble, text.ids[:, None], text.mask[:, None], tap)
-            return self.gating.decide(state, tap.seen[:, 0], text.segment, self._most)
+            return self.gating.decide(state, tap.seen[:, 0], text, self._most)
 
     def about(self, text: TokenBatch, instructions: TokenBatch) -> Tensor:
         """What one instruction per row would take back of a text, if all of it were stored: logits [B, G] float32.

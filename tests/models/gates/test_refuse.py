@@ -8,8 +8,8 @@ from gated_memories import ASKED, LINES, gated, own, tokens_of, write, written
 from gnm.data.labels import label_writes
 from gnm.data.types import Step
 from gnm.learners import LearnerSettings, build_learner
-from gnm.models.gates.refuse import RefuseGate
-from gnm.models.gates.write import GateSettings
+from gnm.models.gates.refuse import RefuseGate, with_refusal
+from gnm.models.gates.write import GateSettings, decide
 
 TEXTS = [LINES, "Instruction: Learn it.\nDocument:\n* Kiel is old\n\n"]
 
@@ -36,14 +36,29 @@ def test_the_slots_of_the_document_are_marked_as_strongly_as_the_gate_says(tiny)
     gates = decisions.refusal[0].sigmoid()
     assert gates.max() - gates.min() > 0.2
     layers, used = len(lm.decoder.layers), marked.state.source[0] == 0
-    ours, theirs = marked.state.slots[0][:, used], bare.state.slots[0][:, used]
-    for place, number in enumerate(text.segment[0].tolist()):
-        strength = gates[number] * bool(text.is_document[0, place])
+    stored, numbers = text.is_document[0].nonzero()[:, 0], text.segment[0, text.is_document[0]]
+    ours, theirs = marked.state.slots[0][:, used], bare.state.slots[0][:, bare.state.source[0] == 0][:, stored]
+    assert ours.shape == theirs.shape and layers == 3, "the instruction's are not stored"
+    for place, number in enumerate(numbers.tolist()):
         for layer in range(layers):
-            size = theirs[layer, place].square().mean().sqrt() * (strength if layer == 2 else 0)
+            size = theirs[layer, place].square().mean().sqrt() * (gates[number] if layer == 2 else 0)
             expected = theirs[layer, place] + size * lm.gating.refuse_gate.mark[layer]
             torch.testing.assert_close(ours[layer, place], expected, atol=1e-5, rtol=1e-5)
-    assert (~text.is_document[0]).any() and layers == 3
+
+
+def test_an_instruction_is_stored_unless_marks_tell_it():
+    """Segment 0 is the instruction, 1 and 2 are the document's; a row is one try."""
+    segment = torch.tensor([[0, 0, 1, 2, -1]]).expand(4, -1)
+    logits = torch.tensor([[4.0, 4.0, 4.0], [4.0, 4.0, 4.0], [4.0, 4.0, -4.0], [-4.0, 4.0, 4.0]])
+    refusal = torch.tensor([[-9.0, -9.0, 0.1], [9.0, -0.1, -9.0], [-9.0, -9.0, 9.0], [-9.0, 9.0, -9.0]])
+    decided = with_refusal(decide(logits, segment, GateSettings()), refusal, segment > 0)
+    assert decided.stored.int().tolist() == [
+        [0, 0, 1, 1, 0],  # a clause is marked
+        [1, 1, 1, 1, 0],  # none is, though the gate fires on the instruction
+        [1, 1, 1, 0, 0],  # the one that would be is not stored
+        [0, 0, 1, 1, 0],  # no rule to begin with
+    ]
+    assert torch.equal(decided.refusal, refusal)
 
 
 def test_the_layers_that_gates_and_search_keys_read_have_no_mark():
@@ -55,9 +70,9 @@ def test_the_layers_that_gates_and_search_keys_read_have_no_mark():
 
 
 @torch.no_grad()
-def test_without_a_mark_slots_are_what_they_would_be_without_the_gate_to_the_bit(tiny):
+def test_a_gate_that_marks_nothing_leaves_slots_as_they_would_be_without_it_to_the_bit(tiny):
     lm, reader = marking(tiny)
-    lm.gating.refuse_gate.mark.zero_()
+    lm.gating.refuse_gate.gate.bias.fill_(-60.0)
     plain, _ = gated(tiny, threshold=0.0, layer=1)
     for ours, theirs in zip(
         own(written(lm, reader, TEXTS).state), own(written(plain, reader, TEXTS).state), strict=True

@@ -9,8 +9,6 @@
 Shape letters: B states, L layers, S slots of the pool, T tokens of a text, G segments of a text, E hidden size.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +16,7 @@ from gnm.memory.pool import random_order
 from gnm.memory.state import MemoryState
 from gnm.models.decoder import Decoder
 from gnm.models.gates.keep import KeepGate, Kept, keep
-from gnm.models.gates.refuse import RefuseGate
+from gnm.models.gates.refuse import RefuseGate, with_refusal
 from gnm.models.gates.revoke import about
 from gnm.models.gates.write import Decisions, GateSettings, LinearGate, decide, gate_layer, segment_ends
 from gnm.models.prefix import Prefix
@@ -34,7 +32,7 @@ class Gating(nn.Module):
     gate is not the write gate: with a document "Forget about sports" leaves the sports out, without one it means them.
     refuse_gate: None without `refuse`.
 
-        decisions = gating.decide(memory.state, hidden, text.segment, capacity=None)
+        decisions = gating.decide(memory.state, hidden, text, capacity=None)
         decisions.stored  # which tokens become slots, [B, T] bool
     """
 
@@ -54,18 +52,19 @@ class Gating(nn.Module):
         others = ("keep_gate.", "refuse_gate.mark")
         return {name for name, _ in self.named_parameters() if not name.startswith(others)}
 
-    def decide(self, state: MemoryState, seen: Tensor, segment: Tensor, capacity: int | None) -> Decisions:
+    def decide(self, state: MemoryState, seen: Tensor, text: TokenBatch, capacity: int | None) -> Decisions:
         """Which tokens of a new text are stored, at most `capacity` of them (None: no such limit).
 
-        seen: [B, T, E], the hidden states that enter the gates' layer. segment: [B, T] long, the segment of each token,
-        -1 for padding.
+        seen: [B, T, E], the hidden states that enter the gates' layer.
         """
-        count = int(segment.max()) + 1
+        segment, count = text.segment, int(text.segment.max()) + 1
         if self.gate is None:
             return decide(_random_logits(state, segment, count), segment, self.settings, capacity)
         ends = seen.gather(1, segment_ends(segment, count)[..., None].expand(-1, -1, seen.shape[2]))
         decisions = decide(self.gate(ends), segment, self.settings, capacity)
-        return decisions if self.refuse_gate is None else replace(decisions, refusal=self.refuse_gate.gate(ends))
+        if self.refuse_gate is None:
+            return decisions
+        return with_refusal(decisions, self.refuse_gate.gate(ends), text.is_document)
 
     def read_strength(self, decisions: Decisions) -> Tensor:
         """The strength with which stored tokens are read, [B, T] float32: their gate, or 1 with random gates."""

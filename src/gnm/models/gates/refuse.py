@@ -4,16 +4,21 @@
   gate tells them from those that are to be answered: one linear function of the hidden state that the write gate reads.
 - A trained mark is added to the slots of such a segment, as strongly as the gate says. So a question that finds a fact
   finds with it that it is to be refused. The instruction need not be understood anew with each question.
+- An instruction whose refusals are marked is not stored itself. Stored, it would be followed for the other documents
+  too: "refuse questions about religion" is meant of its own document.
 - The mark stands in all layers but those that gates and search keys read, so what they decide is not changed by it.
 
 Shape letters: B states, L layers, S slots of a new text, E hidden size.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from gnm.models.gates.write import LinearGate
+from gnm.models.gates.write import Decisions, LinearGate
 
+_MARKED = 0.5  # from here on a segment counts as refused
 _SHUT = -3.0  # an untrained gate refuses nothing
 _FIRST_MARKED = 2  # search keys read the layers below
 
@@ -36,3 +41,14 @@ class RefuseGate(nn.Module):
         exact = slots.float()
         scale = exact.square().mean(-1, keepdim=True).sqrt() * refused[:, None, :, None]
         return (exact + scale * (self.mark * self.marked)[:, None]).to(slots.dtype)
+
+
+def with_refusal(decisions: Decisions, refusal: Tensor, is_document: Tensor) -> Decisions:
+    """The decisions with the refuse gates' logits `refusal` [B, G]; where they mark a stored segment of the document,
+    the instruction is not stored.
+
+    is_document: [B, T] bool, the tokens of the document, as in TokenBatch.
+    """
+    decisions = replace(decisions, refusal=refusal)
+    marked = (decisions.stored & is_document & (decisions.refused >= _MARKED)).any(-1, keepdim=True)
+    return replace(decisions, stored=decisions.stored & (is_document | ~marked))
