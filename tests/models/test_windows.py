@@ -39,11 +39,13 @@ def texts():
     return torch.randint(5, 261, mask.shape) * mask, mask
 
 
-def apart(decoder, stock, ids, mask, prefix=None):
+def apart(decoder, stock, ids, mask):
     """The largest difference of logits to the stock model's on each text alone."""
     hidden = decoder.read(decoder.empty_prefix(1), ids[None], mask[None])[0]
     rows = zip(hidden, ids, mask, strict=True)
-    return max(float((decoder.logits(h[m]) - stock_logits(stock, i[m].tolist())).abs().max()) for h, i, m in rows)
+    return max(
+        float((decoder.logits(h[m]) - stock_logits(stock, i[m].tolist())).detach().abs().max()) for h, i, m in rows
+    )
 
 
 @every_family

@@ -72,6 +72,7 @@ _OF_FAMILY = {
     },
     "glm": {"partial_rotary_factor": 0.5},
     "glm4": {"partial_rotary_factor": 0.5},
+    "phi3": {"partial_rotary_factor": 0.5},
 }
 _SLIDING = ("gemma2", "gemma3_text", "ministral")  # these have to have a window
 
