@@ -1,5 +1,7 @@
 """Answers and losses of a reader against the stock model, in batches and alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,6 @@ from gnm.memory.pool import PoolSettings
 from gnm.models import attention, flops
 from gnm.models.decoder import Decoder
 from gnm.models.memory_lm import MemoryLM
-from gnm.models.prefix import Prefix
 from gnm.models.write_settings import WriteSettings
 from gnm.weights.backbones import load_backbone
 from read_prefixes import TEXTS, context_prefix
@@ -287,6 +288,6 @@ def test_gradients_reach_the_prefix(tiny):
     ours = reader_of(tiny)
     prefix = context_prefix(ours, TEXTS[:1])
     keys, values = (tuple(t.clone().requires_grad_() for t in side) for side in (prefix.keys, prefix.values))
-    leaves = Prefix(keys, values, prefix.valid, prefix.next_position)
+    leaves = replace(prefix, keys=keys, values=values)
     ours.loss(leaves, ASKED[:1])[0].backward()
     assert all(t.grad.abs().max() > 0 for t in (*leaves.keys, *leaves.values))

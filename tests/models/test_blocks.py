@@ -7,16 +7,19 @@ from gnm.models.blocks import NO_BLOCK, likeness, relevance, representatives, sc
 from gnm.models.key_values import best
 
 
-def test_representatives_are_what_later_tokens_attend_to_most():
+@pytest.mark.parametrize("window", [None, 3])
+def test_representatives_are_what_later_tokens_attend_to_most(window):
     """Against a loop over tokens, with two heads that share keys, two rows of other lengths, blocks of other sizes."""
     queries, keys = torch.randn(2, 4, 9, 3), torch.randn(2, 2, 9, 3)
     block = torch.tensor([[0, 0, 0, 0, 1, 1, 2, 2, 2], [4, 4, 5, 5, 5, 5, NO_BLOCK, NO_BLOCK, NO_BLOCK]])
-    marks = representatives(queries, keys, block, 2)
+    marks = representatives(queries, keys, block, 2, window)
     for row, length in enumerate((9, 6)):
         for head in range(2):
             query = queries[row, 2 * head : 2 * head + 2].mean(0)
             received = [
-                float((query[t + 1 : length] @ keys[row, head, t]).mean()) if t < length - 1 else -1e30
+                float((query[t + 1 : min(length, t + (window or 9))] @ keys[row, head, t]).mean())
+                if t < length - 1
+                else -1e30
                 for t in range(length)
             ]
             expected = set()

@@ -129,7 +129,7 @@ def test_what_is_kept_is_read_without_gaps(tiny, texts):
     valid = torch.tensor([[True, True, True], [True, True, False]])
     prefix = in_order(decoder, *entries.at(torch.tensor([0, 1]), index), valid)
     assert prefix.next_position.tolist() == [3, 2]
-    cos, sin = (part[0, 2] for part in decoder.rotary(torch.tensor([[0, 1, 2]])))
+    cos, sin = (part[0, 2] for part in decoder.rotary(torch.tensor([[0, 1, 2]]))[1])
     key = found.keys[1][0, :, 9]
     turned = key * cos + torch.cat((-key[:, key.shape[1] // 2 :], key[:, : key.shape[1] // 2]), -1) * sin
     torch.testing.assert_close(prefix.keys[1][0, :, 2], turned)

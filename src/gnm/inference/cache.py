@@ -9,7 +9,7 @@
 Shape letters: B rows, P prefix length, S cached entries, T tokens of a pass, L layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from gnm.errors import BackboneError, DataError
-from gnm.models.attention import additive
+from gnm.models.attention import additive, in_window
 from gnm.models.decoder import Decoder
+from gnm.models.families import attention_windows
 from gnm.models.prefix import Prefix
 
 
@@ -26,6 +27,7 @@ class MemoryCache(DynamicCache):
     """What a prefix holds, as a cache that grows with what is read and said after it.
 
     bias: [B, P] float32, added to the scores of attention to each entry of the prefix.
+    positions: [B, P] long, those of the prefix's entries; following: [B] long, the one after them.
     reach: the entries that it may have before the model's attention window is full.
     """
 
@@ -34,13 +36,17 @@ class MemoryCache(DynamicCache):
         self.bias = additive(prefix.valid, torch.float32)
         if prefix.bias is not None:
             self.bias = torch.where(prefix.valid, prefix.bias.float(), self.bias)
+        self.positions, self.following = prefix.positions, prefix.next_position
         self.reach = reach
         self._heeded = False
 
-    def mask(self, given: Tensor | None, rows: int, tokens: int, dtype: torch.dtype) -> Tensor:
+    def masks(
+        self, given: Tensor | None, rows: int, tokens: int, dtype: torch.dtype, windows: Iterable[int | None]
+    ) -> list[Tensor]:
         """What is added to the scores of a pass over `tokens` tokens of each of `rows`: [rows, 1, T, S + T].
 
         given: the attention mask that the pass was called with, [rows, S + T], false or 0 where there is padding.
+        windows: of each mask, how many positions a token attends over; None: all.
         Rows become as many as the pass has, for beams and several answers to one prompt.
         Raises DataError for a mask of another shape, BackboneError if the pass exceeds the model's attention window.
         """
@@ -63,7 +69,11 @@ class MemoryCache(DynamicCache):
         seen = torch.arange(length, device=device) <= torch.arange(before, length, device=device)[:, None]
         seen = seen if given is None else seen & given[:, None, None, :].bool()
         bias = nn.functional.pad(self.bias, (0, length - self.bias.shape[1]))[:, None, None, :].to(dtype)
-        return torch.where(seen, bias, torch.finfo(dtype).min)
+        own = torch.ones_like(bias[:, 0, 0], dtype=torch.long) if given is None else given.long()
+        own = self.following[:, None] + own[:, self.positions.shape[1] :].cumsum(-1) - 1
+        places = torch.cat((self.positions, own), dim=1)
+        near = (True if w is None else in_window(places[:, before:], places, w)[:, None] for w in windows)
+        return [torch.where(seen & each, bias, torch.finfo(dtype).min) for each in near]
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs):
         """As DynamicCache. Raises DataError in a model that does not heed what the memory adds to its scores."""
@@ -76,15 +86,18 @@ class MemoryCache(DynamicCache):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
-        self.bias = self.bias.index_select(0, beam_idx.to(self.bias.device))
+        self._take(beam_idx.to(self.bias.device))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        self.bias = self.bias.repeat_interleave(repeats, dim=0)
+        self._take(torch.arange(len(self.bias), device=self.bias.device).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self.bias = self.bias[indices]
+        self._take(indices)
+
+    def _take(self, rows: Tensor) -> None:
+        self.bias, self.positions, self.following = self.bias[rows], self.positions[rows], self.following[rows]
 
 
 def generate_inputs(decoder: Decoder, prefix: Prefix, prompts: Sequence[Sequence[int]], pad: int = 0) -> dict[str, Any]:
@@ -104,7 +117,7 @@ def generate_inputs(decoder: Decoder, prefix: Prefix, prompts: Sequence[Sequence
     own = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts], device=decoder.device)
     after = prefix.next_position[:, None] + (own.cumsum(-1) - 1).clamp(min=0)
     _heed(decoder.model)
-    reach = prefix.valid.shape[1] + decoder.window - int(prefix.next_position.max())
+    reach = prefix.valid.shape[1] + decoder.limit(prefix) - int(prefix.next_position.max())
     return {
         "input_ids": ids,
         "attention_mask": torch.cat((prefix.valid.long(), own), dim=1),
@@ -127,5 +140,8 @@ def _add_bias(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tu
         raise DataError("use_cache is false; a memory is read as a cache, so leave that setting out")
     given = kwargs.get("input_ids", args[0] if args else None)
     given = kwargs["inputs_embeds"] if given is None else given
-    mask = cache.mask(kwargs.get("attention_mask"), *given.shape[:2], model.dtype)
+    windows = attention_windows(model.config)
+    masks = cache.masks(kwargs.get("attention_mask"), *given.shape[:2], model.dtype, windows.values())
+    # a decoder whose layers are of several kinds takes a mask of each
+    mask = masks[0] if None in windows else dict(zip(windows, masks, strict=True))
     return args, {**kwargs, "attention_mask": mask}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from pydantic import ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -141,9 +141,10 @@ def _read_on(
 
     own: those of the `past` tokens before; they stay apart from the prefix, which would be copied for each token.
     """
-    reading, positions = decoder.start(prefix, torch.ones_like(ids, dtype=torch.bool)[:, None], keep=True)
-    reading.own, reading.own_bias = dict(own), nn.functional.pad(reading.own_bias, (past, 0))
-    hidden = decoder.run(ids[:, None], positions + past, reading)
+    real = torch.ones(1, 1, past + ids.shape[1], dtype=torch.bool, device=ids.device)
+    reading, positions = decoder.start(prefix, real[..., past:], keep=True, past=real[..., :past])
+    reading.own = dict(own)
+    hidden = decoder.run(ids[:, None], positions, reading)
     return decoder.logits(hidden[0, 0, -1:]), reading.own
 
 

@@ -87,13 +87,9 @@ class PackedPasses:
 
         Returns the last hidden states [B, n, T, E], and what is then held of each question.
         """
-        reading, positions = self.decoder.start(prefix, given, keep=True)
-        past = mask.long().sum(-1)[..., None]
-        before = torch.where(mask, 0.0, torch.finfo(reading.own_bias.dtype).min).to(reading.own_bias.dtype)
-        before = before[:, None, :, None, :].expand(-1, -1, -1, ids.shape[2], -1)
-        reading.own_bias = torch.cat((before, reading.own_bias), dim=-1)
+        reading, positions = self.decoder.start(prefix, given, keep=True, past=mask)
         reading.own = dict(own)
-        hidden = self._recalled(self.decoder.run(ids, positions + past, reading))
+        hidden = self._recalled(self.decoder.run(ids, positions, reading))
         return hidden, reading.own
 
     def _recalled(self, hidden: Tensor) -> Tensor:

@@ -68,8 +68,8 @@ class BlockRetrievalLearner(PerQuestionLearner):
             return Blocks(kept, blocks, inputs=inputs)
         queries, keys = (passed.rotated(self.decoder, side) for side in (passed.queries, passed.keys))
         represents = tuple(
-            torch.cat((old, representatives(query, key, block, self.settings.representatives)), dim=2)
-            for old, query, key in zip(state.represents, queries, keys, strict=True)
+            torch.cat((old, representatives(query, key, block, self.settings.representatives, window)), dim=2)
+            for old, query, key, window in zip(state.represents, queries, keys, self.decoder.windows, strict=True)
         )
         return Blocks(kept, blocks, represents)
 

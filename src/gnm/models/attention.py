@@ -10,7 +10,9 @@ Shape letters: B states, n queries per state, T tokens per query, N real tokens 
 (past + T), P prefix length, H heads, K key/value heads, G = H / K, D head size, W most real tokens of a state.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +32,9 @@ class Reading:
     """What one forward pass attends to; `own` collects the pass's own keys and values if `keep` is set.
 
     shape: (B, n, T). cells: [N] long, the place of each real token in the rectangle [B * n * T].
-    prefix_bias: [B, 1, 1, 1, P] additive, own_bias: [B, 1, n, T, S] additive (0 or the dtype's minimum).
+    prefix_bias: [B, 1, n or 1, T or 1, P] additive, own_bias: [B, 1, n, T, S] additive (0 or the dtype's minimum).
     own: past keys and values of each layer that has any, [B, K, n, S, D] each.
+    windowed: both biases of each layer whose window hides something from this pass; other layers have those above.
     """
 
     prefix: Prefix
@@ -41,6 +44,13 @@ class Reading:
     own_bias: Tensor
     keep: bool = False
     own: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    windowed: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def of_layer(self, layer: int, past: Sequence[Tensor]) -> "Reading":
+        """What one layer attends to; past: its earlier keys and values, if there are any."""
+        prefix_bias, own_bias = self.windowed.get(layer, (self.prefix_bias, self.own_bias))
+        own = {layer: tuple(past)} if past else {}
+        return replace(self, prefix_bias=prefix_bias, own_bias=own_bias, own=own)
 
     @property
     def unpadded(self) -> bool:
@@ -112,10 +122,12 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of x [B, K, P, D] with cos, sin [B, P, D] (RoFormer, Su et al. 2021, sec. 3.4)."""
-    left, right = x.chunk(2, dim=-1)
-    return x * cos.unsqueeze(1) + torch.cat((-right, left), dim=-1) * sin.unsqueeze(1)
+def in_window(queries: Tensor, keys: Tensor, window: int) -> Tensor:
+    """Which keys at positions [..., S] stand among the `window` positions that end with a query's [..., T].
+
+    Returns [..., T, S] bool.
+    """
+    return queries[..., :, None] - keys[..., None, :] < window
 
 
 def attend(
@@ -127,15 +139,17 @@ def attend(
     scaling: float,
     dropout: float = 0.0,
     reading: Reading | None = None,
+    softcap: float | None = None,
     **kwargs,
 ) -> tuple[Tensor, None]:
     """Attention of packed tokens, query [1, H, N, D], key and value [1, K, N, D], to their prefix and to themselves.
 
-    Returns [1, N, H, D]. Without a `reading` this is transformers' SDPA with the mask it was given.
+    softcap: scores are kept between this and its negative (Gemma 2); None: they are not.
+    Returns [1, N, H, D]. Without a `reading` this is what transformers has for the mask it was given.
     """
     if reading is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        return _plain(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, softcap=softcap, **kwargs
         )
     layer = module.layer_idx
     groups, per_group = key.shape[1], query.shape[1] // key.shape[1]
@@ -148,15 +162,24 @@ def attend(
     prefix_key, prefix_value = reading.prefix.keys[layer], reading.prefix.values[layer]
 
     q = query[0].transpose(0, 1).unflatten(1, (groups, per_group)) * scaling
-    mix = _mix_in_parts if q.device.type == "cpu" and not torch.is_grad_enabled() else _mix
-    return mix(reading, q, prefix_key, prefix_value, own_key, own_value).flatten(1, 2)[None], None
+    if q.device.type == "cpu" and not torch.is_grad_enabled() and softcap is None:
+        mixed = _mix_in_parts(reading, q, prefix_key, prefix_value, own_key, own_value)
+    else:
+        mixed = _mix(reading, q, prefix_key, prefix_value, own_key, own_value, softcap)
+    return mixed.flatten(1, 2)[None], None
 
 
-def _mix(reading: Reading, q: Tensor, prefix_key, prefix_value, own_key, own_value) -> Tensor:
+def capped(scores: Tensor, softcap: float | None) -> Tensor:
+    """Scores between `softcap` and its negative, if there is one (Gemma 2, Gemma Team 2024, sec. 2)."""
+    return scores if softcap is None else (scores / softcap).tanh() * softcap
+
+
+def _mix(reading: Reading, q: Tensor, prefix_key, prefix_value, own_key, own_value, softcap: float | None) -> Tensor:
     """What q [N, K, G, D] reads, in one softmax over prefix [B, K, P, D] and own keys [B, K, n, S, D]; like q."""
-    rows, to_own = _to_own(reading, q, own_key)
+    rows, to_own = _to_own(reading, q, own_key, softcap)
     to_prefix = torch.matmul(rows.flatten(2, 3), prefix_key.transpose(2, 3)).view(*rows.shape[:4], -1)
-    scores = torch.cat((to_prefix + reading.prefix_bias, to_own), dim=-1)
+    to_prefix = _biased(reading, capped(to_prefix, softcap), reading.prefix_bias)
+    scores = torch.cat((to_prefix, to_own), dim=-1)
     on_prefix, on_own = scores.softmax(-1).split((prefix_key.shape[2], own_key.shape[3]), dim=-1)
     from_prefix = torch.matmul(on_prefix.flatten(2, 3), prefix_value).view_as(rows)
     return _packed(reading, from_prefix + torch.matmul(on_own, own_value))
@@ -173,9 +196,17 @@ def _mix_in_parts(reading: Reading, q: Tensor, prefix_key, prefix_value, own_key
         return _packed(reading, from_own)
     batch, per_group = len(prefix_key), q.shape[2]
     width, places = (len(q) // batch, None) if reading.unpadded else reading.by_state()
-    every = q if places is None else q.new_zeros(batch * width, *q.shape[1:]).index_copy_(0, places, q)
-    every = every.unflatten(0, (batch, width)).transpose(1, 2).flatten(2, 3)
-    bias = reading.prefix_bias[:, 0].expand(-1, -1, every.shape[2], -1)
+
+    def by_state(x: Tensor) -> Tensor:
+        """Tokens [N, ...] in the row of their state, [B, W, ...]."""
+        x = x if places is None else x.new_zeros(batch * width, *x.shape[1:]).index_copy_(0, places, x)
+        return x.unflatten(0, (batch, width))
+
+    every = by_state(q).transpose(1, 2).flatten(2, 3)
+    if reading.prefix_bias.shape[2:4] == (1, 1):
+        bias = reading.prefix_bias[:, 0].expand(-1, -1, every.shape[2], -1)
+    else:  # each token has a window of its own
+        bias = by_state(reading.pack(reading.prefix_bias[:, 0])).repeat_interleave(per_group, dim=1)[:, None]
     from_prefix, of_prefix = (
         part.unflatten(2, (width, per_group)).transpose(1, 2).flatten(0, 1)
         for part in _flash(every, prefix_key, prefix_value, bias)
@@ -210,16 +241,35 @@ def _rows(reading: Reading, q: Tensor) -> Tensor:
     return reading.spread(q).permute(0, 3, 1, 4, 2, 5).flatten(3, 4)
 
 
-def _to_own(reading: Reading, q: Tensor, own_key: Tensor) -> tuple[Tensor, Tensor]:
+def _to_own(reading: Reading, q: Tensor, own_key: Tensor, softcap: float | None = None) -> tuple[Tensor, Tensor]:
     """q as rows [B, K, n, G*T, D] and its scores of own keys [B, K, n, G*T, S]."""
     rows = _rows(reading, q)
-    scores = torch.matmul(rows, own_key.transpose(3, 4)).unflatten(3, (q.shape[2], reading.shape[2]))
-    return rows, (scores + reading.own_bias.unsqueeze(3)).flatten(3, 4)
+    scores = capped(torch.matmul(rows, own_key.transpose(3, 4)), softcap)
+    return rows, _biased(reading, scores, reading.own_bias)
+
+
+def _biased(reading: Reading, scores: Tensor, bias: Tensor) -> Tensor:
+    """Scores [B, K, n, G*T, X] with bias [B, 1, n or 1, T or 1, X]."""
+    return (scores.unflatten(3, (-1, reading.shape[2])) + bias.unsqueeze(3)).flatten(3, 4)
 
 
 def _packed(reading: Reading, rows: Tensor) -> Tensor:
     """Rows [B, K, n, G*T, X] token by token, [N, K, G, X]."""
     return reading.pack(rows.unflatten(3, (-1, reading.shape[2])).permute(0, 2, 4, 1, 3, 5))
+
+
+def _plain(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, softcap: float | None, **settings
+) -> tuple[Tensor, Tensor | None]:
+    """transformers' own attention: SDPA, or the family's eager one where scores are capped, which SDPA cannot do."""
+    if softcap is None:
+        return sdpa_attention_forward(module, query, key, value, mask, **settings)
+    if mask is None:  # that of SDPA where all that stands before is seen
+        tokens, entries = query.shape[2], key.shape[2]
+        mask = torch.ones(tokens, entries, dtype=torch.bool, device=query.device).tril(entries - tokens)
+    mask = additive(mask, query.dtype) if mask.dtype == torch.bool else mask
+    eager = import_module(type(module).__module__).eager_attention_forward
+    return eager(module, query, key, value, mask, softcap=softcap, **settings)
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)

@@ -55,15 +55,17 @@ class BlockSettings(StrictModel):
         return SEARCHED if self.layer is None and self.compare == "inputs" else self.layer
 
 
-def representatives(queries: Tensor, keys: Tensor, block: Tensor, count: int) -> Tensor:
+def representatives(queries: Tensor, keys: Tensor, block: Tensor, count: int, window: int | None = None) -> Tensor:
     """The `count` tokens of each block to which the tokens behind them in their text attend most: [B, K, T] bool.
 
     queries [B, H, T, D] and keys [B, K, T, D] are rotated; block: [B, T] long, NO_BLOCK for padding. A text's last
-    token has nobody behind it: it represents a block only where that has too few others.
+    token has nobody behind it: it represents a block only where that has too few others. window: how many positions a
+    token attends over; None: all.
     """
     tokens, real = block.shape[1], block != NO_BLOCK
     grouped = queries.unflatten(1, (keys.shape[1], -1)).float().mean(2)
-    behind = torch.ones(tokens, tokens, dtype=torch.bool, device=block.device).tril(-1) & real[:, :, None]
+    behind = torch.ones(tokens, tokens, dtype=torch.bool, device=block.device).tril(-1)
+    behind = (behind if window is None else behind.triu(1 - window)) & real[:, :, None]
     scores = torch.einsum("bktd,bksd->bkts", grouped, keys.float())
     received = (scores * behind[:, None]).sum(2) / behind.sum(1).clamp(min=1)[:, None]
     received = received + additive(behind.any(1), received.dtype)[:, None]

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gnm.config import StrictModel
-from gnm.models.attention import additive
+from gnm.models.attention import additive, capped, in_window
 from gnm.models.decoder import Decoder
 from gnm.models.key_values import Layers, Passed, best
 from gnm.models.prefix import Prefix
@@ -113,11 +113,16 @@ def guided(
     """How much the tokens `asks` [B, T] bool of a pass attend to each entry of the prefix that it read, and of its own:
     [B, K, P + T] float32 per layer."""
     visible = torch.cat((prefix.valid[:, None].expand(-1, asks.shape[1], -1), causal(passed.mask)), dim=2)
+    positions = torch.cat((prefix.positions, passed.positions), dim=1)
     queries, keys = (passed.rotated(decoder, side) for side in (passed.queries, passed.keys))
     found = []
-    for layer, query, key, before in zip(decoder.layers, queries, keys, prefix.keys, strict=True):
-        weights = attention(query, torch.cat((before, key), dim=2), visible, layer.self_attn.scaling)
-        found.append(attended(weights, asks, visible, settings))
+    for layer, window, query, key, before in zip(
+        decoder.layers, decoder.windows, queries, keys, prefix.keys, strict=True
+    ):
+        seen = visible if window is None else visible & in_window(passed.positions, positions, window)
+        softcap = getattr(layer.self_attn, "attn_logit_softcapping", None)
+        weights = attention(query, torch.cat((before, key), dim=2), seen, layer.self_attn.scaling, softcap)
+        found.append(attended(weights, asks, seen, settings))
     return found
 
 
@@ -135,11 +140,11 @@ def key_differences(keys: Tensor, text: Tensor) -> Tensor:
     return -nn.functional.cosine_similarity(keys.float(), anchor, dim=-1)
 
 
-def attention(queries: Tensor, keys: Tensor, visible: Tensor, scaling: float) -> Tensor:
+def attention(queries: Tensor, keys: Tensor, visible: Tensor, scaling: float, softcap: float | None = None) -> Tensor:
     """Attention weights [B, K, R, T, S] float32 of rotated queries [B, H, T, D] to keys [B, K, S, D] where `visible`
-    [B, T, S] bool; heads that share keys stand beside each other."""
+    [B, T, S] bool; heads that share keys stand beside each other. softcap: as in `capped`."""
     grouped = queries.unflatten(1, (keys.shape[1], -1))
-    scores = torch.einsum("bkrtd,bksd->bkrts", grouped, keys).float() * scaling
+    scores = capped(torch.einsum("bkrtd,bksd->bkrts", grouped, keys).float() * scaling, softcap)
     return (scores + additive(visible, torch.float32)[:, None, None]).softmax(-1)
 
 

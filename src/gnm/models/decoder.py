@@ -9,7 +9,6 @@ Decoders of the Llama shape work: `model.embed_tokens`, `model.layers` (with the
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -17,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gnm.errors import BackboneError
-from gnm.models.attention import IMPLEMENTATION, Reading, additive, rotate
-from gnm.models.families import check_family
+from gnm.models.attention import IMPLEMENTATION, Reading, additive, capped, in_window
+from gnm.models.families import attention_windows, check_family, layer_kinds, rotary_settings
 from gnm.models.lora import FusedLoraLinear, active_adapters, use_adapters
 from gnm.models.prefix import Prefix
-from gnm.models.projections import is_rotated, project_slots
+from gnm.models.projections import project_slots, rotate
 from gnm.models.taps import Tap
 
 
@@ -41,9 +40,10 @@ class Decoder(nn.Module):
         self.model = model
         self.config = model.config
         self.checkpointing = False
-        # Granite scales the embeddings and the logits outside its layers
+        # outside their layers Granite scales the embeddings and the logits, Gemma 2 caps the logits
         self._embedding_multiplier = getattr(model.config, "embedding_multiplier", None) or 1
         self._logits_scaling = getattr(model.config, "logits_scaling", None) or 1
+        self._logits_cap = getattr(model.config, "final_logit_softcapping", None)
         self._lm_head: Tensor | None = None
 
     @property
@@ -66,12 +66,17 @@ class Decoder(nn.Module):
         """A prefix without entries (P = 0) for `batch` states."""
         shape = (batch, self.config.num_key_value_heads, 0, self.head_size)
         empty = tuple(torch.empty(shape, dtype=self.dtype, device=self.device) for _ in self.layers)
-        none = torch.zeros(batch, dtype=torch.long, device=self.device)
-        return Prefix(empty, empty, torch.ones(batch, 0, dtype=torch.bool, device=self.device), none)
+        none = torch.zeros(batch, 0, dtype=torch.long, device=self.device)
+        return Prefix(empty, empty, none.bool(), none, none.sum(-1))
 
-    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin for `positions` [B, T] long: [B, T, D] each."""
-        return self.model.model.rotary_emb(torch.empty(0, dtype=self.dtype, device=self.device), positions)
+    def rotary(self, positions: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        """cos and sin of each layer for `positions` [B, T] long: [B, T, D] each."""
+        like, embed = torch.empty(0, dtype=self.dtype, device=self.device), self.model.model.rotary_emb
+        kinds = rotary_settings(self.config)
+        if None in kinds:
+            return (embed(like, positions),) * len(self.layers)
+        by_kind = {kind: embed(like, positions, kind) for kind in kinds}
+        return tuple(by_kind[kind] for kind in layer_kinds(self.config))
 
     def project(self, slots: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Keys (not rotated) and values of slots [B, L, S, E]: per layer [B, K, S, D] each.
@@ -100,38 +105,41 @@ class Decoder(nn.Module):
         """
         after = (positions + 1).masked_fill(~valid, 0)
         following = after.amax(-1) if valid.shape[1] else after.sum(-1)
-        return Prefix(self.rotate(keys, positions), values, valid, following, bias)
+        return Prefix(self.rotate(keys, positions), values, valid, positions, following, bias, remembered=True)
 
     def rotate(self, tensors: tuple[Tensor, ...], positions: Tensor) -> tuple[Tensor, ...]:
         """Each layer's queries or keys [B, K, P, D] at `positions` [B, P] long; layers without rotation keep theirs."""
-        cos, sin = self.rotary(positions)
-        pairs = zip(tensors, self.layers, strict=True)
-        # OLMo 2 has float32 cosines whatever its dtype
-        return tuple(
-            rotate(tensor, cos, sin).to(tensor.dtype) if is_rotated(layer) else tensor for tensor, layer in pairs
-        )
+        return tuple(map(rotate, self.layers, tensors, self.rotary(positions)))
 
-    def start(self, prefix: Prefix, mask: Tensor, keep: bool = False) -> tuple[Reading, Tensor]:
+    def start(
+        self, prefix: Prefix, mask: Tensor, keep: bool = False, past: Tensor | None = None
+    ) -> tuple[Reading, Tensor]:
         """Prepare a pass over new tokens behind `prefix`: what they attend to, and their positions [B, n, T] long.
 
         mask: [B, n, T] bool, false for padding on the right. keep: whether the pass keeps its keys and values in
-        `Reading.own`.
-        Raises BackboneError if positions exceed the backbone's attention window, before any [T, T] mask is allocated.
+        `Reading.own`. past: [B, n, S] bool, the tokens that earlier passes read between the prefix and these, false for
+        padding; who calls puts their keys and values into `Reading.own`.
+        Raises BackboneError if positions exceed those of the backbone, before any [T, T] mask is allocated.
         """
-        positions = prefix.next_position[:, None, None] + (mask.long().cumsum(-1) - 1).clamp(min=0)
-        self._check_window(positions, mask)
-        tokens = mask.shape[2]
+        past = mask[..., :0] if past is None else past
+        before, tokens = past.shape[2], mask.shape[2]
+        every = torch.cat((past, mask), dim=-1).long().cumsum(-1)
+        every = prefix.next_position[:, None, None] + (every - 1).clamp(min=0)
+        positions = every[..., before:]
+        last = self._check_positions(positions, prefix, mask)
         causal = torch.ones(tokens, tokens, dtype=torch.bool, device=mask.device).tril()
         own = causal & mask[:, :, None, :]
         own = own | torch.eye(tokens, dtype=torch.bool, device=mask.device)  # padding sees itself: no empty softmax
-        reading = Reading(
-            prefix,
-            tuple(mask.shape),
-            mask.flatten().nonzero()[:, 0],
-            _prefix_bias(prefix, self.dtype)[:, None, None, None, :],
-            additive(own, self.dtype)[:, None],
-            keep,
-        )
+        own = torch.cat((past[:, :, None].expand(-1, -1, tokens, -1), own), dim=-1)
+        prefix_bias = _prefix_bias(prefix, self.dtype)[:, None, None, None, :]
+        own_bias = additive(own, self.dtype)[:, None]
+        windowed = {}
+        for window in {window for window in self.windows if window is not None and last >= window}:
+            keys = ((prefix.positions[:, None], prefix_bias), (every, own_bias))
+            biases = tuple(_windowed(bias, in_window(positions, of_keys, window)) for of_keys, bias in keys)
+            windowed |= {layer: biases for layer, own_window in enumerate(self.windows) if own_window == window}
+        cells = mask.flatten().nonzero()[:, 0]
+        reading = Reading(prefix, tuple(mask.shape), cells, prefix_bias, own_bias, keep, windowed=windowed)
         return reading, positions
 
     def extend(self, prefix: Prefix, ids: Tensor, mask: Tensor, tap: Tap | None = None) -> Prefix:
@@ -157,9 +165,9 @@ class Decoder(nn.Module):
         reading: from `start`. tap: sees what enters and leaves each layer.
         Returns the hidden states after the final norm [B, n, T, E], zeros at padding; None if the tap ends the pass
         before some layer (`ends_before`).
-        Raises BackboneError if positions exceed the backbone's attention window.
+        Raises BackboneError if positions exceed those of the backbone.
         """
-        self._check_window(positions)
+        self._check_positions(positions, reading.prefix)
         inner = self.model.model
         positions = positions.flatten()[reading.cells][None]
         hidden = inner.embed_tokens(ids.flatten()[reading.cells][None])
@@ -173,7 +181,7 @@ class Decoder(nn.Module):
                 hidden = tap.before(index, hidden, reading)
                 if index == end:
                     return None
-            hidden = self._layer(index, layer, hidden, positions, rotary, reading)
+            hidden = self._layer(index, layer, hidden, positions, rotary[index], reading)
             if tap:
                 tap.after(index, hidden, reading)
         return reading.spread(inner.norm(hidden)[0])
@@ -185,8 +193,7 @@ class Decoder(nn.Module):
         """
 
         def run_layer(hidden: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
-            of_layer = replace(reading, own={index: past} if past else {})
-            return _of(layer, pass_layer)(hidden, positions, rotary, of_layer)
+            return _of(layer, pass_layer)(hidden, positions, rotary, reading.of_layer(index, past))
 
         past = reading.own.get(index, ())
         if self.checkpointing and torch.is_grad_enabled():
@@ -210,36 +217,46 @@ class Decoder(nn.Module):
                 self._lm_head = weight.detach().float()
             weight = self._lm_head
         logits = nn.functional.linear(hidden.float(), weight)
-        return logits if self._logits_scaling == 1 else logits / self._logits_scaling
+        return capped(logits if self._logits_scaling == 1 else logits / self._logits_scaling, self._logits_cap)
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """How many positions, its own included, a token attends over in each layer; None: all."""
+        windows = attention_windows(self.config)
+        return tuple(windows[kind] for kind in layer_kinds(self.config))
+
+    @property
+    def reach(self) -> int:
+        """How many positions the backbone has."""
+        rope = self.config.rope_parameters or {}
+        reach = self.config.max_position_embeddings
+        return int(reach * rope["factor"]) if rope.get("rope_type") == "linear" else reach
 
     @property
     def window(self) -> int:
-        """How many positions the backbone attends over."""
-        window = getattr(self.config, "sliding_window", None)
-        if not getattr(self.config, "use_sliding_window", True):
-            window = None
-        rope = self.config.rope_parameters or {}
-        reach = self.config.max_position_embeddings
-        if rope.get("rope_type") == "linear":
-            reach = int(reach * rope["factor"])
-        return min(window or reach, reach)
+        """How many positions some layer attends over: of more, a question would not see a part of its memory at all."""
+        return min(self.reach, max(window or self.reach for window in self.windows))
 
-    def _check_window(self, positions: Tensor, mask: Tensor | None = None) -> None:
-        """Raise BackboneError if `positions` exceed the window.
+    def limit(self, prefix: Prefix) -> int:
+        """The positions of a pass that reads `prefix`: what is remembered must be seen, a text may be longer."""
+        return self.window if prefix.remembered else self.reach
+
+    def _check_positions(self, positions: Tensor, prefix: Prefix, mask: Tensor | None = None) -> int:
+        """The last of `positions` in a pass that reads `prefix`. Raises BackboneError if it exceeds the limit.
 
         mask: which tokens are real, if a pass starts; with it the error tells a text that is too long by itself from a
         prefix that leaves too little room.
         """
-        if not positions.numel() or (last := int(positions.max())) < self.window:
-            return
+        last, limit = int(positions.max()) if positions.numel() else -1, self.limit(prefix)
+        if last < limit:
+            return last
         longest, name = 0 if mask is None else int(mask.sum(-1).max()), type(self.model).__name__
-        if longest > self.window:
+        if longest > limit:
             raise BackboneError(
-                f"a text of {longest} tokens exceeds the {self.window} positions that {name} attends over; "
-                "split the document"
+                f"a text of {longest} tokens exceeds the {limit} positions that {name} attends over; split the document"
             )
         raise BackboneError(
-            f"{last + 1} positions exceed the {self.window} that {name} attends over; "
+            f"{last + 1} positions exceed the {limit} that {name} attends over; "
             "use a smaller pool (memory.capacity) or fewer documents"
         )
 
@@ -248,6 +265,11 @@ def _prefix_bias(prefix: Prefix, dtype: torch.dtype) -> Tensor:
     """What is added to the scores of attention to a prefix, [B, P]: its bias, the dtype's minimum where not valid."""
     closed = additive(prefix.valid, dtype)
     return closed if prefix.bias is None else torch.where(prefix.valid, prefix.bias.to(dtype), closed)
+
+
+def _windowed(bias: Tensor, seen: Tensor) -> Tensor:
+    """Bias [B, 1, n or 1, T or 1, X] where `seen` [B, n, T, X], the dtype's minimum elsewhere: [B, 1, n, T, X]."""
+    return torch.where(seen[:, None], bias, torch.finfo(bias.dtype).min)
 
 
 def pass_layer(layer: nn.Module, hidden: Tensor, positions: Tensor, rotary, reading: Reading) -> tuple[Tensor, ...]:

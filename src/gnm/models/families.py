@@ -6,6 +6,7 @@
 - Settings of a config that a listed family has no code for are refused too, where they would change the result.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gnm.errors import BackboneError
@@ -27,6 +28,12 @@ FAMILIES = (
     "smollm3",
     "olmo2",
     "phi3",
+    "gemma2",
+    "gemma3_text",
+    "glm",
+    "glm4",
+    "ernie4_5",
+    "helium",
 )
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "clip_qkv": (),
@@ -40,15 +47,44 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1,),
     "no_rope_layers": (),
     "num_kv_shared_layers": (0,),
+    "use_bidirectional_attention": (),
 }
 """Settings that change a decoder's result, and the values beside None and False with which they do not."""
 _OWN = {
     "granite": ("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"),
     "smollm3": ("no_rope_layers",),
+    "gemma2": ("attn_logit_softcapping", "final_logit_softcapping"),
+    "gemma3_text": ("final_logit_softcapping",),
+    "glm": ("partial_rotary_factor",),
+    "glm4": ("partial_rotary_factor",),
+    "phi3": ("partial_rotary_factor",),
 }
 """Of these, what a family's layers, or `decoder.py`, have code for."""
+_WINDOWED = ("mistral", "mixtral", "phi3", "qwen3_moe", "starcoder2")
+"""Families in which all layers have the window `sliding_window`, if it is set."""
+_OF_KINDS = ("gemma2", "gemma3_text", "ministral", "qwen2", "qwen3", "smollm3")
+"""Families in which each layer attends to everything or over the window, as its `layer_types` say."""
 _ROTARY = ("default", "linear", "llama3", "yarn", "dynamic")
 """Kinds of rotary positions whose frequencies are the same for every text that fits the window."""
+
+
+def attention_windows(config: Any) -> dict[str | None, int | None]:
+    """How many positions, its own included, a token attends over in layers of each kind (`layer_kinds`); None: all."""
+    window = getattr(config, "sliding_window", None)
+    if config.model_type in _OF_KINDS:
+        return {"full_attention": None, "sliding_attention": window}
+    return {None: window if config.model_type in _WINDOWED else None}
+
+
+def layer_kinds(config: Any) -> Sequence[str | None]:
+    """The kind of attention of each layer; None in a family where all layers are of one kind."""
+    return config.layer_types if config.model_type in _OF_KINDS else (None,) * config.num_hidden_layers
+
+
+def rotary_settings(config: Any) -> Mapping[str | None, Mapping[str, Any]]:
+    """The settings of rotary positions of layers of each kind, or of the kind None, if all layers have the same."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return rope if "full_attention" in rope else {None: rope}
 
 
 def check_family(config: Any, name: str | None = None) -> None:
@@ -63,9 +99,10 @@ def check_family(config: Any, name: str | None = None) -> None:
             f"{which} is of the family {family!r}, which is not run as its own code runs it; use a decoder of the "
             f"Llama shape, one of these families: {', '.join(FAMILIES)}"
         )
-    rope = getattr(config, "rope_parameters", None) or {}
+    ropes = rotary_settings(config).values()
     found = {key: getattr(config, key, None) for key in _NEUTRAL}
-    found["partial_rotary_factor"] = rope.get("partial_rotary_factor", found["partial_rotary_factor"])
+    for rope in ropes:
+        found["partial_rotary_factor"] = rope.get("partial_rotary_factor", found["partial_rotary_factor"])
     for key, value in found.items():
         if key in _OWN.get(family, ()):
             continue
@@ -74,8 +111,14 @@ def check_family(config: Any, name: str | None = None) -> None:
                 f"{which} sets {key}: {value} in its config, which is not supported and would change its answers; "
                 f"use a {family} without it"
             )
-    if (kind := rope.get("rope_type", "default")) not in _ROTARY:
+    for kind in (rope.get("rope_type", "default") for rope in ropes):
+        if kind not in _ROTARY:
+            raise BackboneError(
+                f"{which} has rotary positions of the kind {kind!r}, which is not supported; use one of: "
+                f"{', '.join(_ROTARY)}"
+            )
+    for kind in sorted(set(layer_kinds(config)) - attention_windows(config).keys(), key=str):
         raise BackboneError(
-            f"{which} has rotary positions of the kind {kind!r}, which is not supported; use one of: "
-            f"{', '.join(_ROTARY)}"
+            f"{which} has layers with {kind!r}, which is not supported; use a {family} with full_attention and "
+            "sliding_attention alone"
         )

@@ -3,8 +3,9 @@
 - A multiply-add is 2 operations. Counted: the seven linear layers, the two attention products, the LM head.
   Not counted: norms, rotary embedding, softmax, activation, the embedding look-up, sampling (well under 1 %), and
   adapters, which are taken as merged into the weights.
-- Attention counts the query-key pairs that the mask allows. Kernels that compute the masked half as well
-  (and `torch.utils.flop_counter`, which assumes so) come to T(T-1)/2 pairs more for T tokens in one pass.
+- Attention counts the query-key pairs that the mask allows, but for sliding windows: layers with one are counted as
+  if they had none. Kernels that compute the masked half as well (and `torch.utils.flop_counter`, which assumes so)
+  come to T(T-1)/2 pairs more for T tokens in one pass.
 - Letters: D hidden, I intermediate, L layers, H query heads, G key/value heads, E head size, V vocabulary,
   T tokens of a pass, P positions already in the key/value cache, K positions that the LM head reads.
 """

@@ -16,15 +16,19 @@ class Prefix:
 
     keys, values: one [B, K, P, D] tensor per layer, keys rotated to their positions.
     valid: [B, P] bool; what is not valid is never attended to.
+    positions: [B, P] long; layers with a window attend only to entries that are near enough.
     next_position: [B] long, at which reading goes on.
     bias: [B, P] float32, added to the scores of attention to each entry; None: 0.
+    remembered: whether entries are a memory's, which must not fall out of the window of every layer.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     valid: Tensor
+    positions: Tensor
     next_position: Tensor
     bias: Tensor | None = None
+    remembered: bool = False
 
     @property
     def lengths(self) -> Tensor:
@@ -33,12 +37,15 @@ class Prefix:
 
     def extend(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], valid: Tensor) -> "Prefix":
         """This prefix followed by `keys`, `values` ([B, K, T, D] per layer) and `valid` [B, T]."""
+        positions = self.next_position[:, None] + (valid.long().cumsum(-1) - 1).clamp(min=0)
         return Prefix(
             tuple(torch.cat(pair, dim=2) for pair in zip(self.keys, keys, strict=True)),
             tuple(torch.cat(pair, dim=2) for pair in zip(self.values, values, strict=True)),
             torch.cat((self.valid, valid), dim=1),
+            torch.cat((self.positions, positions), dim=1),
             self.next_position + valid.sum(-1),
             None if self.bias is None else nn.functional.pad(self.bias, (0, valid.shape[1])),
+            self.remembered,
         )
 
     def rows(self, index: Tensor) -> "Prefix":
@@ -47,8 +54,10 @@ class Prefix:
             tuple(key[index] for key in self.keys),
             tuple(value[index] for value in self.values),
             self.valid[index],
+            self.positions[index],
             self.next_position[index],
             None if self.bias is None else self.bias[index],
+            self.remembered,
         )
 
     def detach(self) -> "Prefix":
@@ -76,6 +85,8 @@ def stacked(prefixes: Sequence[Prefix]) -> Prefix:
         joined([prefix.keys for prefix in prefixes]),
         joined([prefix.values for prefix in prefixes]),
         padded([prefix.valid for prefix in prefixes]),
+        padded([prefix.positions for prefix in prefixes]),
         torch.cat([prefix.next_position for prefix in prefixes]),
         None if all(prefix.bias is None for prefix in prefixes) else padded(biases),
+        any(prefix.remembered for prefix in prefixes),
     )

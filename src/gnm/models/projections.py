@@ -1,9 +1,11 @@
-"""Queries, keys and values that a decoder layer makes of hidden states at its input, before any rotation.
+"""Queries, keys and values that a decoder layer makes of hidden states at its input, and their rotation.
 
 The families of `families.py` differ here: OLMo 2 has no norm before attention and norms all heads of a token together,
-Qwen3 norms each head, Phi-3 has one matrix for all three, SmolLM3 rotates nothing in some layers.
+Qwen3 and Gemma 3 norm each head, Phi-3 has one matrix for all three, SmolLM3 rotates nothing in some layers.
 Shape letters: B states, S slots or tokens, E hidden size, H query heads, K key/value heads, D head size.
 """
+
+from importlib import import_module
 
 from torch import Tensor, nn
 
@@ -27,9 +29,17 @@ def project_queries(layer: nn.Module, inputs: Tensor) -> Tensor:
     return _heads(attention, query, "q_norm")
 
 
-def is_rotated(layer: nn.Module) -> bool:
-    """Whether a decoder layer rotates its queries and keys to their positions."""
-    return bool(getattr(layer.self_attn, "use_rope", True))
+def rotate(layer: nn.Module, tensor: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Queries or keys [B, K, P, D] of a decoder layer at the positions of cos and sin [B, P, D].
+
+    Rotary position embedding (RoFormer, Su et al. 2021, sec. 3.4) by the family's own function: families differ in how
+    many numbers of a head are turned, and which of them together.
+    """
+    if not getattr(layer.self_attn, "use_rope", True):
+        return tensor
+    apply = import_module(type(layer.self_attn).__module__).apply_rotary_pos_emb
+    rotated, _ = apply(tensor, tensor[:, :0], *rotary)  # it takes queries and keys; no keys are given
+    return rotated.to(tensor.dtype)  # OLMo 2 has float32 cosines whatever its dtype
 
 
 def _normed(layer: nn.Module, inputs: Tensor) -> Tensor:

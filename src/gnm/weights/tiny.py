@@ -5,6 +5,8 @@
 - Drawing leaves torch's global random state as it was.
 """
 
+from typing import Any
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -60,14 +62,37 @@ _OF_FAMILY = {
         "logits_scaling": 2.0,
     },
     "smollm3": {"no_rope_layers": [1, 0, 1]},
+    "gemma2": {"query_pre_attn_scalar": 20, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    "gemma3_text": {
+        "query_pre_attn_scalar": 20,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    },
+    "glm": {"partial_rotary_factor": 0.5},
+    "glm4": {"partial_rotary_factor": 0.5},
+    "phi3": {"partial_rotary_factor": 0.5},
 }
+_SLIDING = ("gemma2", "gemma3_text", "ministral")  # these have to have a window
 
 
-def random_decoder(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def _windowed(family: str, window: int | None) -> dict[str, Any]:
+    """Settings of a decoder with a window: in the second layer too, if all layers of the family are of one kind."""
+    if window is None and family not in _SLIDING:
+        return {"sliding_window": None}
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    return {"sliding_window": window or 8192, "use_sliding_window": True, "layer_types": kinds}
+
+
+def random_decoder(
+    family: str, seed: int = 0, dtype: torch.dtype = torch.float32, window: int | None = None
+) -> PreTrainedModel:
     """A decoder of a transformers family (see `gnm.models.families`) for `byte_tokenizer`.
 
     Three layers of width 48, four query heads over two key/value heads; equal for equal arguments. The Llama
     ties its embeddings, the others don't, so that both kinds are met.
+    window: how many positions layers with a window attend over; None: no fewer than there are.
     """
     config = AutoConfig.for_model(
         family,
@@ -80,10 +105,10 @@ def random_decoder(family: str, seed: int = 0, dtype: torch.dtype = torch.float3
         head_dim=12,
         max_position_embeddings=8192,
         tie_word_embeddings=family == "llama",
-        sliding_window=8192 if family == "ministral" else None,  # a ministral has to have one
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=4,
+        **_windowed(family, window),
         **_OF_FAMILY.get(family, {}),
     )
     with torch.random.fork_rng(devices=[]):
