@@ -18,7 +18,7 @@ def memory(monkeypatch):
     return load(None, backbone="tiny", dtype="float32", device="cpu")
 
 
-def session(memory, path, *lines):
+def session(memory, path, *lines, **options):
     """Have a chat say `lines`."""
     given = iter(lines)
 
@@ -28,13 +28,14 @@ def session(memory, path, *lines):
         except StopIteration:
             raise EOFError from None
 
-    shell.chat(memory, path, read=read)
+    shell.chat(memory, path, read=read, **options)
 
 
 def test_a_session_writes_asks_forgets_undoes_and_saves(memory, tmp_path, capsys):
     session(
         memory, tmp_path / "m.mem",
         "write Bern is in Asia. | Learn it all.", "ask Where is Bern?", "Where is Bern?", "forget 0", "undo", "inspect",
+        keep_history=True,
     )  # fmt: skip
     said = capsys.readouterr().out
     answer = memory.ask("Where is Bern?")
@@ -44,6 +45,35 @@ def test_a_session_writes_asks_forgets_undoes_and_saves(memory, tmp_path, capsys
     other = load(None, backbone="tiny", dtype="float32", device="cpu")
     other.load_memory(tmp_path / "m.mem")
     assert [written.instruction for written in other.documents] == ["Learn it all."]
+
+
+def test_what_a_session_forgot_is_gone_and_later_writes_can_be_undone(memory, tmp_path, capsys):
+    write = "write Bern is in Asia. | Learn it all."
+    session(memory, tmp_path / "m", write, write, "forget 7", "undo", "forget 0", "undo")
+    said = capsys.readouterr().out
+    assert "\n1 documents" in said and "document 0 is forgotten; `undo` goes back to nothing before it" in said
+    assert said.count("error: there is nothing to undo") == 1 and memory.documents == []
+    session(memory, tmp_path / "n", write, "undo")
+    assert "\n0 documents" in capsys.readouterr().out
+
+
+def test_what_words_took_back_is_gone_too_unless_the_history_is_kept(memory, tmp_path, monkeypatch, capsys):
+    lines = ("write Bern is in Asia. | Learn it all.", "forget all about Bern", "undo")
+    for keep_history, told in ((False, "error: there is nothing to undo"), (True, "1 documents")):
+        other = memory.fork()
+        monkeypatch.setattr(other, "revoke", lambda words, other=other: other.forget(0) or 3)
+        session(other, tmp_path / f"{keep_history}", *lines, keep_history=keep_history)
+        said = capsys.readouterr().out
+        assert told in said and "3 slots are dropped; " in said
+        assert ("`undo` can bring it back" in said.partition("quit")[0]) == keep_history  # the help
+
+
+def test_the_option_of_the_shell_reaches_the_session(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(cli, "chat", lambda conversation, path, long, keep_history: seen.append((long, keep_history)))
+    for options in ([], ["--keep-history", "--long", "split"]):
+        cli.main(["chat", str(tmp_path / "m"), "--backbone", "tiny", *options])
+    assert seen == [("refuse", False), ("split", True)]
 
 
 def test_an_error_is_told_and_the_session_goes_on(memory, tmp_path, capsys):

@@ -102,6 +102,11 @@ def test_the_saved_adapter_says_how_it_was_made_and_loads(data, tmp_path, tiny):
     about = read_about(tmp_path / "gnm")
     assert about["made"]["steps"] == 6 and about["made"]["seed"] == 0 and "torch" in about["made"]["versions"]
     assert "gnm on tiny" in (tmp_path / "gnm" / "README.md").read_text()
+    # each setting has one place, and places and processes of this machine have none: a run may go on elsewhere
+    assert about["lora"]["r"] == 4 and about["learner"]["method"] == "gnm" and about["backbone"]["name"] == "tiny"
+    assert about["training"].keys() >= {"seed", "data", "loop", "opt"}
+    assert not about["training"].keys() & {"output", "backbone", "methods", "lora", "distributed"}
+    assert "adapter" not in about["learner"]
     load_adapter(tmp_path / "gnm", tiny)
     assert any("lora_A" in name for name, _ in tiny.model.named_parameters())
 

@@ -68,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--max-new-tokens", type=_count, default=16)
     ask.set_defaults(run=_ask)
     chat = commands.add_parser("chat", parents=[writing], help="write, ask, forget, undo and inspect in one session")
+    chat.add_argument(
+        "--keep-history", action="store_true",
+        help="let undo bring back what was forgotten; otherwise forget clears what can be undone",
+    )  # fmt: skip
     chat.set_defaults(run=_chat)
     forget = commands.add_parser("forget", parents=[changing], help="drop what a document wrote, or words take back")
     forget.add_argument("what", help="a document's number, as `gnm inspect` shows it, or an instruction in words")
@@ -157,7 +161,7 @@ def _ask(options: argparse.Namespace) -> None:
 
 def _chat(options: argparse.Namespace) -> None:
     with _changing(options, must_exist=False) as conversation:
-        chat(conversation, options.memory, options.long)
+        chat(conversation, options.memory, options.long, options.keep_history)
 
 
 def _forget(options: argparse.Namespace) -> None:

@@ -14,9 +14,10 @@ HELP = """\
   write DOCUMENT | INSTRUCTION   take from a text, @FILE or @FOLDER what the instruction says (@@: a text with @)
   ask QUESTION                   or a phrase to be continued; a line that is no command is one too
   say REQUEST                    a free request, answered at length
-  forget NUMBER | forget WORDS   drop what a document wrote, or what the words take back
+  forget NUMBER | forget WORDS   drop what a document wrote, or what the words take back; `undo` {undo}
   undo · inspect · save · help · quit (saves)"""
 NOT_STORED = "(not stored)"
+GONE = "`undo` goes back to nothing before it (`gnm chat --keep-history` keeps that)"
 UNDO = "`undo` can bring it back until the session ends; the saved file holds nothing of it"
 
 
@@ -129,13 +130,26 @@ def _clause(segment) -> str:
     return (f"{{{bare}}}" if _is_refused(segment) else bare) + space
 
 
-def chat(conversation, path: Path, long: str = "refuse", read: Callable[[str], str] = input) -> None:
+def chat(
+    conversation,
+    path: Path,
+    long: str = "refuse",
+    keep_history: bool = False,
+    read: Callable[[str], str] = input,
+) -> None:
     """Read commands until "quit" or the end of input; errors are told and the session goes on. Saves at the end.
 
     long: what is done with documents that are too long to be read at once, as for `Conversation.write`.
+    keep_history: whether `undo` can bring back what was forgotten. If not, `forget` clears the history for `undo`, so
+    that nothing of what was forgotten stays in this process.
     """
-    commands = {**_COMMANDS, "write": partial(_write, long=long)}
-    print(HELP)
+    commands = {
+        **_COMMANDS,
+        "write": partial(_write, long=long),
+        "forget": partial(_forget, keep_history=keep_history),
+        "help": partial(_help, keep_history=keep_history),
+    }
+    _help(conversation, "", path, keep_history)
     while True:
         try:
             line = read("> ").strip()
@@ -184,12 +198,15 @@ def _say(conversation, rest: str, path: Path) -> None:
     print()
 
 
-def _forget(conversation, rest: str, path: Path) -> None:
+def _forget(conversation, rest: str, path: Path, keep_history: bool) -> None:
     if rest.isdecimal():
         conversation.forget(int(rest))
-        print(f"document {rest} is forgotten; {UNDO}")
+        what = f"document {rest} is forgotten"
     else:
-        print(f"{conversation.revoke(rest)} slots are dropped; {UNDO}")
+        what = f"{conversation.revoke(rest)} slots are dropped"
+    if not keep_history:
+        conversation.clear_history()
+    print(f"{what}; {UNDO if keep_history else GONE}")
 
 
 def _undo(conversation, rest: str, path: Path) -> None:
@@ -206,10 +223,9 @@ def _save(conversation, rest: str, path: Path) -> None:
     print(f"saved to {path}")
 
 
-def _help(conversation, rest: str, path: Path) -> None:
-    print(HELP)
+def _help(conversation, rest: str, path: Path, keep_history: bool) -> None:
+    print(HELP.format(undo="can bring it back" if keep_history else "can't bring it back"))
 
 
-_COMMANDS = {"ask": _ask, "say": _say, "forget": _forget, "undo": _undo, "inspect": _inspect,
-             "save": _save, "help": _help}  # fmt: skip
+_COMMANDS = {"ask": _ask, "say": _say, "undo": _undo, "inspect": _inspect, "save": _save}
 _ALONE = ("undo", "inspect", "save", "help")

@@ -177,6 +177,17 @@ def test_what_words_take_back_is_taken_from_the_store_too(tiny):
 
 
 @torch.no_grad()
+def test_phrases_are_grouped_by_what_they_find(tiny):
+    learner = learner_of(tiny, capacity=70, store={**ALL, "k": 1})
+    state, phrases = written(learner, *DOCUMENTS), ["Oslo is a", "Zed", "Oslo is a", "Ada"]
+    groups = learner.contexts(state, phrases)
+    assert 1 < len(groups) < len(phrases) and sorted(place for _, places in groups for place in places) == [0, 1, 2, 3]
+    for prefix, places in groups:
+        for place in places:
+            assert_same_prefix(prefix, learner.prefix(state, [phrases[place]]))
+
+
+@torch.no_grad()
 def test_merged_memories_are_those_of_one_that_was_given_all(tiny):
     small = learner_of(tiny, capacity=70, eviction="oldest", store=ALL)
     first, second = written(small, *DOCUMENTS[:2]), written(small, *DOCUMENTS[2:])

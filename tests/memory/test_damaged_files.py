@@ -135,6 +135,21 @@ VALUES = {
         {},
         "a segment is not from -1 to 10000000",
     ),
+    "strengths in double precision": (
+        {"strength": ONES.double(), "segment": ONES.long()},
+        {},
+        "strength are torch.float64 of shape (2, 3), not torch.float32 of (2, 3)",
+    ),
+    "segments in short numbers": (
+        {"strength": ONES, "segment": ONES.int()},
+        {},
+        "segment are torch.int32 of shape (2, 3), not torch.int64 of (2, 3)",
+    ),
+    "strengths of another batch": (
+        {"strength": ONES[:1], "segment": ONES.long()},
+        {},
+        "strength are torch.float32 of shape (1, 3), not torch.float32 of (2, 3)",
+    ),
     "no segment": ({"strength": ONES}, {}, "has no 'segment'"),
     "notes that are a list": ({}, {"notes": "[1]"}, "its notes are no mapping"),
     "notes without end": ({}, {"notes": 100_000 * "["}, "recursion"),

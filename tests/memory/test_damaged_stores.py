@@ -10,17 +10,22 @@ from safetensors.torch import save_file
 from gnm.errors import MemoryFileError
 from gnm.memory import MemoryState, load_memory, save_memory
 from gnm.memory import files as memory_files
+from gnm.memory.consolidation import Duplicates
 from gnm.memory.store import LongTermStore, unit
 
 
 def some_store(key=4, meaning=4, entry=6):
-    """Two segments of three slots and one; key, meaning, entry: how many numbers each has."""
+    """Segments of three slots and one, each told by the other's document too.
+
+    key, meaning, entry: how many numbers each has.
+    """
     columns = {
         "source": torch.tensor([0, 1]), "segment": torch.tensor([0, 2]), "stored_at": torch.tensor([2, 3]),
         "retrieved": torch.tensor([0, 5]), "strength": torch.tensor([0.5, 1.0]),
         "keys": unit(torch.randn(2, key)), "meanings": torch.randn(2, meaning),
     }  # fmt: skip
-    return LongTermStore.cut("a key", columns, torch.randn(4, entry), (3, 1))
+    store = LongTermStore.cut("a key", columns, torch.randn(4, entry), (3, 1))
+    return replace(store, duplicates=Duplicates(torch.tensor([0, 1]), torch.tensor([1, 0])))
 
 
 def some_memory(**sizes):
@@ -94,6 +99,23 @@ VALUES = {
     "a segment of no slot": ({"lengths": torch.tensor([4, 0])}, AS_LONG),
     "lengths of two axes": ({"lengths": torch.tensor([[3, 1]])}, AS_LONG),
     "no lengths": ({"lengths": None}, "has no 'lengths'"),
+    "told by a document that was never written": (
+        {"told.source": torch.tensor([1, 3])},
+        "a document of a duplicate is not from 0 to 2",
+    ),
+    "told by a document below 0": (
+        {"told.source": torch.tensor([1, -1])},
+        "its duplicates are no list of places and documents",
+    ),
+    "what was told is of no segment": (
+        {"told.place": torch.tensor([0, 2])},
+        "its duplicates are of no segment of the store",
+    ),
+    "told by one document less": ({"told.source": torch.tensor([1])}, "its duplicates are of no segment of the store"),
+    "told in short numbers": (
+        {"told.place": torch.tensor([0, 1], dtype=torch.int32)},
+        "its duplicates are no list of places and documents",
+    ),
 }
 
 

@@ -10,9 +10,9 @@ import torch
 from gnm.errors import MemoryFileError
 from gnm.memory import load_memory, parts, save_memory
 from gnm.memory.mapped import Mapped
-from gnm.memory.parts import filing, parts_folder
+from gnm.memory.parts import filing, parts_folder, remove_parts
 from gnm.memory.state import PREAMBLE, MemoryState
-from gnm.memory.store import LongTermStore
+from gnm.memory.store import COLUMNS, LongTermStore
 
 ROW = 6 * 4  # bytes of a slot's entry
 
@@ -191,6 +191,37 @@ def test_references_that_no_save_makes_are_refused(tmp_path, monkeypatch, column
         parts.referred(path, [["../m", 5]], "a", tensors, filed.blank)
     assert parts.references(tmp_path / "other", [filed]) is None
     assert parts.references(path, [filed.add(store_of([2]))]) is None
+
+
+def test_a_segment_of_one_slot_is_read_from_its_part(tmp_path):
+    path, columns = tmp_path / "m", store_of([0, 1]).columns()
+    short = LongTermStore.cut("a key", {n: columns[n] for n in COLUMNS if n != "words"}, torch.randn(3, 6), [1, 2])
+    saved(path, state_of(short))
+    assert load_memory(path, "a")[0].store[0].equals(short)
+
+
+def test_what_was_read_stays_where_the_part_is_written_over_in_place(tmp_path):
+    path, store = tmp_path / "m", store_of([0, 1])
+    entry = saved(path, state_of(store)).store[0].entries[1]
+    whole, end = entry.read(), entry.last(2)
+    with part(path).open("r+b") as file:
+        file.write(bytes(part(path).stat().st_size))
+    assert torch.equal(whole, store.entries[1]) and torch.equal(end, store.entries[1][:, -2:])
+
+
+def test_a_save_writes_no_part_again_that_is_as_it_was(tmp_path):
+    path = tmp_path / "m"
+    state = saved(path, state_of(store_of([0, 1])))
+    before = part(path).stat().st_ino
+    saved(path, state)
+    assert part(path).stat().st_ino == before
+
+
+def test_a_removed_memorys_parts_go_with_it_if_it_has_any(tmp_path):
+    saved(tmp_path / "m", state_of(store_of([0, 1])))
+    for _ in range(2):
+        remove_parts(tmp_path / "m")
+        assert not parts_folder(tmp_path / "m").exists()
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path):

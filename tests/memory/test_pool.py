@@ -11,6 +11,8 @@ from gnm.config import validate
 from gnm.errors import ConfigError, MemoryFileError
 from gnm.memory.pool import PoolSettings, append, check_fits, merge, repeated
 from gnm.memory.state import MIXED, PREAMBLE, MemoryState
+from gnm.memory.store import COLUMNS, LongTermStore
+from gnm.memory.store_settings import StoreSettings
 
 PREAMBLE_SLOTS = 2
 CAPACITY = 7
@@ -151,6 +153,24 @@ def test_a_merged_pool_keeps_both_documents_in_their_order_and_drops_no_more_tha
     assert small.documents() == {0: 2, 1: 3} and small.written == whole.written == 2
     assert held(merge(small, other, pool)) == [0, 1, 100, 102, 101, 101, 102] and merge(small, other, pool).written == 3
     assert merge(one, other, PoolSettings(capacity=6)).used().tolist() == [6]
+
+
+def with_store(state, *documents):
+    """`state` with a segment of one slot of each of `documents` in its store."""
+    count = len(documents)
+    columns = {name: torch.zeros(count, dtype=dtype) for name, dtype in COLUMNS.items() if name != "words"}
+    columns |= {"source": torch.tensor(documents, dtype=torch.long), "strength": torch.ones(count)}
+    columns |= {name: torch.ones(count, 2) for name in ("keys", "meanings")}
+    return replace(state, store=(LongTermStore.cut("a key", columns, torch.ones(count, 3), [1] * count),))
+
+
+def test_a_merged_store_keeps_its_own_segments_and_takes_in_the_others_as_later_ones():
+    pool = PoolSettings(capacity=3, eviction="oldest", store=StoreSettings())
+    one, other = (strong(gated_empty(), strengths, pool) for strengths in ([0.9, 0.2], [0.3, 0.8]))
+    first, second = with_store(one, 0), with_store(other, 0, 0)
+    assert merge(first, second, pool).store[0].source.tolist() == [0, 1, 1]
+    assert merge(first, second, pool).documents() == {0: 3, 1: 4}  # nothing is evicted before it has a place
+    assert merge(first, other, pool).store[0].source.tolist() == [0]  # a memory without a store
 
 
 @pytest.mark.parametrize("other", ["batch", "layers", "width", "gates"])

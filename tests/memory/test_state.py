@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnm.memory.state import MIXED, PREAMBLE, MemoryState, pack
+from gnm.memory.store import LongTermStore
 
 
 def state_of(sources, written=3):
@@ -138,3 +139,18 @@ def test_a_detached_memory_is_the_same_without_gradient():
     grown = MemoryState(state.slots.requires_grad_() * 1, state.valid, state.source, state.seeds, state.written)
     cut = grown.detach()
     assert contents(cut) == contents(grown) and not cut.slots.requires_grad and grown.slots.requires_grad
+
+
+def test_slots_of_a_document_are_counted_in_pool_and_store_together():
+    columns = {
+        "source": torch.tensor([1, 0, 1]), "segment": torch.tensor([4, 0, 5]), "stored_at": torch.full((3,), 2),
+        "retrieved": torch.zeros(3).long(), "strength": torch.ones(3), "keys": torch.ones(3, 2),
+        "meanings": torch.ones(3, 2),
+    }  # fmt: skip
+    store = LongTermStore.cut("a key", columns, torch.zeros(6, 4), [1, 3, 2])
+    state = MemoryState(
+        torch.zeros(1, 1, 4, 2), torch.ones(1, 4).bool(), torch.tensor([[PREAMBLE, 2, 2, 1]]), torch.tensor([0]), 3,
+        strength=torch.ones(1, 4), segment=torch.tensor([[-1, 1, 0, 4]]), store=(store,),
+    )  # fmt: skip
+    assert list(state.documents().items()) == [(0, 3), (1, 4), (2, 2)]  # oldest first
+    assert [state.segments(document) for document in (0, 1, 2)] == [{0: 3}, {4: 2, 5: 2}, {0: 1, 1: 1}]

@@ -39,6 +39,8 @@ def test_slots_of_pool_and_store_are_told_apart():
 def test_the_table_has_a_line_a_document_and_one_of_all():
     state = some_state()
     lines = as_text(statistics(state), state).splitlines()
+    columns = ["document", "age", "pool", "stored", "strength", "evicted", "retrieved", "merged"]
+    assert lines[0].split() == columns and {len(line) for line in lines[:4]} == {len(lines[0])}
     assert [line.split() for line in lines[1:4]] == [
         ["0", "3", "0", "3", "0.50", "1", "7", "0"],
         ["1", "2", "2", "2", "0.75", "1", "0", "2"],

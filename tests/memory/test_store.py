@@ -1,7 +1,10 @@
 """The long-term store as a value: what each of its methods leaves, on a few segments."""
 
+from dataclasses import replace
+
 import torch
 
+from gnm.memory.consolidation import Duplicates
 from gnm.memory.store import LongTermStore, unit
 
 
@@ -36,6 +39,16 @@ def test_an_empty_store_too_has_the_dtype_that_it_is_wanted_in():
         assert slots["entries"].dtype == torch.bfloat16 and slots["entries"].shape == (2 * len(each), 6)
 
 
+def test_search_keys_are_of_length_one_and_blind_to_size_and_shift():
+    hidden = torch.randn(2, 3, 8, dtype=torch.bfloat16)
+    keys = unit(hidden)
+    assert keys.dtype == torch.float32
+    torch.testing.assert_close(keys.norm(dim=-1), torch.ones(2, 3))
+    torch.testing.assert_close(unit(4 * hidden.float() + 3), keys, atol=1e-4, rtol=0)
+
+
 def test_what_follows_another_memory_is_numbered_on():
-    store = store_of(1, 2).numbered_on(5)
+    duplicates = Duplicates(torch.tensor([0, 1]), torch.tensor([1, 0]))
+    store = replace(store_of(1, 2), duplicates=duplicates).numbered_on(5)
+    assert store.duplicates.place.tolist() == [0, 1] and store.duplicates.source.tolist() == [6, 5]
     assert store.source.tolist() == [5, 6] and store.stored_at.tolist() == [5, 6] and store.segment.tolist() == [0, 0]

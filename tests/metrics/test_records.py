@@ -6,7 +6,15 @@ import pandas as pd
 import pytest
 
 from gnm.errors import DataError
-from gnm.metrics.records import COLUMNS, read_records, records_frame, validate_records, write_records
+from gnm.metrics.records import (
+    COLUMNS,
+    read_records,
+    read_segments,
+    records_frame,
+    validate_records,
+    write_records,
+    write_segments,
+)
 
 ROW = {
     "sequence": 0,
@@ -109,3 +117,15 @@ def test_flipped_bits_are_explained(tmp_path, monkeypatch):
     monkeypatch.setattr("pandas.read_parquet", unknown)
     with pytest.raises(DataError, match="not a readable parquet file .*Jnt64"):
         read_records(path)
+
+
+def test_segments_come_back_in_order_and_no_more_of_one_is_stored_than_it_has(tmp_path):
+    segment = {"text": "a b", "strength": 0.9, "tokens": 2, "of_document": True, "wanted": True}
+    places = [(1, 0, 2), (0, 1, 0), (0, 0, 1)]
+    rows = [segment | {"sequence": sequence, "t": t, "stored": stored} for sequence, t, stored in places]
+    path = tmp_path / "segments.parquet"
+    write_segments(path, rows)
+    assert list(read_segments(path)[["sequence", "t", "stored"]].itertuples(index=False, name=None)) == places[::-1]
+    write_segments(path, [*rows, segment | {"sequence": 0, "t": 1, "stored": 3}])
+    with pytest.raises(DataError, match=f"^{path} is damaged: more tokens are stored than there are; .*row 2"):
+        read_segments(path)

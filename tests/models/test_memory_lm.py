@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnm.errors import MemoryFileError
+from gnm.memory.pool import PoolSettings
 from gnm.memory.state import PREAMBLE
+from gnm.models.memory_lm import MemoryLM
+from gnm.models.tokens import TokenBatch
 from gnm.models.write_settings import WriteSettings
 from gnm.weights.backbones import load_backbone
 from latent_memories import ASKED, PAIRS, close, memory_of, written
@@ -103,6 +106,31 @@ def test_a_batch_of_memories_is_each_memory_by_itself(tiny_family, kind):
         assert torch.equal(ours[1], theirs[1])
         close(ours[0], theirs[0])
         close(scores[row], first_scores(reader, lm.prefix(alone), asked[row : row + 1])[0])
+
+
+@torch.no_grad()
+def test_short_texts_take_the_last_slots_of_their_own_memory_along(tiny):
+    """Slots of outputs: each write gives twelve, of a memory that holds some and of one that is empty."""
+    _, reader = memory_of(tiny)
+    lm = MemoryLM(
+        reader.decoder, reader.chat.preamble, PoolSettings(), WriteSettings(tap="outputs", tokens=12, reads=12)
+    )
+    lm.new_memory_positional_emb.normal_(std=0.5, generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(5, 261, (3, 2, 14), generator=torch.Generator().manual_seed(1))
+    lengths = torch.tensor([[14, 0], [5, 3], [1, 14]])  # of three documents in two memories; 0: none
+
+    def after(rows):
+        memory = lm.initial(torch.tensor(rows))
+        for document, length in zip(ids, lengths, strict=True):
+            mask = torch.arange(int(length[rows].max())) < length[rows][:, None]
+            if mask.numel():
+                memory = lm.write(memory, TokenBatch.of(document[rows, : mask.shape[1]] * mask, mask))
+        return memory
+
+    together = after([0, 1])
+    assert [together.state.documents(row) for row in (0, 1)] == [{0: 12, 1: 12, 2: 12}, {1: 3, 2: 12}]
+    for row in (0, 1):
+        close(own_slots(together, row)[0], own_slots(after([row]), 0)[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,8 +1,12 @@
 """The learning rate of every step and every part, on numbers worked out by hand."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from gnm.errors import ConfigError
 from gnm.training.optimizer import Optimisation, build_optimizer, set_learning_rate
 
 
@@ -47,3 +51,28 @@ def test_every_part_has_the_weight_decay_and_its_own_parameters():
     assert [[len(p) for p in group["params"]] for group in optimizer.param_groups] == [[2], [3]]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.3]
     assert isinstance(optimizer, torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw_8bit"])
+def test_every_optimizer_gets_the_same_settings(monkeypatch, kind):
+    eight_bits = SimpleNamespace(AdamW8bit=torch.optim.AdamW)  # in place of one that needs a GPU
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(optim=eight_bits))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", eight_bits)
+    parts = {part: {"weight": torch.nn.Parameter(torch.ones(2))} for part in ("default", "memory_module")}
+    settings = Optimisation(
+        optimizer=kind, learning_rate=0.5, warmup_steps=0, weight_decay=0.1, beta2=0.9, own_rate=3.0
+    )
+    groups = build_optimizer(parts, settings, torch.device("cpu" if kind == "adamw" else "cuda")).param_groups
+    assert [group["params"] for group in groups] == [list(part.values()) for part in parts.values()]
+    assert [group["factor"] for group in groups] == [1.0, 3.0]
+    for group in groups:
+        assert (group["lr"], group["betas"], group["weight_decay"]) == (0.5, (0.9, 0.9), 0.1)
+
+
+def test_eight_bits_are_refused_where_they_cannot_run(monkeypatch):
+    settings = Optimisation(optimizer="adamw_8bit", learning_rate=0.5, warmup_steps=0)
+    with pytest.raises(ConfigError, match="adamw_8bit runs on CUDA only, .*; use adamw"):
+        build_optimizer({}, settings, torch.device("cpu"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(ConfigError, match="adamw_8bit needs bitsandbytes; pip install bitsandbytes"):
+        build_optimizer({}, settings, torch.device("cuda"))

@@ -50,7 +50,7 @@ class RecurrentMemory(nn.Module):
         # one row of both copies and the text; each place takes one of them
         row = torch.cat((memory.to(embedded.dtype), embedded), dim=1)
         last = place - lengths - size  # the place in the second copy
-        source = torch.where(last >= 0, last, place).clamp(min=0, max=row.shape[1] - 1)
+        source = torch.where(last >= 0, last, place)
         inputs = row.gather(1, source[..., None].expand(-1, -1, row.shape[2]))
         hidden = self._run(preamble, inputs, place < lengths + 2 * size)[0]
         ends = size + lengths + torch.arange(size, device=ids.device)

@@ -15,8 +15,7 @@ from gnm.data.targets import COMPOSED_SUBCATEGORIES, Target
 from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import NEIGHBOUR
 from gnm.errors import DataError
-
-from .known_facts import FACTS
+from known_facts import FACTS
 
 KNOWN = index_facts(FACTS)
 SETTINGS = PeopleSettings(eligible_formats="train")

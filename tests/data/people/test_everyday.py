@@ -15,8 +15,7 @@ from gnm.data.people.wordings import load_wordings
 from gnm.data.taxonomy import load_taxonomy
 from gnm.data.types import REFUSAL_ANSWER
 from gnm.errors import DataError
-
-from .known_facts import FACTS
+from known_facts import FACTS
 
 KNOWN = index_facts(FACTS)
 TRUE = {fact.fact_id for fact in FACTS}

@@ -10,8 +10,7 @@ from gnm.data.people.themes import groups_of, load_themes, theme_of
 from gnm.data.people.wordings import load_wordings
 from gnm.data.taxonomy import load_taxonomy
 from gnm.errors import DataError
-
-from .known_facts import FACTS
+from known_facts import FACTS
 
 
 @pytest.mark.parametrize(("sort", "place"), [("taxonomy", 1), ("theme", 2), ("subject", 3)])
