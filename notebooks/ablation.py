@@ -28,12 +28,12 @@ from gnm.analysis.sentences import ranking
 # %% tags=["parameters"]
 ROOT = "../saved_evals"  # where the evaluations are: <ROOT>/<folder>/<method>/summary.json
 NAMES = {  # published folder: this project's
-    "mixed_documents": "small_exp2",
+    "mixed_documents": "small_exp1",
 }
 OUTPUT = "../plots/notebooks"
 METHODS = ["gnm", "gnm_ablation", "memoryllm"]
 LAYERS = "memory_analysis"  # below ROOT; of the paper's checkpoints: memory_analysis_8b
-COMMAND = "cd experiments/small_exp2 && dvc repro"  # makes what is missing
+COMMAND = "cd experiments/small_exp1 && dvc repro"  # makes what is missing
 
 # %%
 page = Page(ROOT, NAMES, OUTPUT)
@@ -45,7 +45,7 @@ page.table(folder)
 
 # %%
 frames = ["score", *PARTS, "format_accuracy", "refusal_f1"]
-page.bars("ablation", folder, "Experiment 2: with and without a gradient through writing", frames)
+page.bars("ablation", folder, "With and without a gradient through writing", frames)
 
 # %%
 measures = ["score", "format_accuracy", "refusal_f1"]

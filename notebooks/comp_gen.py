@@ -26,7 +26,7 @@ NAMES = {  # published folder: this project's
     "comp_gen_fact_refusals": "small_exp3",
 }
 OUTPUT = "../plots/notebooks"
-METHODS = ["gnm", "gnm_ablation", "in_context", "in_context_ft", "memoryllm", "no_memory"]
+METHODS = ["generalist", "no_memory"]
 COMMAND = "cd experiments/small_exp3 && dvc repro"  # makes what is missing
 
 # %%

@@ -33,7 +33,7 @@ NAMES = {  # published folder: this project's
     "warmup_seq_10": "small_exp1",
 }
 OUTPUT = "../plots/notebooks"
-METHODS = ["gnm", "in_context", "in_context_ft", "retrieval", "retrieval_ft", "memoryllm", "no_memory"]
+METHODS = ["generalist", "gnm_ablation", "in_context"]
 SHAPE = "smollm2-135m"  # the decoder that was evaluated
 OWN = "../saved_evals"  # whose documents are counted where ROOT has no cost of them
 LARGE = "memoryllm-8b-chat"  # another to count for: the paper's, with its pool

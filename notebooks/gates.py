@@ -16,10 +16,10 @@
 # %% [markdown]
 # # Gates: what is stored, for how long, and what can be taken back
 #
-# What is this project's alone: write gates store a share of a document; streams of 20 and 50
-# documents go into a pool for five; what was learned is forgotten, taken back by an instruction, or
-# turned round. Leakage: of ignored facts that a method answers truly with nothing written, the share
-# that it answers as the document states; less is better.
+# What is this project's alone: write gates store a share of a document; streams of 20 documents go
+# into a pool for five; what was learned is taken back by an instruction, or turned round. Leakage: of
+# ignored facts that a method answers truly with nothing written, the share that it answers as the
+# document states; less is better.
 
 # %%
 from gnm.analysis.gates import against_kept, compression, segment_metrics
@@ -32,7 +32,7 @@ from gnm.analysis.sentences import ranking, with_age
 ROOT = "../saved_evals"  # where the evaluations are: <ROOT>/<folder>/<method>/summary.json
 NAMES = {}  # nothing here was published
 OUTPUT = "../plots/notebooks"
-METHODS = ["generalist", "generalist (all)", "generalist (25)", "generalist (10)"]
+METHODS = ["generalist", "generalist (all)"]
 COMMAND = "cd experiments/small_gates && dvc repro"  # makes what is missing
 
 # %%
@@ -66,22 +66,17 @@ page.say(lambda: ranking(segment_metrics(folder.evaluations), "stored", "most"))
 page.lines("gates_leakage", folder, "What leaks, by age", ["accuracy", "leakage", "neighbour_leakage"])
 
 # %%
-streams = {"20 documents": page.read("small_gates_20"), "50 documents": page.read("small_gates_50")}
-long = ["generalist (weakest)", "generalist (all_random)"]
-page.say(lambda: " ".join(each.missing(long, COMMAND).text for each in streams.values()))
+stream = page.read("small_gates_20")
+stream.missing(["generalist (weakest)"], COMMAND)
 
 # %%
-page.lines("gates_retention_20", streams["20 documents"], "20 documents into a pool for five", ["score", *PARTS])
+page.lines("gates_retention_20", stream, "20 documents into a pool for five", ["score", *PARTS])
 
 # %%
-page.lines("gates_retention_50", streams["50 documents"], "50 documents into a pool for five", ["score", *PARTS])
-
-# %%
-page.say(lambda: with_age(streams["50 documents"].measures(["accuracy"], "age"), "accuracy"))
+page.say(lambda: with_age(stream.measures(["accuracy"], "age"), "accuracy"))
 
 # %%
 taken = {
-    "Forgotten by number": page.read("small_gates_forgetting"),
     "Taken back by an instruction": page.read("small_gates_revocation"),
     "Turned round": page.read("small_gates_unlearning"),
 }

@@ -27,16 +27,22 @@ from gnm.analysis.sentences import corners
 ROOT = "../saved_evals"  # where the evaluations are: <ROOT>/<folder>/<method>/summary.json
 NAMES = {  # published folder: this project's
     "mixed_documents_seq_10": "small_exp2",
-    "mixed_documents": "small_exp2_20",
+    "mixed_documents": "eval_exp2_20",
 }
 OUTPUT = "../plots/notebooks"
-METHODS = ["gnm", "gnm_ablation", "in_context_ft", "retrieval_ft", "memoryllm"]
-COMMAND = "cd experiments/small_exp2 && dvc repro"  # makes what is missing
+METHODS = {  # by published folder
+    "mixed_documents_seq_10": ["generalist", "gnm_ablation", "in_context"],
+    "mixed_documents": ["gnm", "gnm_ablation", "in_context_ft", "retrieval_ft", "memoryllm"],
+}
+COMMANDS = {  # make what is missing
+    "mixed_documents_seq_10": "cd experiments/small_exp2 && dvc repro",
+    "mixed_documents": "cd experiments/eval_exp2 && dvc repro",  # at the paper's scale
+}
 
 # %%
 page = Page(ROOT, NAMES, OUTPUT)
 ten = page.read("mixed_documents_seq_10")
-ten.missing(METHODS, COMMAND)
+ten.missing(METHODS["mixed_documents_seq_10"], COMMANDS["mixed_documents_seq_10"])
 
 # %%
 page.heatmaps("mixed_docs_heatmaps_ten", ten, "Experiment 2, ten documents: facts", PARTS)
@@ -54,7 +60,7 @@ page.say(lambda: corners(ten.measures(["accuracy"], "cell"), "accuracy"))
 
 # %%
 twenty = page.read("mixed_documents")
-twenty.missing(METHODS, COMMAND)
+twenty.missing(METHODS["mixed_documents"], COMMANDS["mixed_documents"])
 
 # %%
 page.heatmaps("mixed_docs_heatmaps_twenty", twenty, "Experiment 2, twenty documents: facts", PARTS)

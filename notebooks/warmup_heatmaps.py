@@ -26,19 +26,22 @@ from gnm.analysis.sentences import corners
 ROOT = "../saved_evals"  # where the evaluations are: <ROOT>/<folder>/<method>/summary.json
 NAMES = {  # published folder: this project's
     "warmup_seq_10": "small_exp1",
-    "warmup": "small_exp1_20",
+    "warmup": "eval_exp1_20",
 }
 OUTPUT = "../plots/notebooks"
 METHODS = {  # by published folder
     "warmup_seq_10": ["gnm", "in_context_ft", "retrieval_ft", "retrieval", "memoryllm", "no_memory"],
     "warmup": ["gnm", "in_context_ft", "memoryllm", "no_memory"],
 }
-COMMAND = "cd experiments/small_exp1 && dvc repro"  # makes what is missing
+COMMANDS = {  # make what is missing
+    "warmup_seq_10": "cd experiments/small_exp1 && dvc repro",
+    "warmup": "cd experiments/eval_exp1 && dvc repro",  # at the paper's scale
+}
 
 # %%
 page = Page(ROOT, NAMES, OUTPUT)
 ten = page.read("warmup_seq_10")
-ten.missing(METHODS["warmup_seq_10"], COMMAND)
+ten.missing(METHODS["warmup_seq_10"], COMMANDS["warmup_seq_10"])
 
 # %%
 page.heatmaps("warmup_heatmaps_ten", ten, "Experiment 1, ten documents: facts", PARTS)
@@ -48,7 +51,7 @@ page.say(lambda: corners(ten.measures(["accuracy"], "cell"), "accuracy"))
 
 # %%
 twenty = page.read("warmup")
-twenty.missing(METHODS["warmup"], COMMAND)
+twenty.missing(METHODS["warmup"], COMMANDS["warmup"])
 
 # %%
 page.heatmaps("warmup_heatmaps_twenty", twenty, "Experiment 1, twenty documents: facts", PARTS)

@@ -18,10 +18,10 @@ from gnm.config import read_blocks
 # group's adapters are no dependencies of it, so that DVC would not train them first.
 HALVES = (
     (
-        ["data_pipelines/generate_documents", "experiments/small_exp1", "experiments/small_exp2"],
+        ["data_pipelines/generate_documents", "experiments/small_exp1"],
         ["experiments/small_generalist"],
-        ["experiments/quickstart", "experiments/small_exp3", "experiments/small_gates", "experiments/small_rivals"]
-        + ["experiments/small_long", "experiments/people", "experiments/memory_analysis"],
+        ["experiments/quickstart", "experiments/small_exp2", "experiments/small_exp3", "experiments/small_gates"]
+        + ["experiments/small_rivals", "experiments/small_long", "experiments/people", "experiments/memory_analysis"],
     ),
     (
         ["data_pipelines/generate_categorized_counterfact_data_from_mapping"]
@@ -40,10 +40,13 @@ KEPT = ("gnm", "generalist", "generalist_store", "block_retrieval", "no_memory")
 
 
 # of the evaluations of write gates
-KEPT_GATES = ("generalist", "generalist_all", "generalist_unlearning", "generalist_revoke", "generalist_forget")
-
-
-KEPT_GATES += ("generalist_all_random_20", "generalist_all_random_50")
+KEPT_GATES = (
+    "generalist",
+    "generalist_all",
+    "generalist_unlearning",
+    "generalist_revoke",
+    "generalist_weakest_20",
+)
 
 
 SMALL_LOOP = {"sequences": 2, "sequences_at_once": 2, "max_new_tokens": 2}
@@ -153,20 +156,23 @@ def make_small(settings: dict) -> None:
         settings["evaluations"] = {key: settings["evaluations"][key] for key in KEPT_GATES}
         named = {item["method"] for item in settings["evaluations"].values()}
         settings["methods"] = {key: item for key, item in settings["methods"].items() if key in named}
-        settings["methods"]["generalist_all_random"]["memory"]["capacity"] = 2000  # a byte is a token here
-        settings["probe"] |= {"documents": {"train": 6, "test": 4, "at_once": 2}}
+        settings["methods"]["generalist_weakest"]["memory"]["capacity"] = 2000  # a byte is a token here
     elif "methods" in settings:
-        kept = KEPT[:1] if at_paper_scale else KEPT
+        kept = [*(KEPT[:1] if at_paper_scale else KEPT)]
+        if "trained" in settings:
+            learned, untrained = next(iter(settings["trained"])), settings["untrained"]
+            other = KEPT[-1] if KEPT[-1] in untrained else "generalist"
+            settings["trained"] = {learned: settings["trained"][learned]}
+            settings["untrained"] = {key: item for key, item in untrained.items() if item["method"] == other}
+            settings["train"]["methods"] = {learned: settings["train"]["methods"][learned]}
+            settings["trainings"] = {learned: "train"}
+            kept.append(learned)
         settings["methods"] = {key: item for key, item in settings["methods"].items() if key in kept}
     if "documents_drawn" in settings:
         settings["documents_drawn"] |= {"count": 2}
         settings["analysis"]["methods"] = {"gnm": settings["analysis"]["methods"]["gnm"]}
         settings["analysis"]["swap"] |= {"donor": "gnm"}
         settings["parts"] = ["layer_swap"]
-    if "trained" in settings:
-        settings["trained"] = {key: item for key, item in settings["trained"].items() if item["method"] == KEPT[0]}
-        settings["untrained"] = {KEPT[-1]: settings["untrained"][KEPT[-1]]}
-        settings["train"]["methods"] = {"gnm": settings["train"]["methods"]["gnm"]}
     for block in (settings, *(block for block in settings.values() if isinstance(block, dict))):
         if "backbone" in block:
             block["backbone"] |= {"name": BACKBONES.get(block["backbone"]["name"], "tiny"), "dtype": "float32"}
@@ -198,7 +204,7 @@ def make_small(settings: dict) -> None:
     if "distributed" in settings:
         settings["distributed"]["nproc_per_node"] = 1
     if "train_selection" in settings:  # goes on from what is shipped; here from what another folder leaves
-        settings["train_selection"]["methods"]["gnm"]["adapter"] = "../../models/smollm2-135m/exp2/gnm"
+        settings["train_selection"]["methods"]["gnm"]["adapter"] = "../../models/smollm2-135m/exp1/gnm"
         settings["train_selection"]["first_layer"] = 1  # tiny backbones have two below the gates
 
 

@@ -2,11 +2,13 @@
 
 - A stage is locked if all that it makes is there and is in git, or is data that a pipeline makes anew. It is recorded
   as made by the settings, dependencies and revision that stand now: evaluate and report first, then lock.
+- An evaluation of another state of its adapter than the one that is there stays out too.
 - All other stages stay out, so that DVC runs them where they are asked for.
 - No FOLDER: all but quickstart, whose results are each machine's own.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -54,7 +56,23 @@ def left_out(stage: PipelineStage, tracked: Iterable[Path]) -> str | None:
         path = Path(out.fs_path)
         if not out.use_cache and not any(file.is_relative_to(path) for file in tracked):
             return f"{path.relative_to(PROJECT)} is not in git"
+        if of_another_adapter(path, Path(stage.wdir)):
+            return f"{path.relative_to(PROJECT)} is of another state of its adapter"
     return None
+
+
+def of_another_adapter(evaluation: Path, folder: Path) -> bool:
+    """Whether an evaluation names weights of its adapter other than those there; False for all that is no evaluation.
+
+    folder: the experiment's, from which the adapter's path starts.
+    """
+    record = evaluation / "run_config.json"
+    made = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    adapter = made.get("learner", {}).get("adapter")
+    if adapter is None:
+        return False
+    there = json.loads((folder / adapter / "gnm.json").read_text(encoding="utf-8"))
+    return made["adapter"].get("checksums") != there["checksums"]
 
 
 def _git(*arguments: str) -> str:

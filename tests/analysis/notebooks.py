@@ -27,15 +27,14 @@ NAMES = (
 )
 FOLDERS = (
     "small_exp1",
-    "small_exp1_20",
+    "eval_exp1_20",
     "small_exp2",
-    "small_exp2_20",
-    "small_exp2_train",
-    "small_exp2_held_out_keys",
+    "eval_exp2_20",
+    "eval_exp2_train",
+    "eval_exp2_val_id",
     "small_exp2_unseen_family",
     "small_gates",
     "small_gates_20",
-    "small_gates_50",
     "small_gates_revocation",
 )
 

@@ -68,13 +68,12 @@ def over_cells(records, measure):
         ("warmup_summary", "small_exp1", "warmup_by_age", "age"),
         ("warmup_heatmaps", "small_exp1", "warmup_heatmaps_ten", ["q", "t"]),
         ("mixed_docs", "small_exp2", "mixed_ten_by_age", "age"),
-        ("warmup_heatmaps", "small_exp1_20", "warmup_heatmaps_twenty", ["q", "t"]),
+        ("warmup_heatmaps", "eval_exp1_20", "warmup_heatmaps_twenty", ["q", "t"]),
         ("mixed_docs", "small_exp2", "mixed_ten_by_documents", "t"),
-        ("mixed_docs", "small_exp2_20", "mixed_twenty_by_age", "age"),
+        ("mixed_docs", "eval_exp2_20", "mixed_twenty_by_age", "age"),
         ("mixed_docs_heatmaps", "small_exp2", "mixed_docs_heatmaps_ten", ["q", "t"]),
         ("gates", "small_gates", "gates_leakage", "age"),
         ("gates", "small_gates_20", "gates_retention_20", "age"),
-        ("gates", "small_gates_50", "gates_retention_50", "age"),
     ],
 )
 def test_lines_and_matrices_are_what_the_records_say(own, drawn, notebook, folder, table, by):
@@ -94,7 +93,7 @@ def test_lines_and_matrices_are_what_the_records_say(own, drawn, notebook, folde
 
 @pytest.mark.parametrize(
     ("notebook", "folder", "table"),
-    [("comp_gen", "small_exp3", "comp_gen"), ("ablation", "small_exp2", "ablation"),
+    [("comp_gen", "small_exp3", "comp_gen"), ("ablation", "small_exp1", "ablation"),
      ("warmup_summary", "small_exp1", "warmup_bars")],
 )  # fmt: skip
 def test_bars_are_the_means_of_the_cells(own, drawn, notebook, folder, table):
@@ -117,7 +116,7 @@ def test_bars_at_ages_are_those_of_the_records(own, drawn):
 
 def test_formats_of_folders_are_shares_of_the_records(own, drawn):
     bars = drawn("format_generalization", "format_generalization").set_index(["method", "group"])["value"]
-    for group, folder in (("Trained formats", "small_exp2_train"), ("Unseen family", "small_exp2_unseen_family")):
+    for group, folder in (("Trained formats", "eval_exp2_train"), ("Unseen family", "small_exp2_unseen_family")):
         records = read_records(own / folder / "gnm" / "records.parquet")
         fresh = records[records["format_age"] == 0]
         assert bars["gnm", group] == pytest.approx(fresh["format_correct"].astype(float).mean())
