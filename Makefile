@@ -56,7 +56,8 @@ screenshots: $(VENV)/.installed-dev
 
 # faults put into a module one by one, and which of them no test notices: make mutants MODULE=memory.state
 # [TESTS="test_state or test_api"]: as for pytest's -k, otherwise the test file of the module's name; none of them may
-# need files outside src and tests. The first call makes the faults of every module (minutes).
+# need files outside src and tests. The first call makes the faults of every module (minutes). CONTRIBUTING.md says which
+# share of them the tests catch.
 mutants: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 PYTEST_ADDOPTS='-k "$(TESTS)"' $(BIN)/mutmut run 'gnm.$(MODULE).*'
 	$(BIN)/mutmut results
