@@ -111,7 +111,7 @@ def test_a_folder_is_a_backbone_wherever_it_lies(tmp_path, monkeypatch):
 
 def test_a_decoder_whose_logits_are_not_the_stock_models_is_refused(tmp_path, monkeypatch):
     folder = saved(tmp_path / "model", "llama")
-    monkeypatch.setattr("gnm.models.decoder.is_rotated", lambda layer: False)
+    monkeypatch.setattr("gnm.models.decoder.rotate", lambda layer, tensor, rotary: tensor)
     with pytest.raises(BackboneError, match="of the family 'llama', gives other logits here than in its own code"):
         load_backbone(folder, dtype="float32")
 
