@@ -68,6 +68,14 @@ def test_what_words_took_back_is_gone_too_unless_the_history_is_kept(memory, tmp
         assert ("`undo` can bring it back" in said.partition("quit")[0]) == keep_history  # the help
 
 
+def test_words_that_take_back_nothing_leave_the_history(memory, tmp_path, monkeypatch, capsys):
+    other = memory.fork()
+    monkeypatch.setattr(other, "revoke", lambda words: 0)
+    session(other, tmp_path / "m", "write Bern is in Asia. | Learn it all.", "forget all about Paris", "undo")
+    said = capsys.readouterr().out
+    assert "0 slots are dropped" in said and "nothing to undo" not in said and other.documents == []
+
+
 def test_the_option_of_the_shell_reaches_the_session(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(cli, "chat", lambda conversation, path, long, keep_history: seen.append((long, keep_history)))

@@ -203,7 +203,10 @@ def _forget(conversation, rest: str, path: Path, keep_history: bool) -> None:
         conversation.forget(int(rest))
         what = f"document {rest} is forgotten"
     else:
-        what = f"{conversation.revoke(rest)} slots are dropped"
+        dropped = conversation.revoke(rest)
+        what = f"{dropped} slots are dropped"
+        if not dropped:
+            return print(what)
     if not keep_history:
         conversation.clear_history()
     print(f"{what}; {UNDO if keep_history else GONE}")
