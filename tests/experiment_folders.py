@@ -164,7 +164,8 @@ def make_small(settings: dict) -> None:
             other = KEPT[-1] if KEPT[-1] in untrained else "generalist"
             settings["trained"] = {learned: settings["trained"][learned]}
             settings["untrained"] = {key: item for key, item in untrained.items() if item["method"] == other}
-            settings["train"]["methods"] = {learned: settings["train"]["methods"][learned]}
+            trained = (learned, "recurrent_memory")  # which small_rivals trains by small_exp1's block
+            settings["train"]["methods"] = {k: m for k, m in settings["train"]["methods"].items() if k in trained}
             settings["trainings"] = {learned: "train"}
             kept.append(learned)
         settings["methods"] = {key: item for key, item in settings["methods"].items() if key in kept}

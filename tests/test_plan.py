@@ -237,7 +237,7 @@ def test_the_table_of_an_experiment(project, capsys):
         "weights", "adapters", "memory", "prefix", "activations", "gradients", "optimizer", "store", "total",
     ]  # fmt: skip
     assert any(line.startswith("train gnm, 1 of 1") for line in lines)
-    assert any(line.startswith("evaluate_20 no_memory, 1 of 1") for line in lines)
+    assert any(line.startswith("evaluate no_memory, 1 of 1") for line in lines)
     main(["plan", str(project / "experiments" / "small_exp1"), "--processes", "2", "backbone.name=gnm_all"])
     assert "evaluate gnm, 1 of 2" in capsys.readouterr().out
 
