@@ -22,7 +22,7 @@ _CLAUSE = re.compile(
 )
 _WORD = re.compile(r"\S+")
 _LEAST_WORDS = 3
-_LETTERS = re.compile(r"(?<![\w'’-])[^\W\d_]\w*")
+_LETTERS = re.compile(r"(?<![\w'’-])[^\W\d_]\w*")  # a word that begins with a letter
 _IN_NAMES = re.compile(  # words without a capital that stand in names, or lead to one
     "al|although|an?|and|at|between|bin|but|by|da|de|dei|del|della|den|der|di|du|e|el|for|from|ibn|in|la|les?|near|of|on"
     "|or|though|the|to|van|von|whereas|while|y|yet|zu"
@@ -117,7 +117,11 @@ def _after_last_blank(text: str) -> int:
 
 
 def _clauses(sentence: str) -> list[str]:
-    """The clauses of one sentence, of at least `_LEAST_WORDS` words each; a name alone goes with what follows."""
+    """The clauses of one sentence, of at least `_LEAST_WORDS` words each; a name alone goes with what follows.
+
+    A clause is more than a name if it has a word without a capital that is not among `_IN_NAMES`. In a sentence without
+    any such word, as in one of capitals, that tells nothing, and every clause counts.
+    """
     telling = [
         match.start()
         for match in _LETTERS.finditer(sentence)
