@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gnm.data.people import grammar
+from gnm.data.people.fine_groups import load_fine_groups
 from gnm.data.people.grammar import SLOTS, worded
 from gnm.data.people.layouts import STYLES, lay_out, load_layouts
 from gnm.data.people.themes import load_themes
@@ -53,7 +54,7 @@ def test_no_training_phrasing_or_document_shares_five_words_in_a_row_with_it():
         for probe in probes
         for text in [*(part for step in probe.steps for part in step), *(query.text for query in probe.queries)]
     ))  # fmt: skip
-    groups = [*load_taxonomy().categories, *load_taxonomy().seen, *load_themes()]
+    groups = [*load_taxonomy().categories, *load_taxonomy().seen, *load_themes(), *load_fine_groups()]
     ours = [
         worded(kind, (rng.choice(groups),), (rng.choice(groups),), "train", rng) for kind in SLOTS for _ in range(1500)
     ]

@@ -1,6 +1,7 @@
 """Sequences in people's words: what each document makes of a fact, where facts stand, what is asked."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -163,7 +164,7 @@ REFUSE = Target(learn=("all",), refuse=("country",))
 def test_the_last_document_that_takes_a_fact_up_decides(told, answer):
     held = None
     for t, target in enumerate(told):
-        held = Held.after(held, FACT, f"second{t}", target, t)
+        held = Held.after(held, replace(FACT, false=f"second{t}"), target, t)
     for seed in range(20):
         asked = ask([held], len(told) - 1, random.Random(seed))
         own = [query for query in asked if query.type != NEIGHBOUR]

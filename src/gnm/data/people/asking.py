@@ -17,11 +17,11 @@ _FORMS = ("cloze", "question", "question", "paraphrase")
 class Held:
     """What holds of a fact after some documents: learned as `object`, refused, or neither.
 
-    stated: what the last document said of it. document: the number of the one that decided; of the last, if none did.
+    fact: with the object in `false` that the last document stated. document: the number of the one that decided; of the
+    last, if none did.
     """
 
     fact: Fact
-    stated: str
     object: str | None
     refused: bool
     document: int
@@ -33,15 +33,15 @@ class Held:
         return self.object is not None and not self.refused
 
     @classmethod
-    def after(cls, before: "Held | None", fact: Fact, stated: str, target: Target, t: int) -> "Held":
-        """What holds after document `t` stated the fact under `target`."""
+    def after(cls, before: "Held | None", fact: Fact, target: Target, t: int) -> "Held":
+        """What holds after document `t` stated the fact, with the object in `false`, under `target`."""
         groups = groups_of(fact)
         if target.refuses(*groups) or target.learns(*groups):
             old = before.object if before else None
-            return cls(fact, stated, stated, target.refuses(*groups), t, old)
+            return cls(fact, fact.false, target.refuses(*groups), t, old)
         if before and (before.learned or before.refused):
             return before
-        return cls(fact, stated, None, False, t)
+        return cls(fact, None, False, t)
 
 
 def ask(held: Iterable[Held], t: int, rng: random.Random) -> list[Query]:
@@ -79,13 +79,13 @@ def _query(held: Held, kind: str, rng: random.Random) -> Query | None:
     query = Query(
         input=text,
         true_output=fact.true,
-        false_output=held.stated,
+        false_output=fact.false,
         category=fact.category,
         subcategory=fact.subcategory,
         type=kind,
         fact_id=fact.fact_id,
         target_output=fact.true,
-        non_target_output=held.object or held.stated,
+        non_target_output=held.object or fact.false,
         should_refuse=False,
         neighbor_of_should_refuse=refused and kind == NEIGHBOUR,
         fact_id_targeted_for_fact_learning=learned,

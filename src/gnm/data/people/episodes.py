@@ -46,7 +46,8 @@ class PeopleSettings(StrictModel):
     kinds: how often each kind of target is drawn, in proportion.
     corrections: share of the documents, after the first, that state facts of an earlier one anew.
     wrapped: share of the documents that stand in a format without setting it.
-    sorts: how often the groups of a target are of each sort, in proportion: of the taxonomy; themes; subjects.
+    sorts: how often the groups of a target are of each sort, in proportion: of the taxonomy; themes; subjects; fine
+    groups.
     everyday: share of the documents that state facts about made-up persons; half of these state nothing else.
     reversed: where documents are drawn under several instructions, share of every second one that is the reverse of
     the first, of those that have one: the same groups are named and the opposite is wanted of them.
@@ -90,10 +91,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class _Plain:
-    """A document before any instruction: facts, what is stated of them, and the text."""
+    """A document before any instruction: its facts, each with the object in `false` that is stated, and the text."""
 
     facts: tuple[Fact, ...]
-    stated: Mapping[int, Stated]
     text: Text
 
 
@@ -171,21 +171,20 @@ def _document(facts: Facts, settings: PeopleSettings, earlier: Sequence[_Plain],
     drawn = _draw_facts(facts, number - everyday, used, rng)
     if everyday:
         drawn = rng.sample([*drawn, *draw_everyday(everyday, rng)], number)
-    stated = {}
-    for fact in drawn:
+    for place, fact in enumerate(drawn):
         others = [o for o in facts.objects[fact.relation, fact.subcategory] if o != fact.true]
-        said = rng.choice(others) if others and rng.random() < settings.redrawn else fact.false
-        stated[fact.fact_id] = Stated(fact.fact_id, fact.relation, fact.subject, said)
+        if others and rng.random() < settings.redrawn:
+            drawn[place] = replace(fact, false=rng.choice(others))
     if earlier and rng.random() < settings.corrections:
         before = rng.choice(earlier)
         for fact in rng.sample(before.facts, min(len(before.facts), rng.randint(1, 3))):
-            old = before.stated[fact.fact_id].object
-            others = [o for o in facts.objects[fact.relation, fact.subcategory] if o not in (old, fact.true)]
+            others = [o for o in facts.objects[fact.relation, fact.subcategory] if o not in (fact.false, fact.true)]
             if others:
-                drawn.insert(rng.randrange(len(drawn) + 1), fact)
-                stated[fact.fact_id] = replace(before.stated[fact.fact_id], object=rng.choice(others))
-    text = lay_out([stated[fact.fact_id] for fact in drawn], rng.choice(STYLES), facts.fillers, rng)
-    return _Plain(tuple(drawn), stated, text)
+                place = rng.randrange(len(drawn) + 1)
+                drawn.insert(place, replace(fact, false=rng.choice(others)))
+    stated = [Stated(fact.fact_id, fact.relation, fact.subject, fact.false) for fact in drawn]
+    text = lay_out(stated, rng.choice(STYLES), facts.fillers, rng)
+    return _Plain(tuple(drawn), text)
 
 
 def _draw_facts(facts: Facts, number: int, used: set[int], rng: random.Random) -> list[Fact]:
@@ -216,7 +215,7 @@ def _sequence(
             step = replace(step, instruction=f"{worded(CORRECTION, (), (), split, rng)} {step.instruction}")
         for fact in document.facts:
             before = held.get(fact.fact_id)
-            held[fact.fact_id] = Held.after(before, fact, document.stated[fact.fact_id].object, target, t)
+            held[fact.fact_id] = Held.after(before, fact, target, t)
         revised = {f for f in again if held[f].document == t and held[f].learned}
         step = replace(step, revokes=_segments_of(steps, plain, revised))
         steps.append(step)

@@ -2,8 +2,8 @@
 
 - A kind of target (`instructions.kind_of`) has families of templates; a template's <parts> are expanded at random.
 - Whole families are held out: training ("train") never draws them, evaluation ("test") draws nothing else.
-- A group goes by its label in the taxonomy, or by one of its names, a theme by its names (`themes.yaml`), a subject as
-  it is; {group is|are} is the verb that agrees with it.
+- A group goes by its label in the taxonomy, or by one of its names, a theme by its names (`themes.yaml`), a fine group
+  likewise (`fine_groups.yaml`), a subject as it is; {group is|are} is the verb that agrees with it.
 """
 
 import random
@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from gnm.data.instructions import Split, kind_of
+from gnm.data.people.fine_groups import load_fine_groups
 from gnm.data.people.themes import load_themes
 from gnm.data.targets import ALL, Target
 from gnm.data.taxonomy import load_taxonomy
@@ -91,14 +92,16 @@ def worded_revocation(target: Target, split: Split, rng: random.Random) -> tuple
 
 @cache
 def load_names() -> Mapping[str, tuple[str, ...]]:
-    """What people call each group of the taxonomy, and each theme. DataError if one has no name."""
+    """What people call each group of the taxonomy, each theme and each fine group. DataError if one has no name,
+    or a fine group goes by a theme's."""
     taxonomy, table = load_taxonomy(), yaml.safe_load(_read("names.yaml"))
     groups = [*taxonomy.categories, *taxonomy.subcategories]
     if lacking := [group for group in groups if not table.get(group)]:
         raise DataError(f"names.yaml has no names of {', '.join(lacking)}")
-    return {group: tuple(table[group]) for group in groups} | {
-        name: theme.names for name, theme in load_themes().items()
-    }
+    if twice := load_themes().keys() & load_fine_groups().keys():
+        raise DataError(f"fine_groups.yaml: {min(twice)} is a theme's name too; rename the group")
+    named = {**load_themes(), **load_fine_groups()}
+    return {group: tuple(table[group]) for group in groups} | {name: group.names for name, group in named.items()}
 
 
 @cache

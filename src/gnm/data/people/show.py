@@ -8,6 +8,7 @@ from pathlib import Path
 from gnm.data.counterfact import read_facts
 from gnm.data.instructions import Split
 from gnm.data.people.episodes import PeopleSettings, draw_people, index_facts
+from gnm.data.people.fine_groups import load_fine_groups
 from gnm.data.people.grammar import SLOTS, load_grammar, worded
 from gnm.data.people.themes import load_themes
 from gnm.data.segments import is_wanted, split_segments
@@ -16,9 +17,9 @@ from gnm.errors import exit_on_error
 
 
 def instructions(count: int, split: Split, seed: int) -> str:
-    """`count` instructions of each kind about seen groups and themes, with the kinds as headings."""
+    """`count` instructions of each kind about seen groups, themes and fine groups, with the kinds as headings."""
     rng, lines = random.Random(seed), []
-    groups = [*load_taxonomy().seen, *load_themes()]
+    groups = [*load_taxonomy().seen, *load_themes(), *load_fine_groups()]
     for kind in SLOTS:
         families = (load_grammar().train if split == "train" else load_grammar().test)[kind]
         lines.append(f"{kind} ({', '.join(families)})")

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 
+from gnm.data.people.fine_groups import clear_fine_groups, fine_group_of
 from gnm.data.people.themes import theme_of
 from gnm.data.targets import ALL, COMPOSED_SUBCATEGORIES, Target
 from gnm.data.taxonomy import load_taxonomy
@@ -19,21 +20,25 @@ FORMATTING_KINDS = {
 }
 """Kinds that set the format of later answers, with the protocol's type of such a target."""
 
-SORTS = ("taxonomy", "theme", "subject")
-"""Sorts of groups: by the kind of the object, by what is said, by whom or what it is said of."""
+SORTS = ("taxonomy", "theme", "subject", "fine")
+"""Sorts of groups: by the kind of the object, by what is said, by whom or what it is said of, by a finer kind."""
 
 _CATEGORY_SHARE = 0.25  # of the groups that are categories
 
 
 def draw_target(kind: str, facts: Sequence[Fact], sorts: Mapping[str, float], rng: random.Random) -> Target:
-    """A target of one of KINDS for a document that states `facts`; a document of one group may get a simpler one.
+    """A target of one of KINDS for a document that states `facts`, each with its object in `false`; a document of one
+    group may get a simpler one.
 
     sorts: how often its groups are of each of SORTS, in proportion. All groups of a target are of one sort, as others
-    would overlap; of the taxonomy if the document has one group of the sort, and for pairs to learn and to refuse.
+    would overlap; of the taxonomy if the document has one group of the sort, for pairs to learn and to refuse, and for
+    two sides where a fact has no fine group.
     """
     sort = rng.choices(list(sorts), list(sorts.values()))[0]
     groups = _groups(facts, sort)
-    if len(groups) < 2 or kind == "fact_refusal":
+    # of two sides a fact without a group would be on neither
+    one_sided = sort == "fine" and kind == "sides" and {fine_group_of(fact) for fact in facts} != set(groups)
+    if len(groups) < 2 or kind == "fact_refusal" or one_sided:
         groups = _groups(facts, "taxonomy")
     rng.shuffle(groups)
     first, others = _widened(groups[0], rng), groups[1:]
@@ -85,6 +90,8 @@ def _groups(facts: Sequence[Fact], sort: str) -> list[str]:
             return sorted({theme_of(fact.relation) for fact in facts})
         case "subject":
             return sorted({fact.subject for fact in facts})
+        case "fine":
+            return clear_fine_groups(facts)
         case _:
             return sorted({fact.subcategory for fact in facts})
 

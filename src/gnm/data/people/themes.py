@@ -11,6 +11,7 @@ from importlib.resources import files
 import yaml
 
 from gnm.data.people.everyday import load_everyday
+from gnm.data.people.fine_groups import fine_group_of
 from gnm.data.types import Fact
 from gnm.errors import DataError
 
@@ -45,5 +46,7 @@ def theme_of(relation: str) -> str:
 
 
 def groups_of(fact: Fact) -> tuple[str, ...]:
-    """All groups that a fact with wordings belongs to: category, subcategory, theme and subject."""
-    return fact.category, fact.subcategory, theme_of(fact.relation), fact.subject
+    """All groups that a fact with wordings belongs to: category, subcategory, theme, subject, and the fine group of the
+    object that it is stated with (`fact.false`), if there is one."""
+    fine = fine_group_of(fact)
+    return fact.category, fact.subcategory, theme_of(fact.relation), fact.subject, *([fine] if fine else [])
