@@ -106,13 +106,9 @@ def _shaded_line(segments: list) -> str:
     text = "".join(_clause(segment) for segment in segments).rstrip()
     stored, tokens = (sum(getattr(segment, name) for segment in segments) for name in ("stored", "tokens"))
     mark = "stored" if stored == tokens else f"{stored}/{tokens}" if stored else "-"
-    if stored and all(_is_refused(segment) for segment in segments if segment.stored):
+    if stored and all(segment.is_refused for segment in segments if segment.stored):
         mark = "refuse"
     return f"      {max(segment.strength for segment in segments):4.0%} {mark:>7s}  {text}"
-
-
-def _is_refused(segment) -> bool:
-    return segment.refusal > 0.5
 
 
 def _clause(segment) -> str:
@@ -123,11 +119,11 @@ def _clause(segment) -> str:
         return bare
     if sys.stdout.isatty():
         level = round(segment.strength * 5)
-        shade = 16 + (36 if _is_refused(segment) else 6) * level
+        shade = 16 + (36 if segment.is_refused else 6) * level
         return (f"\x1b[97;48;5;{shade}m{bare}\x1b[0m" if level else bare) + space
     if not segment.stored:
         return f"[{bare}]{space}"
-    return (f"{{{bare}}}" if _is_refused(segment) else bare) + space
+    return (f"{{{bare}}}" if segment.is_refused else bare) + space
 
 
 def chat(

@@ -6,6 +6,9 @@ from typing import Any
 
 from gnm.memory.state import MemoryState
 
+REFUSED_FROM = 0.5
+"""From this refuse gate on a segment counts as refused."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -21,6 +24,11 @@ class Segment:
     stored: int
     of_document: bool
     refusal: float = 0.0
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether questions about its facts are to be refused."""
+        return self.refusal >= REFUSED_FROM
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from gnm.memory.written import REFUSED_FROM
 from gnm.models.gates.write import Decisions, LinearGate
 
-_MARKED = 0.5  # from here on a segment counts as refused
 _SHUT = -3.0  # an untrained gate refuses nothing
 _FIRST_MARKED = 2  # search keys read the layers below
 
@@ -50,5 +50,5 @@ def with_refusal(decisions: Decisions, refusal: Tensor, is_document: Tensor) -> 
     is_document: [B, T] bool, the tokens of the document, as in TokenBatch.
     """
     decisions = replace(decisions, refusal=refusal)
-    marked = (decisions.stored & is_document & (decisions.refused >= _MARKED)).any(-1, keepdim=True)
+    marked = (decisions.stored & is_document & (decisions.refused >= REFUSED_FROM)).any(-1, keepdim=True)
     return replace(decisions, stored=decisions.stored & (is_document | ~marked))
