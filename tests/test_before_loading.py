@@ -6,12 +6,13 @@ from typing import get_args
 
 import pytest
 
-from conversations import DOCUMENT, INSTRUCTION, tiny
+from conversations import DOCUMENT, INSTRUCTION, same, tiny
 from gnm import api, cli
 from gnm.api import load
 from gnm.errors import BackboneError, ConfigError, GNMError, MemoryFileError
 from gnm.memory import PoolSettings
 from gnm.memory.files import read_memory
+from gnm.models.memory_lm import MemoryLM
 from spoiling import flip_a_bit
 
 
@@ -139,6 +140,14 @@ def test_a_loaded_memory_is_given_along(files):
         tiny(memory=files / "qwen")
     with pytest.raises(MemoryFileError, match="there is no memory file"):
         tiny(memory=files / "absent")
+
+
+def test_a_model_that_begins_with_a_saved_memory_makes_no_new_one(files, monkeypatch):
+    monkeypatch.setattr(MemoryLM, "initial", None)
+    memory = tiny(memory=files / "m")
+    assert same(memory.state, read_memory(files / "m").state) and memory.ask("Where is Bern?") is not None
+    with pytest.raises(MemoryFileError, match="nothing to undo"):
+        memory.undo()
 
 
 def test_the_shell_has_every_kind_of_eviction(tmp_path, monkeypatch):

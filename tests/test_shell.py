@@ -1,6 +1,7 @@
 """`gnm chat` and what the shell commands share, on a tiny untrained backbone."""
 
 import functools
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -82,6 +83,20 @@ def test_the_option_of_the_shell_reaches_the_session(monkeypatch, tmp_path):
     for options in ([], ["--keep-history", "--long", "split"]):
         cli.main(["chat", str(tmp_path / "m"), "--backbone", "tiny", *options])
     assert seen == [("refuse", False), ("split", True)]
+
+
+def test_no_garbage_is_collected_while_a_command_loads_its_model(monkeypatch, tmp_path):
+    seen = []
+
+    def refused(*_, **__):
+        seen.append(gc.isenabled())
+        raise ConfigError("no such model")
+
+    monkeypatch.setattr(api, "load", refused)
+    gc.unfreeze()
+    with pytest.raises(SystemExit):
+        cli.main(["write", str(tmp_path / "m"), "Bern is in Asia.", "--instruction", "Learn it all."])
+    assert seen == [False] and gc.isenabled() and gc.get_freeze_count()
 
 
 def test_an_error_is_told_and_the_session_goes_on(memory, tmp_path, capsys):

@@ -127,12 +127,10 @@ def load(
         "learner": settings.model_dump(mode="json", exclude={"adapter", "backbone"}, exclude_unset=True),
     }
     about = AdapterInfo(**{**about, **actual}).as_json()
-    conversation = Conversation(
-        learner.eval(), loaded, about, model_digest(loaded), keep_notes=keep_notes, undo_steps=undo_steps
+    digest = model_digest(loaded)
+    return Conversation(
+        learner.eval(), loaded, about, digest, keep_notes=keep_notes, undo_steps=undo_steps, saved=saved
     )
-    if saved is not None:
-        conversation.load_memory(saved)
-    return conversation
 
 
 def _pool(

@@ -1,6 +1,7 @@
 """`gnm`: write into, ask, chat with, prune, serve and look at memory files; look at data; plan, train, evaluate."""
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; errors that are the user's to solve end in one sentence."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in _PROGRAMS:
-        with exit_on_error(), optional_imports():
+        with exit_on_error(), optional_imports(), _without_collection():
             program = _PROGRAMS[given[0]]()
         program(given[1:])
         return
@@ -105,6 +106,17 @@ def _seconds(given: str) -> float:
 
 
 @contextmanager
+def _without_collection() -> Iterator[None]:
+    """Collect no garbage while libraries and a model load; later collections pass over their objects, which stay."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # the process's end, too, would go through all of them
+        gc.enable()
+
+
+@contextmanager
 def _changing(
     options: argparse.Namespace, must_exist: bool = True, check: Callable[["SavedMemory"], object] | None = None
 ) -> Iterator["Conversation"]:
@@ -125,6 +137,7 @@ def _check_exists(path: Path, must_exist: bool = True) -> None:
         raise MemoryFileError(f"there is no memory file {path}; `gnm write` makes one")
 
 
+@_without_collection()
 def _conversation(
     options: argparse.Namespace, must_exist: bool = True, check: Callable[["SavedMemory"], object] | None = None
 ) -> "Conversation":

@@ -49,14 +49,20 @@ class Conversation(Asking):
         seed: int = 0,
         keep_notes: bool = True,
         undo_steps: int = 20,
+        saved: SavedMemory | None = None,
     ):
-        """about: the model's gnm.json. digest: the model's checksum, which its memory files carry. Others: `load`."""
-        super().__init__(learner, learner.reset([seed]))
+        """about: the model's gnm.json. digest: the model's checksum, which its memory files carry. saved: the memory to
+        begin with; None: a new one. Others: `load`.
+
+        Raises MemoryFileError if `saved` is damaged or another model's.
+        """
         self._backbone, self._about, self._digest = backbone, about, digest
-        self._notes: Notes = {}
         self._keep_notes = keep_notes
         self._undo_steps, self._before = undo_steps, History(undo_steps)
         self._versions = FileVersions()
+        self._learner = learner  # `_loaded` needs all of these
+        memory, self._notes = (learner.reset([seed]), {}) if saved is None else self._loaded(saved)
+        super().__init__(learner, memory)
 
     @torch.no_grad()
     def write(self, document: str, instruction: str, keep_notes: bool = True, long: Long = "refuse") -> int:
@@ -173,14 +179,19 @@ class Conversation(Asking):
 
         Raises MemoryFileError if it is damaged or another model's.
         """
+        self._change(*self._loaded(path))
+
+    def _loaded(self, path: str | Path | SavedMemory) -> tuple[Memory, Notes]:
+        """A saved memory and its notes, to go on from."""
         saved, state, notes = self._read(path)
         self._versions.note(saved.path, saved.checksum)
         memory = self._attach(state)
-        self._change(memory, only_stored(notes, memory.state))
+        return memory, only_stored(notes, memory.state)
 
     def _read(self, path: str | Path | SavedMemory) -> tuple[SavedMemory, MemoryState, Notes]:
         saved = path if isinstance(path, SavedMemory) else read_memory(path)
-        state, notes = load_memory(saved, self._digest, self._learner.lm.decoder.device, like=self.state)
+        lm = self._learner.lm
+        state, notes = load_memory(saved, self._digest, lm.decoder.device, like=lm.blank())
         check_notes(saved.path, notes, state)
         return saved, state, notes if self._keep_notes else without_text(notes)
 

@@ -12,6 +12,7 @@ from gnm.inference.chat import ChatFormat
 from gnm.inference.prompts import block
 from gnm.learners import LearnerSettings, build_learner
 from gnm.learners.memory import gated_parts, in_block
+from gnm.memory.checks import check_alike
 from gnm.weights.backbones import load_backbone
 from stock import QUESTIONS, assert_same_answers, prompt_ids
 
@@ -124,3 +125,23 @@ def test_the_gate_of_an_instruction_learns_to_keep_rules_alone(tiny):
             optimizer.step()
         gates[is_rule] = state.decisions.logits[0].sigmoid().tolist()
     assert gates[True][0] > 0.8 and gates[False][0] < 0.2 and min(gates[True][1], gates[False][1]) > 0.6
+
+
+ALL_STORED = {"gates": {"threshold": 0.0, "by": "random"}}
+STORE = {"capacity": 60, "store": {"k": 2, "layer": 1}}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("backbone", "settings"),
+    [("tiny", {}), ("tiny", {"write": ALL_STORED}), ("tiny", {"write": ALL_STORED, "memory": STORE}), ("tiny-gnm", {})],
+)
+def test_a_blank_memory_is_a_new_one_with_zeros_for_slots(backbone, settings):
+    learner = build_learner(LearnerSettings(method="gnm", **settings), load_backbone(backbone, dtype="float32"))
+    new, blank = learner.reset([0]).state, learner.lm.blank()
+    ours, theirs = blank.tensors(), new.tensors()
+    assert ours.keys() == theirs.keys() and not ours.pop("slots").any()
+    assert blank.slots.shape == new.slots.shape and blank.slots.dtype == new.slots.dtype
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert [each.tensors().keys() for each in blank.store or ()] == [each.tensors().keys() for each in new.store or ()]
+    check_alike(blank, new)

@@ -55,10 +55,6 @@ class LongTermLM(MemoryLM):
     def _settings(self) -> StoreSettings:
         return self.pool.store
 
-    def initial(self, seeds: Tensor) -> Memory:
-        memory = super().initial(seeds)
-        return replace(memory, state=self._with_store(memory.state))
-
     def attach(self, state: MemoryState) -> Memory:
         """As MemoryLM; segments that exceed the pool's capacity go into the store."""
         memory = super().attach(self._with_store(state))
@@ -115,6 +111,9 @@ class LongTermLM(MemoryLM):
             for both in zip((memory.keys, memory.values), self._sides(found.entries), strict=True)
         ]
         return self._prefix(*sides, replace(state, slots=slots, store=None, **joined))
+
+    def _new_state(self, slots: Tensor, seeds: Tensor) -> MemoryState:
+        return self._with_store(super()._new_state(slots, seeds))
 
     def _with_store(self, state: MemoryState) -> MemoryState:
         """`state` with an empty store for each row, if it has no stores."""

@@ -85,27 +85,36 @@ class MemoryLM(Limited):
 
     def initial(self, seeds: Tensor) -> Memory:
         """New memories, one for each of `seeds` [B] long. They hold the preamble's slots, or those of `start`."""
-        decoder, batch = self.decoder, seeds.shape[0]
-        ids = torch.tensor([[self.preamble]], dtype=torch.long, device=decoder.device)
-        origin = PREAMBLE
+        decoder, batch, slots = self.decoder, seeds.shape[0], self._blank_slots()
         if self.start is not None:
-            slots, origin = self.start[None].to(decoder.device, decoder.dtype), MIXED
-        elif ids.numel():
-            tap = InputTap()
+            slots = self.start[None].to(slots)
+        elif self.preamble:
+            ids, tap = torch.tensor([[self.preamble]], device=decoder.device), InputTap()
             with self._writing():
                 decoder.read(decoder.empty_prefix(1), ids, torch.ones_like(ids, dtype=torch.bool), tap)
             slots = tap.slots
-        else:
-            size = (1, len(decoder.layers), 0, decoder.config.hidden_size)
-            slots = torch.empty(size, dtype=decoder.dtype, device=decoder.device)
         keys, values = (tuple(tensor.expand(batch, -1, -1, -1) for tensor in side) for side in decoder.project(slots))
-        valid = torch.ones(batch, slots.shape[2], dtype=torch.bool, device=decoder.device)
-        source = torch.full_like(valid, origin, dtype=torch.long)
-        state = MemoryState(slots.expand(batch, -1, -1, -1), valid, source, seeds.to(decoder.device))
-        if self.write_settings.gates:
-            ones = torch.ones(valid.shape, device=decoder.device)
-            state = replace(state, strength=ones, segment=torch.full_like(source, -1))
-        return Memory(state, keys, values)
+        return Memory(self._new_state(slots, seeds), keys, values)
+
+    def blank(self) -> MemoryState:
+        """A new memory, a batch of one, with zeros for its slots: it takes no pass of the decoder."""
+        return self._new_state(self._blank_slots(), torch.zeros(1, dtype=torch.long))
+
+    def _blank_slots(self) -> Tensor:
+        """Zeros of the shape and dtype of a new memory's slots, [1, L, S, E]."""
+        decoder, count = self.decoder, len(self.preamble) if self.start is None else self.start.shape[1]
+        size = (1, len(decoder.layers), count, decoder.config.hidden_size)
+        return torch.zeros(size, dtype=decoder.dtype, device=decoder.device)
+
+    def _new_state(self, slots: Tensor, seeds: Tensor) -> MemoryState:
+        """The state of new memories, one for each of `seeds` [B] long, which all hold `slots` [1, L, S, E]."""
+        batch, device = seeds.shape[0], self.decoder.device
+        valid = torch.ones(batch, slots.shape[2], dtype=torch.bool, device=device)
+        source = torch.full_like(valid, PREAMBLE if self.start is None else MIXED, dtype=torch.long)
+        state = MemoryState(slots.expand(batch, -1, -1, -1), valid, source, seeds.to(device))
+        if not self.write_settings.gates:
+            return state
+        return replace(state, strength=valid.float(), segment=torch.full_like(source, -1))
 
     def attach(self, state: MemoryState) -> Memory:
         """The memory of a `state`, such as one from a file: all its slots are projected to keys and values."""

@@ -36,11 +36,12 @@ def trained_parameters(model: nn.Module, own: Mapping[str, nn.Parameter] = _NONE
 
     Adapters come in the order in which they are named here, so that the same model always gives the same order.
     """
+    of_adapters = [(name, parameter) for name, parameter in model.named_parameters() if ".lora_" in name]
     parts = {
         adapter: {
             _PEFT_PREFIX + name.replace(f".{adapter}.", "."): parameter
-            for name, parameter in model.named_parameters()
-            if ".lora_" in name and f".{adapter}." in name
+            for name, parameter in of_adapters
+            if f".{adapter}." in name
         }
         for adapter in ADAPTERS
     }
