@@ -132,6 +132,7 @@ def load(
     )
     if saved is not None:
         conversation.load_memory(saved)
+        conversation.clear_history()  # nothing was changed yet: `undo` must not go back to before the memory
     return conversation
 
 
