@@ -131,6 +131,17 @@ def test_documents_that_cannot_be_read_are_named(tmp_path):
     assert shell.documents_of("@".strip("@") + "text") == ["text"]
 
 
+def test_hidden_files_of_a_folder_are_no_documents_and_no_name_is_no_folder(tmp_path, monkeypatch):
+    (tmp_path / ".m.mem.lock").write_bytes(b"")
+    (tmp_path / ".DS_Store").write_bytes(b"\0\xff")
+    (tmp_path / "a.txt").write_text("Bern is in Asia.")
+    assert shell.documents_of(f"@{tmp_path}") == ["Bern is in Asia."]
+    monkeypatch.chdir(tmp_path)
+    for given in ("@", "@ "):
+        with pytest.raises(ConfigError, match="@ names no file"):
+            shell.documents_of(given)
+
+
 def test_a_line_shows_what_is_stored_of_its_clauses():
     segments = [
         Segment("Instruction: x\n", 0.1, 3, 0, False),

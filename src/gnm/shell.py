@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from gnm.errors import ConfigError, DataError, GNMError
-from gnm.texts import check_text
+from gnm.texts import check_subject, check_text
 
 HELP = """\
   write DOCUMENT | INSTRUCTION   take from a text, @FILE or @FOLDER what the instruction says (@@: a text with @)
@@ -24,19 +24,36 @@ UNDO = "`undo` can bring it back until the session ends; the saved file holds no
 def documents_of(given: str) -> list[str]:
     """The texts that an argument names: itself, or the contents of @FILE, or of every file in @FOLDER by name.
 
-    Of a text that begins with @@ the first one is taken away: so a text can begin with @.
-    Raises ConfigError if a file is empty or cannot be read as UTF-8 text, or a folder has no file; DataError for what
-    is no text or blank.
+    Hidden files of a folder (locks, a system's own) are left out. Of a text that begins with @@ the first one is taken
+    away: so a text can begin with @.
+    Raises ConfigError if @ stands alone, a file is empty or cannot be read as UTF-8 text, or a folder has no file;
+    DataError for what is no text or blank.
     """
     if not given.startswith("@") or given.startswith("@@"):
         text = given.removeprefix("@")
         check_text(text, "document", "there is nothing to write")
         return [text]
+    if not given[1:].strip():
+        raise ConfigError("@ names no file; write @FILE or @FOLDER, or @@ for a text that begins with @")
     path = Path(given[1:])
-    files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
     if not files:
         raise ConfigError(f"the folder {path} has no file to write; give one with text files")
     return [_read(each) for each in files]
+
+
+def to_forget(given: str) -> int | str:
+    """What `forget` was given: a document's number, or words that take something back.
+
+    Raises DataError for words that do not say what that is.
+    """
+    given = given.strip()
+    if given.isdecimal() and len(given) < 19:
+        return int(given)
+    check_subject(given)
+    return given
 
 
 def _read(path: Path) -> str:
@@ -199,11 +216,12 @@ def _say(conversation, rest: str, path: Path) -> None:
 
 
 def _forget(conversation, rest: str, path: Path, keep_history: bool) -> None:
-    if rest.isdecimal():
-        conversation.forget(int(rest))
-        what = f"document {rest} is forgotten"
+    given = to_forget(rest)
+    if isinstance(given, int):
+        conversation.forget(given)
+        what = f"document {given} is forgotten"
     else:
-        dropped = conversation.revoke(rest)
+        dropped = conversation.revoke(given)
         what = f"{dropped} slots are dropped"
         if not dropped:
             return print(what)
