@@ -63,9 +63,21 @@ def test_a_number_forgets_a_document(given, number):
     assert to_forget(given) == number
 
 
-def test_one_text_is_not_taken_for_a_list_of_questions():
-    with pytest.raises(DataError, match="one text, not several"):
-        load(None, backbone="tiny", dtype="float32", device="cpu").ask_all("Where is Bern?")
+def test_several_texts_are_a_list_or_an_iterator_and_not_one_text():
+    memory = load(None, backbone="tiny", dtype="float32", device="cpu")
+    asked = ["Where is Bern?", "Oslo is"]
+    assert memory.ask_all(iter(asked), 2) == memory.ask_all(asked, 2)
+    assert memory.score("Oslo is", iter(["a", "b"])) == memory.score("Oslo is", ["a", "b"])
+    ids = [memory.generate_inputs(each)["input_ids"].tolist() for each in (iter(asked), asked)]
+    assert ids[0] == ids[1] and len(ids[0]) == 2
+    for call in (memory.ask_all, lambda answers: memory.score("Oslo is", answers)):
+        with pytest.raises(DataError, match="one text, not several"):
+            call("Where is Bern?")
+    for call in (memory.ask_all, memory.generate_inputs, lambda answers: memory.score("Oslo is", answers)):
+        with pytest.raises(DataError, match="s are of type NoneType, not texts; give a list of str"):
+            call(None)
+    with pytest.raises(DataError, match="there is no request"):
+        memory.generate_inputs([])
 
 
 def test_an_argument_in_latin_1_is_refused_by_the_shell(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What is given as text is text: a `str` with something in it, of whole characters."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from gnm.errors import DataError
@@ -29,6 +30,19 @@ def check_text(text: Any, name: str, remedy: str | None) -> None:
             f"the {name} holds a byte that is no UTF-8 ({ascii(broken.group())}, character {broken.start() + 1}); give "
             "it as UTF-8 text"
         )
+
+
+def checked_texts(texts: Any, name: str, remedy: str) -> list[str]:
+    """`texts` as a list, which an iterator is only once. Raises DataError if it is one text or no collection, or if one
+    of the texts is none or blank (`check_text`). name: what one of them is."""
+    if isinstance(texts, str):
+        raise DataError(f"the {name}s are one text, not several; give a list of texts")
+    if not isinstance(texts, Iterable):
+        raise DataError(f"the {name}s are of type {type(texts).__name__}, not texts; give a list of str")
+    found = list(texts)
+    for text in found:
+        check_text(text, name, remedy)
+    return found
 
 
 def check_subject(instruction: str) -> None:
