@@ -1,6 +1,7 @@
 """`gnm chat` and what the shell commands share, on a tiny untrained backbone."""
 
 import functools
+import io
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from gnm import api, cli, shell
 from gnm.api import load
-from gnm.errors import ConfigError
+from gnm.errors import ConfigError, MemoryFileError
 from gnm.memory.written import Segment, Written
 
 
@@ -90,6 +91,45 @@ def test_an_error_is_told_and_the_session_goes_on(memory, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count("error: ") == 3 and said.count("drop what a document wrote") == 2
     assert "write needs a document and an instruction" in said and "undo in this session" not in said
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_session(memory, tmp_path, monkeypatch, capsys):
+    def interrupted(request):
+        yield "Once"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(memory, "generate", interrupted)
+    write = "write Bern is in Asia. | Learn it all."
+    session(memory, tmp_path / "m", write, "say Tell me a story.", write)
+    assert "\nOnce\ndocument 1: " in capsys.readouterr().out
+    assert len(load(None, backbone="tiny", memory=tmp_path / "m").documents) == 2
+
+
+@pytest.mark.parametrize("error", [SystemExit(143), BrokenPipeError(), ValueError("ours")])
+def test_what_was_written_is_saved_whatever_ends_the_session(memory, tmp_path, monkeypatch, error):
+    def ended(phrase):
+        raise error
+
+    monkeypatch.setattr(memory, "ask", ended)
+    with pytest.raises(type(error)):
+        session(memory, tmp_path / "m", "write Bern is in Asia. | Learn it all.", "Where is Bern?")
+    assert len(load(None, backbone="tiny", memory=tmp_path / "m").documents) == 1
+
+
+def test_a_session_that_cannot_be_saved_goes_on(memory, tmp_path, monkeypatch, capsys):
+    (tmp_path / "m").mkdir()
+    lines = ["write Bern is in Asia. | Learn it all.", "quit", "inspect"]
+    with pytest.raises(MemoryFileError, match="it is a folder"):
+        session(memory, tmp_path / "m", *lines)  # the end of input ends it
+    said = capsys.readouterr().out
+    assert "error: cannot save the memory" in said and "1 documents" in said.partition("error: ")[2]
+
+
+def test_a_line_that_is_no_text_is_told(memory, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ask Caf\xe9\ninspect\n"), encoding="utf-8"))
+    shell.chat(memory, tmp_path / "m")
+    said = capsys.readouterr().out
+    assert "error: the phrase holds a byte that is no UTF-8" in said and "0 documents" in said
 
 
 def test_a_line_that_only_looks_like_a_command_is_a_question(memory, tmp_path, monkeypatch, capsys):

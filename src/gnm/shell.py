@@ -1,8 +1,9 @@
 """What the shell commands of a memory share, and `gnm chat`: one session with the model loaded once."""
 
+import io
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -156,6 +157,9 @@ def chat(
 ) -> None:
     """Read commands until "quit" or the end of input; errors are told and the session goes on. Saves at the end.
 
+    Ctrl-C stops what is being written or answered, and the session goes on. What was written is saved too if something
+    else ends the session (SIGTERM, an error of ours). If it cannot be saved at "quit", the session goes on.
+
     long: what is done with documents that are too long to be read at once, as for `Conversation.write`.
     keep_history: whether `undo` can bring back what was forgotten. If not, `forget` clears the history for `undo`, so
     that nothing of what was forgotten stays in this process.
@@ -166,32 +170,40 @@ def chat(
         "forget": partial(_forget, keep_history=keep_history),
         "help": partial(_help, keep_history=keep_history),
     }
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no UTF-8 are refused by `check_text`
     _help(conversation, "", path, keep_history)
-    while True:
-        try:
-            line = read("> ").strip()
-        except EOFError:
-            break
-        except KeyboardInterrupt:
-            print()
-            continue
-        command, _, rest = line.partition(" ")
-        if command == "quit" and not rest:
-            break
-        if not line:
-            continue
-        try:
-            run = commands.get(command)
-            if run is None or (rest and command in _ALONE):
-                _ask(conversation, line, path)
-            elif not rest and command not in _ALONE:
-                raise DataError(f"{command} needs something after it; `help` shows what")
-            else:
-                run(conversation, rest.strip(), path)
-        except GNMError as error:
-            print(f"error: {error}")
-    conversation.save_memory(path)
-    print(f"saved to {path}")
+    try:
+        while True:
+            try:
+                line = read("> ").strip()
+                if line == "quit":
+                    return _save(conversation, "", path)
+                if line:
+                    _run(conversation, line, path, commands)
+            except EOFError:
+                return _save(conversation, "", path)
+            except KeyboardInterrupt:
+                print()
+            except GNMError as error:
+                print(f"error: {error}")
+    except GNMError:
+        raise
+    except BaseException:
+        conversation.save_memory(path)
+        raise
+
+
+def _run(conversation, line: str, path: Path, commands: Mapping[str, Callable]) -> None:
+    """Do what a line of a session says: one of `commands`, or a question."""
+    command, _, rest = line.partition(" ")
+    run = commands.get(command)
+    if run is None or (rest and command in _ALONE):
+        _ask(conversation, line, path)
+    elif not rest and command not in _ALONE:
+        raise DataError(f"{command} needs something after it; `help` shows what")
+    else:
+        run(conversation, rest.strip(), path)
 
 
 def _write(conversation, rest: str, path: Path, long: str) -> None:
