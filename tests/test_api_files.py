@@ -1,6 +1,7 @@
 """Memory files for a program: saved, read, merged, written by several at once, damaged."""
 
 import functools
+import io
 import json
 import subprocess
 import sys
@@ -28,6 +29,21 @@ def test_a_saved_memory_answers_as_before(memory, tmp_path):
     assert torch.equal(other.state.slots, memory.state.slots)
     assert other.documents == memory.documents
     assert other.ask("The capital of Elbonia is") == memory.ask("The capital of Elbonia is")
+
+
+def test_undo_does_not_go_back_to_before_the_memory_was_loaded(memory, tmp_path, monkeypatch, capsys):
+    memory.write(DOCUMENT, INSTRUCTION)
+    memory.save_memory(tmp_path / "m")
+    memory.save_pretrained(tmp_path / "model")
+    for again in (tiny(memory=tmp_path / "m"), load(tmp_path / "model", device="cpu")):
+        with pytest.raises(MemoryFileError, match="nothing to undo"):
+            again.undo()
+        assert len(again.documents) == 1
+    monkeypatch.setattr("sys.stdin", io.StringIO("undo\nquit\n"))
+    monkeypatch.setattr(api, "load", functools.partial(load, dtype="float32", device="cpu"))
+    cli.main(["chat", str(tmp_path / "m"), "--backbone", "tiny"])
+    assert "error: there is nothing to undo" in capsys.readouterr().out
+    assert len(tiny(memory=tmp_path / "m").documents) == 1
 
 
 def test_two_saved_memories_become_one(memory, tmp_path, monkeypatch):

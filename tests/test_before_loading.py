@@ -50,6 +50,7 @@ def files(tmp_path_factory):
         (["merge", "m", "link"], "the memory itself"),
         (["merge", "m", "damaged"], "damaged.*checksum"),
         (["merge", "m", "qwen"], "qwen was written by the model .*; merge memories of one model"),
+        (["forget", "m", "9" * 5000], "the instruction '99*' does not say what is to be forgotten"),
         (["ask", "m", "a", "--store", "4"], "give its size too: .*--capacity SLOTS"),
         (["ask", "m", "a", "--store", "4", "--capacity", "90"], "set write.gates"),
     ],
@@ -160,6 +161,13 @@ def test_the_shell_has_every_kind_of_eviction(tmp_path, monkeypatch):
     assert [(each["capacity"], each["eviction"]) for each in given] == [(90, kind) for kind in kinds]
     with pytest.raises(SystemExit, match="2"):
         cli.main(["ask", "m", "a", "--eviction", "newest"])
+
+
+@pytest.mark.parametrize("seconds", ["soon", "-1", "inf", "nan"])
+def test_a_timeout_is_a_number_of_seconds(capsys, seconds):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["forget", "m", "0", f"--timeout={seconds}"])
+    assert f"{seconds} is no number of seconds; give 0 or more" in capsys.readouterr().err
 
 
 def test_an_unknown_dtype_or_backbone_is_named():

@@ -86,6 +86,12 @@ def test_a_block_of_a_file_can_be_read_alone(params):
     assert load(params(text), ["seed=6"], block="train").seed == 6
 
 
+def test_a_file_of_blocks_is_told_from_one_of_settings(params):
+    blocks = "other: {a: 1}\ntrain:\n  seed: 5\n  method: {name: x}\nreport: {seed: 2}\n"
+    assert refused(params(blocks), ["length=[1, 2]"]).endswith("has its settings in blocks; read one: --block train")
+    assert refused(params("seed: 3\nother: {a: 1}\n")).count("--block") == 0
+
+
 @pytest.mark.parametrize(
     ("override", "value"),
     [

@@ -76,6 +76,12 @@ def test_a_reader_that_goes_away_ends_the_program_quietly():
     assert process.wait(60) == 141 and told == b""
 
 
+def test_ctrl_c_ends_the_program_quietly():
+    process = run("import os, signal, time\n    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+                  "    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)")  # fmt: skip
+    assert process.communicate(timeout=60) == (b"", b"") and process.returncode == 130
+
+
 def test_what_the_output_cannot_show_becomes_a_question_mark():
     process = run("print('a \\u2014 b')", PYTHONIOENCODING="ascii")
     assert process.communicate(timeout=60) == (b"a ? b\n", b"") and process.returncode == 0

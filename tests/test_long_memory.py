@@ -77,6 +77,26 @@ def test_merging_takes_stores_in(open_gates, tmp_path):
     assert len(memory.documents) == 7 and all(each.slots for each in memory.documents)
 
 
+def test_a_memory_without_a_store_drops_no_other_memorys_store(open_gates, tmp_path, monkeypatch):
+    stored = filled(open_gates, store={"k": 2})
+    stored.save_memory(tmp_path / "stored")
+    plain = load(open_gates, dtype="float32", device="cpu")
+    plain.write("Bern is old.", INSTRUCTION)
+    plain.save_memory(tmp_path / "plain")
+    with pytest.raises(MemoryFileError, match="stored has a long-term store"):
+        plain.merge(tmp_path / "stored")
+    monkeypatch.setattr(api, "load", functools.partial(load, dtype="float32", device="cpu"))
+    merged = ["merge", str(tmp_path / "plain"), str(tmp_path / "stored"), "--adapter", str(open_gates)]
+    with monkeypatch.context() as unloaded:
+        unloaded.setattr(api, "load_backbone", None)
+        with pytest.raises(SystemExit, match="stored has a long-term store.*--capacity SLOTS --store SEGMENTS"):
+            cli.main(merged)
+    cli.main([*merged, "--capacity", "80", "--store", "2"])
+    together = load(open_gates, dtype="float32", device="cpu", memory=tmp_path / "plain")
+    slots = [each.slots for each in (*plain.documents, *stored.documents)]
+    assert [each.slots for each in together.documents] == slots
+
+
 def test_the_shell_keeps_and_shows_a_store(open_gates, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(api, "load", functools.partial(load, dtype="float32", device="cpu", eviction="oldest"))
     given = [str(tmp_path / "m"), "--adapter", str(open_gates), "--capacity", "80", "--store", "2"]

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import io
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from gnm import api, cli, shell
 from gnm.api import load
-from gnm.errors import ConfigError
+from gnm.errors import ConfigError, MemoryFileError
 from gnm.memory.written import Segment, Written
 
 
@@ -107,6 +108,45 @@ def test_an_error_is_told_and_the_session_goes_on(memory, tmp_path, capsys):
     assert "write needs a document and an instruction" in said and "undo in this session" not in said
 
 
+def test_ctrl_c_stops_an_answer_and_not_the_session(memory, tmp_path, monkeypatch, capsys):
+    def interrupted(request):
+        yield "Once"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(memory, "generate", interrupted)
+    write = "write Bern is in Asia. | Learn it all."
+    session(memory, tmp_path / "m", write, "say Tell me a story.", write)
+    assert "\nOnce\ndocument 1: " in capsys.readouterr().out
+    assert len(load(None, backbone="tiny", memory=tmp_path / "m").documents) == 2
+
+
+@pytest.mark.parametrize("error", [SystemExit(143), BrokenPipeError(), ValueError("ours")])
+def test_what_was_written_is_saved_whatever_ends_the_session(memory, tmp_path, monkeypatch, error):
+    def ended(phrase):
+        raise error
+
+    monkeypatch.setattr(memory, "ask", ended)
+    with pytest.raises(type(error)):
+        session(memory, tmp_path / "m", "write Bern is in Asia. | Learn it all.", "Where is Bern?")
+    assert len(load(None, backbone="tiny", memory=tmp_path / "m").documents) == 1
+
+
+def test_a_session_that_cannot_be_saved_goes_on(memory, tmp_path, monkeypatch, capsys):
+    (tmp_path / "m").mkdir()
+    lines = ["write Bern is in Asia. | Learn it all.", "quit", "inspect"]
+    with pytest.raises(MemoryFileError, match="it is a folder"):
+        session(memory, tmp_path / "m", *lines)  # the end of input ends it
+    said = capsys.readouterr().out
+    assert "error: cannot save the memory" in said and "1 documents" in said.partition("error: ")[2]
+
+
+def test_a_line_that_is_no_text_is_told(memory, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ask Caf\xe9\ninspect\n"), encoding="utf-8"))
+    shell.chat(memory, tmp_path / "m")
+    said = capsys.readouterr().out
+    assert "error: the phrase holds a byte that is no UTF-8" in said and "0 documents" in said
+
+
 def test_a_line_that_only_looks_like_a_command_is_a_question(memory, tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(memory, "ask", lambda phrase: asked.append(phrase) or "")
@@ -144,6 +184,17 @@ def test_documents_that_cannot_be_read_are_named(tmp_path):
         with pytest.raises(ConfigError, match=message):
             shell.documents_of(f"@{tmp_path / given}")
     assert shell.documents_of("@".strip("@") + "text") == ["text"]
+
+
+def test_hidden_files_of_a_folder_are_no_documents_and_no_name_is_no_folder(tmp_path, monkeypatch):
+    (tmp_path / ".m.mem.lock").write_bytes(b"")
+    (tmp_path / ".DS_Store").write_bytes(b"\0\xff")
+    (tmp_path / "a.txt").write_text("Bern is in Asia.")
+    assert shell.documents_of(f"@{tmp_path}") == ["Bern is in Asia."]
+    monkeypatch.chdir(tmp_path)
+    for given in ("@", "@ "):
+        with pytest.raises(ConfigError, match="@ names no file"):
+            shell.documents_of(given)
 
 
 def test_a_line_shows_what_is_stored_of_its_clauses():

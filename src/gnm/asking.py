@@ -15,7 +15,9 @@ from gnm.inference.generation import decode_stream, generate_tokens, generation_
 from gnm.inference.scoring import Score, answer_pairs, score
 from gnm.learners.memory import MemoryLearner
 from gnm.models.projected import Memory
-from gnm.texts import check_text
+from gnm.texts import check_text, checked_texts
+
+SAY = "say what the model is to do"
 
 
 class Asking:
@@ -39,10 +41,7 @@ class Asking:
     @torch.no_grad()
     def ask_all(self, phrases: Sequence[str], max_new_tokens: int = 16) -> list[str]:
         """The answers to several questions or phrases. They are read in one pass, and none of them sees another."""
-        if isinstance(phrases, str):
-            raise DataError("the phrases are one text, not several; give a list of texts, or use `ask`")
-        for phrase in phrases:
-            check_text(phrase, "phrase", "ask a question, or for the continuation of some words")
+        phrases = checked_texts(phrases, "phrase", "ask a question, or for the continuation of some words")
         if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens: {max_new_tokens!r} is no number of tokens; give an int from 1 on")
         answers = self._learner.say(self._memory, [phrases], max_new_tokens)[0]
@@ -71,7 +70,9 @@ class Asking:
 
         They are good for one call. The memory stays as it is. Raises DataError for an empty request.
         """
-        requests = [requests] if isinstance(requests, str) else requests
+        requests = checked_texts([requests] if isinstance(requests, str) else requests, "request", SAY)
+        if not requests:
+            raise DataError("there is no request; give one text, or a list of them")
         prompts = [self._prompt(request) for request in requests]
         reader, padding = self._learner.reader, self.tokenizer.pad_token_id
         ends, pad = reader.chat.end_of_turn, 0 if padding is None else padding
@@ -85,14 +86,13 @@ class Asking:
         With an empty request they are scored as text that stands by itself. Raises DataError for an empty answer.
         """
         check_text(request, "request", None)
-        for answer in answers:
-            check_text(answer, "answer", "there is nothing to score")
+        answers = checked_texts(answers, "answer", "there is nothing to score")
         reader = self._learner.reader
         pairs = answer_pairs(reader.chat, request, answers)
         return score(reader.decoder, self._learner.prefix(self._memory, [request]), pairs) if pairs else []
 
     def _prompt(self, request: str) -> list[int]:
-        check_text(request, "request", "say what the model is to do")
+        check_text(request, "request", SAY)
         chat = self._learner.reader.chat
         return chat.encode(request.strip()) + chat.tail
 

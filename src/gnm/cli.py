@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gnm import __version__
 from gnm.errors import MemoryFileError, exit_on_error
 from gnm.extras import optional_imports
-from gnm.shell import chat, described, documents_of
+from gnm.shell import chat, described, documents_of, to_forget
 from gnm.texts import check_text
 
 if TYPE_CHECKING:  # torch is imported by those commands alone that need it
@@ -99,7 +99,10 @@ def _count(given: str) -> int:
 
 
 def _seconds(given: str) -> float:
-    seconds = float(given)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
     if not 0 <= seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{given} is no number of seconds; give 0 or more")
     return seconds
@@ -180,19 +183,18 @@ def _chat(options: argparse.Namespace) -> None:
 def _forget(options: argparse.Namespace) -> None:
     from gnm.memory.notes import without_document
 
-    check_text(options.what, "instruction", "say what is to be forgotten")
-    number = int(options.what) if options.what.isdecimal() else None
+    what = to_forget(options.what)
 
     def check(saved: "SavedMemory") -> None:
-        if number is not None:
-            without_document(saved.state, saved.notes, number)
+        if isinstance(what, int):
+            without_document(saved.state, saved.notes, what)
 
     with _changing(options, check=check) as conversation:
-        if number is not None:
-            conversation.forget(number)
-            said = f"document {number} is forgotten; {len(conversation.documents)} documents are left"
+        if isinstance(what, int):
+            conversation.forget(what)
+            said = f"document {what} is forgotten; {len(conversation.documents)} documents are left"
         else:
-            dropped = conversation.revoke(options.what)
+            dropped = conversation.revoke(what)
             left = sum(conversation.state.documents().values())
             said = f"{dropped} slots are dropped; {left} are left"
         conversation.save_memory(options.memory)
@@ -200,6 +202,7 @@ def _forget(options: argparse.Namespace) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
+    from gnm.memory.checks import check_searchable
     from gnm.memory.files import read_memory
 
     _check_exists(options.other)
@@ -214,6 +217,8 @@ def _merge(options: argparse.Namespace) -> None:
                 f"{options.other} was written by the model {other.model}, {options.memory} by {saved.model}; merge "
                 "memories of one model"
             )
+        if not (saved.state.store or options.store):
+            check_searchable(other.path, other.state, None)
 
     with _changing(options, check=check) as conversation:
         conversation.merge(other)

@@ -7,7 +7,7 @@
 import argparse
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -37,9 +37,7 @@ def read_blocks(path: str | Path) -> dict[str, Any]:
     try:
         params = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"cannot read settings from {path}: {error.strerror}; give --params an existing file"
-        ) from error
+        raise ConfigError(f"cannot read settings from {path}: {error.strerror}; name a file that is there") from error
     except RecursionError as error:
         raise ConfigError(f"{path} is nested too deeply; settings are a few levels deep") from error
     except (yaml.YAMLError, ValueError) as error:
@@ -65,7 +63,20 @@ def load_params(
         params = {key: params[key] for key in schema.model_fields if key in params} | params[block]
     for override in overrides:
         _set(params, override)
-    return validate(params, schema, where=f"{path}, {block}" if block else str(path))
+    try:
+        return validate(params, schema, where=f"{path}, {block}" if block else str(path))
+    except ConfigError as error:
+        if block is None and (blocks := _blocks_for(schema, params)):
+            raise ConfigError(f"{path} has its settings in blocks; read one: --block {' or '.join(blocks)}") from error
+        raise
+
+
+def _blocks_for(schema: type[Schema], params: Mapping[str, Any]) -> list[str]:
+    """The top-level blocks of a file that hold the most of what `schema` needs and the top level lacks."""
+    needed = {name for name, field in schema.model_fields.items() if field.is_required()} - params.keys()
+    inner = {name: value for name, value in params.items() if name not in schema.model_fields}
+    held = {str(name): len(needed & value.keys()) for name, value in inner.items() if isinstance(value, dict)}
+    return [name for name, count in held.items() if count == max(held.values()) > 0]
 
 
 def validate(params: dict[str, Any], schema: type[Schema], where: str) -> Schema:

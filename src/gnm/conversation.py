@@ -28,7 +28,7 @@ from gnm.memory.state import MIXED
 from gnm.memory.versions import FileVersions
 from gnm.memory.written import Written, written_documents
 from gnm.models.projected import Memory
-from gnm.texts import check_text
+from gnm.texts import check_subject, check_text
 from gnm.weights.backbones import Backbone
 from gnm.weights.pretrained import push_to_hub, save_pretrained
 
@@ -105,10 +105,11 @@ class Conversation(Asking):
 
         `undo` brings them back until `clear_history`.
         Whoever calls this means to take something back; nothing asks whether the words do.
-        Raises DataError for an empty instruction. Raises MemoryFileError if the memory has no keep gates
-        (`write.gates.revise`), or if its eviction mixed the slots of documents.
+        Raises DataError for an instruction that is empty, or does not say what it is about ("Forget document 1": that
+        is `forget`). Raises MemoryFileError if the memory has no keep gates (`write.gates.revise`), or if its eviction
+        mixed the slots of documents.
         """
-        check_text(instruction, "instruction", "say what is to be forgotten")
+        check_subject(instruction)
         if not self._learner.lm.revises:
             raise MemoryFileError(
                 "this memory has no keep gates, so it cannot tell what an instruction takes back; forget a document by "

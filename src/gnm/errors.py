@@ -51,16 +51,18 @@ _DISK = {
     errno.EEXIST: "a file of this name is in the way; choose another folder",
 }
 _TEMPORARY = re.compile(r"\.(.+)\.[^.]{8}\.part")
-_BROKEN_PIPE, _TERMINATED = 128 + 13, 128 + 15  # what a shell says of a program that SIGPIPE or SIGTERM ended
+_INTERRUPTED, _BROKEN_PIPE, _TERMINATED = 128 + 2, 128 + 13, 128 + 15
+"""What a shell says of a program that SIGINT (Ctrl-C), SIGPIPE or SIGTERM ended."""
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """End the program with the error's sentence, without a traceback, if it is the user's to solve.
 
-    So are a full disk and files that cannot be written. A reader of the output that goes away (`| head`) ends the
-    program quietly. Characters that the output's encoding does not have are shown as question marks. SIGTERM ends the
-    program as an error does, so that half-written files are removed. torchrun's report ends in the sentence, too.
+    So are a full disk and files that cannot be written. Ctrl-C, and a reader of the output that goes away (`| head`),
+    end the program quietly. Characters that the output's encoding does not have are shown as question marks. SIGTERM
+    ends the program as an error does, so that half-written files are removed. torchrun's report ends in the sentence,
+    too.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
@@ -71,6 +73,8 @@ def exit_on_error() -> Iterator[None]:
             sys.stdout.flush()  # here, not while the interpreter ends
     except GNMError as error:
         _exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python does not flush its buffer into the pipe at exit
         sys.exit(_BROKEN_PIPE)

@@ -1,14 +1,15 @@
 """What the shell commands of a memory share, and `gnm chat`: one session with the model loaded once."""
 
+import io
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from gnm.errors import ConfigError, DataError, GNMError
-from gnm.texts import check_text
+from gnm.texts import check_subject, check_text
 
 HELP = """\
   write DOCUMENT | INSTRUCTION   take from a text, @FILE or @FOLDER what the instruction says (@@: a text with @)
@@ -24,19 +25,36 @@ UNDO = "`undo` can bring it back until the session ends; the saved file holds no
 def documents_of(given: str) -> list[str]:
     """The texts that an argument names: itself, or the contents of @FILE, or of every file in @FOLDER by name.
 
-    Of a text that begins with @@ the first one is taken away: so a text can begin with @.
-    Raises ConfigError if a file is empty or cannot be read as UTF-8 text, or a folder has no file; DataError for what
-    is no text or blank.
+    Hidden files of a folder (locks, a system's own) are left out. Of a text that begins with @@ the first one is taken
+    away: so a text can begin with @.
+    Raises ConfigError if @ stands alone, a file is empty or cannot be read as UTF-8 text, or a folder has no file;
+    DataError for what is no text or blank.
     """
     if not given.startswith("@") or given.startswith("@@"):
         text = given.removeprefix("@")
         check_text(text, "document", "there is nothing to write")
         return [text]
+    if not given[1:].strip():
+        raise ConfigError("@ names no file; write @FILE or @FOLDER, or @@ for a text that begins with @")
     path = Path(given[1:])
-    files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
     if not files:
         raise ConfigError(f"the folder {path} has no file to write; give one with text files")
     return [_read(each) for each in files]
+
+
+def to_forget(given: str) -> int | str:
+    """What `forget` was given: a document's number, or words that take something back.
+
+    Raises DataError for words that do not say what that is.
+    """
+    given = given.strip()
+    if given.isdecimal() and len(given) < 19:
+        return int(given)
+    check_subject(given)
+    return given
 
 
 def _read(path: Path) -> str:
@@ -135,6 +153,9 @@ def chat(
 ) -> None:
     """Read commands until "quit" or the end of input; errors are told and the session goes on. Saves at the end.
 
+    Ctrl-C stops what is being written or answered, and the session goes on. What was written is saved too if something
+    else ends the session (SIGTERM, an error of ours). If it cannot be saved at "quit", the session goes on.
+
     long: what is done with documents that are too long to be read at once, as for `Conversation.write`.
     keep_history: whether `undo` can bring back what was forgotten. If not, `forget` clears the history for `undo`, so
     that nothing of what was forgotten stays in this process.
@@ -145,32 +166,40 @@ def chat(
         "forget": partial(_forget, keep_history=keep_history),
         "help": partial(_help, keep_history=keep_history),
     }
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no UTF-8 are refused by `check_text`
     _help(conversation, "", path, keep_history)
-    while True:
-        try:
-            line = read("> ").strip()
-        except EOFError:
-            break
-        except KeyboardInterrupt:
-            print()
-            continue
-        command, _, rest = line.partition(" ")
-        if command == "quit" and not rest:
-            break
-        if not line:
-            continue
-        try:
-            run = commands.get(command)
-            if run is None or (rest and command in _ALONE):
-                _ask(conversation, line, path)
-            elif not rest and command not in _ALONE:
-                raise DataError(f"{command} needs something after it; `help` shows what")
-            else:
-                run(conversation, rest.strip(), path)
-        except GNMError as error:
-            print(f"error: {error}")
-    conversation.save_memory(path)
-    print(f"saved to {path}")
+    try:
+        while True:
+            try:
+                line = read("> ").strip()
+                if line == "quit":
+                    return _save(conversation, "", path)
+                if line:
+                    _run(conversation, line, path, commands)
+            except EOFError:
+                return _save(conversation, "", path)
+            except KeyboardInterrupt:
+                print()
+            except GNMError as error:
+                print(f"error: {error}")
+    except GNMError:
+        raise
+    except BaseException:
+        conversation.save_memory(path)
+        raise
+
+
+def _run(conversation, line: str, path: Path, commands: Mapping[str, Callable]) -> None:
+    """Do what a line of a session says: one of `commands`, or a question."""
+    command, _, rest = line.partition(" ")
+    run = commands.get(command)
+    if run is None or (rest and command in _ALONE):
+        _ask(conversation, line, path)
+    elif not rest and command not in _ALONE:
+        raise DataError(f"{command} needs something after it; `help` shows what")
+    else:
+        run(conversation, rest.strip(), path)
 
 
 def _write(conversation, rest: str, path: Path, long: str) -> None:
@@ -195,11 +224,12 @@ def _say(conversation, rest: str, path: Path) -> None:
 
 
 def _forget(conversation, rest: str, path: Path, keep_history: bool) -> None:
-    if rest.isdecimal():
-        conversation.forget(int(rest))
-        what = f"document {rest} is forgotten"
+    given = to_forget(rest)
+    if isinstance(given, int):
+        conversation.forget(given)
+        what = f"document {given} is forgotten"
     else:
-        dropped = conversation.revoke(rest)
+        dropped = conversation.revoke(given)
         what = f"{dropped} slots are dropped"
         if not dropped:
             return print(what)

@@ -171,6 +171,8 @@ def test_a_merged_store_keeps_its_own_segments_and_takes_in_the_others_as_later_
     assert merge(first, second, pool).store[0].source.tolist() == [0, 1, 1]
     assert merge(first, second, pool).documents() == {0: 3, 1: 4}  # nothing is evicted before it has a place
     assert merge(first, other, pool).store[0].source.tolist() == [0]  # a memory without a store
+    with pytest.raises(MemoryFileError, match="has a long-term store, and this one has none.*merge this one into the"):
+        merge(one, second, PoolSettings())
 
 
 @pytest.mark.parametrize("other", ["batch", "layers", "width", "gates"])

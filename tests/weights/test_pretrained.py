@@ -185,13 +185,20 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
     with pytest.raises(CheckpointError, match="other holds something else than a memory model"):
         memory.save_pretrained(tmp_path / "other")
     assert (tmp_path / "other" / "thesis.txt").read_text() == "precious"
+    for name in (None, "", 3):
+        with pytest.raises(CheckpointError, match="is no folder to save a model to; give its name"):
+            memory.save_pretrained(name)
 
 
-def test_a_hub_that_does_not_take_it_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_hub_that_does_not_take_it_is_one_sentence(monkeypatch, offline):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    memory = load(None, backbone="tiny", **OPTIONS)
     with pytest.raises(BackboneError, match="the hub did not take somebody/memory"):
-        load(None, backbone="tiny", **OPTIONS).push_to_hub("somebody/memory")
+        memory.push_to_hub("somebody/memory")
+    with pytest.raises(BackboneError, match="None is no repository of the hub"):
+        memory.push_to_hub(None)
 
 
 @pytest.mark.parametrize("wrong", [{"capacity": 0}, {"eviction": "newest"}])

@@ -27,8 +27,6 @@ def answer_pairs(chat: ChatFormat, request: str, answers: Sequence[str]) -> list
 
     Raises DataError for an empty answer.
     """
-    if isinstance(answers, str):
-        raise DataError("the answers are one text, not several; give a list of texts")
     prompt = (chat.encode(request.strip()) + chat.tail) or chat.end_of_turn[:1]
     encoded = [chat.encode_answer(answer) for answer in answers]
     if not all(encoded):

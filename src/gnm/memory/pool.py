@@ -89,12 +89,18 @@ def merge(state: MemoryState, other: MemoryState, settings: PoolSettings) -> Mem
     Both must be of the same model. If writes read nothing of the pool (write.reads: nothing), the result has the slots
     of one memory that was given all documents. A pool that is too full evicts. With `settings.store` it does not: what
     is too much goes into the store when the memory is attached to its model.
-    Raises MemoryFileError if the memories differ in batch, layers, width, or in whether they have gates.
+    Raises MemoryFileError if the memories differ in batch, layers, width, or in whether they have gates, and if `other`
+    alone has a long-term store.
     """
     kind = (state.batch, state.slots.shape[1], state.slots.shape[3], state.strength is None)
     if kind != (other.batch, other.slots.shape[1], other.slots.shape[3], other.strength is None):
         raise MemoryFileError(
             "these memories are of two kinds (another model, batch, or gates); merge memories of one model"
+        )
+    if other.store and not state.store:
+        raise MemoryFileError(
+            "the memory to be merged has a long-term store, and this one has none to take it in; give this one a store "
+            "(memory.store and memory.capacity), or merge this one into the other"
         )
     added = other.select(other.source != PREAMBLE)[0]
     numbered = torch.where(added.source >= 0, added.source + state.written, added.source)

@@ -4,9 +4,7 @@ import argparse
 import asyncio
 import logging
 import socket
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from platformdirs import user_data_path
@@ -16,13 +14,11 @@ from gnm.extras import optional_imports
 from gnm.serve.keys import Keys, add_user, is_loopback
 from gnm.serve.settings import ServeSettings, serve_settings
 
-_INTERRUPTED = 128 + 2  # what a shell says of a program that SIGINT ended
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Load the model, listen, answer until interrupted."""
     options = _parser().parse_args(arguments)
-    with exit_on_error(), _interruptible():
+    with exit_on_error():
         if options.add_user is not None:
             if options.keys is None:
                 raise ConfigError("--add-user needs --keys FILE, in which the key is remembered")
@@ -36,15 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         with optional_imports():
             _serve(options, settings, keys)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl+C ends the program quietly, also while the model is loaded."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
 
 
 def _parser() -> argparse.ArgumentParser:

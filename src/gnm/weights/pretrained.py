@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from gnm.config import validate
 from gnm.errors import BackboneError, CheckpointError
@@ -28,6 +28,7 @@ from gnm.weights.trained import MODULE, copied, read_weights, trained_parameters
 
 STATE = "memory_state.safetensors"
 _FILES = [*LOADED, "README.md"]
+_REFUSALS = (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, httpx2.HTTPError)
 
 
 def save_pretrained(
@@ -42,8 +43,10 @@ def save_pretrained(
     """Write a memory model to `folder`, whole or not at all; `about` becomes gnm.json and the model card.
 
     state, digest, notes: the memory to save along, the digest of the model that it belongs to, what is known of it.
-    Raises CheckpointError if `folder` holds something else than such a model.
+    Raises CheckpointError if `folder` is no name of one, or holds something else than such a model.
     """
+    if not isinstance(folder, str | Path) or not str(folder).strip():
+        raise CheckpointError(f"{folder!r} is no folder to save a model to; give its name, a str or a Path")
     model, folder = backbone.model, Path(folder)
     recover_folder(folder)
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / ABOUT).is_file())):
@@ -127,6 +130,8 @@ def push_to_hub(folder: str | Path, repo: str, private: bool = True) -> str:
     The memory's notes are people's text, so nothing goes into a repository that everybody can read, unless `private` is
     False. Raises BackboneError if it is such a repository, or if the hub is out of reach or refuses.
     """
+    if not isinstance(repo, str):
+        raise BackboneError(f"{repo!r} is no repository of the hub; give its name, 'owner/name'")
     api = HfApi()
     try:
         api.create_repo(repo, private=private, exist_ok=True)
@@ -136,7 +141,7 @@ def push_to_hub(folder: str | Path, repo: str, private: bool = True) -> str:
                 "private repository, or say private=False to publish it"
             )
         return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload a memory model"))
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx2.HTTPError) as error:
+    except _REFUSALS as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BackboneError(
             f"the hub did not take {repo} ({reason}); check its name, the network, and `hf auth login` (write access)"

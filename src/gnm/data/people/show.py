@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if (options.facts is None) == (options.what == "sequences"):
         parser.error("sequences need a file of facts, instructions take none")
+    if options.sample < 1:
+        parser.error(f"--sample: {options.sample} is no number of samples; give one from 1 on")
     with exit_on_error():
         if options.what == "instructions":
             print(instructions(options.sample, options.split, options.seed))
