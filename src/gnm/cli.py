@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in _PROGRAMS:
         with exit_on_error(), optional_imports(), _without_collection():
-            program = _PROGRAMS[given[0]]()
+            program = pkgutil.resolve_name(_PROGRAMS[given[0]])
         program(given[1:])
         return
     options = _parser().parse_args(given)
@@ -242,63 +243,16 @@ def _convert(options: argparse.Namespace) -> None:
     print(f"{options.target}: {convert(options.checkpoint, options.target)} tensors")
 
 
-def _serve():
-    from gnm.serve.program import main
-
-    return main
-
-
-def _train():
-    from gnm.train import main
-
-    return main
-
-
-def _evaluate():
-    from gnm.evaluate import main
-
-    return main
-
-
-def _report():
-    from gnm.analysis.report import main
-
-    return main
-
-
-def _results():
-    from gnm.analysis.report import results_main
-
-    return results_main
-
-
-def _plan():
-    from gnm.plan import main
-
-    return main
-
-
-def _data():
-    from gnm.data.people.show import main
-
-    return main
-
-
-def _harness():
-    from gnm.harness import main
-
-    return main
-
-
+# Imported where they are called: they take seconds.
 _PROGRAMS = {
-    "serve": _serve,
-    "train": _train,
-    "evaluate": _evaluate,
-    "report": _report,
-    "results": _results,
-    "plan": _plan,
-    "data": _data,
-    "harness": _harness,
+    "serve": "gnm.serve.program:main",
+    "train": "gnm.train:main",
+    "evaluate": "gnm.evaluate:main",
+    "report": "gnm.analysis.report:main",
+    "results": "gnm.analysis.report:results_main",
+    "plan": "gnm.plan:main",
+    "data": "gnm.data.people.show:main",
+    "harness": "gnm.harness:main",
 }
 
 if __name__ == "__main__":
