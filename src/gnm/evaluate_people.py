@@ -33,6 +33,7 @@ with program_imports(__name__):
     import pandas as pd
 
     from gnm.metrics.people import people_figures
+    from gnm.metrics.records import write_table
     from gnm.program import run_method
 
 
@@ -57,7 +58,7 @@ def evaluate_people(params: PeopleParams, method: str, command: str) -> Path:
     records = pd.DataFrame(rows)
     folder = params.output / method
     with atomic_folder(folder) as new:
-        records.to_parquet(new / "records.parquet", index=False)
+        write_table(new / "records.parquet", records)
         people_figures(records).to_csv(new / "figures.csv", index=False)
         made = {"command": command, "seconds": round(time.time() - started), **provenance(device)}
         write_json(

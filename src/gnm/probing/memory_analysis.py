@@ -20,6 +20,7 @@ from gnm.devices import pick_device
 from gnm.files import atomic_folder, write_json
 from gnm.learners import build_learner, keeps_slots
 from gnm.learners.memory import MemoryLearner
+from gnm.metrics.records import write_table
 from gnm.params import MethodName, Methods, Positive
 from gnm.probing.distracted import DistractedDocument, by_target, read_distracted
 from gnm.probing.inputs import last_states
@@ -103,7 +104,7 @@ def save(params: AnalysisParams, name: str, table: str, frame: pd.DataFrame, mad
     """Write `output`/NAME with TABLE.parquet and run_config.json, whole or not at all; returns the folder."""
     folder = params.output / name
     with atomic_folder(folder) as new:
-        frame.to_parquet(new / f"{table}.parquet", index=False)
+        write_table(new / f"{table}.parquet", frame)
         write_json(new / "run_config.json", params.model_dump(mode="json") | {"made": made})
     return folder
 
