@@ -93,6 +93,19 @@ def test_words_take_back_what_they_are_about(gated, tmp_path, monkeypatch, capsy
         load(gated).revoke("Forget it.")
 
 
+def test_words_that_take_back_nothing_leave_memory_and_undo_as_they_were(tmp_path):
+    deaf = {"gate": 5.8, "about_gate": -1e3, "keep_gate": 120.0}
+    conversation = load(saved_with(tmp_path / "deaf", {"threshold": 0.0, "revise": True}, **deaf))
+    conversation.write(LINES, INSTRUCTION)
+    before, documents = conversation.state, conversation.documents
+    assert conversation.revoke("Forget the cars.") == 0
+    assert conversation.state.equals(before) and conversation.documents == documents
+    conversation.undo()  # the write
+    assert conversation.documents == []
+    with pytest.raises(MemoryFileError, match="nothing to undo"):
+        conversation.undo()
+
+
 def test_gates_that_were_never_trained_are_refused(gated):
     path = without_checksums(gated) / "memory_module.safetensors"
     whole = load_file(path)

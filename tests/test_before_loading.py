@@ -24,6 +24,7 @@ def files(tmp_path_factory):
         memory = load(None, backbone=backbone, dtype="float32", device="cpu")
         memory.write(DOCUMENT, INSTRUCTION)
         memory.save_memory(folder / name)
+    shutil.copyfile(folder / "m", folder / "m2")
     shutil.copyfile(folder / "m", folder / "damaged")
     flip_a_bit(folder / "damaged")
     (folder / "text").write_text("a text")
@@ -53,6 +54,12 @@ def files(tmp_path_factory):
         (["forget", "m", "9" * 5000], "the instruction '99*' does not say what is to be forgotten"),
         (["ask", "m", "a", "--store", "4"], "give its size too: .*--capacity SLOTS"),
         (["ask", "m", "a", "--store", "4", "--capacity", "90"], "set write.gates"),
+        (["ask", "m", "a", "--capacity", "90"], "--capacity would change nothing: .*m has no long-term store"),
+        (["inspect", "m", "--eviction", "oldest"], "--eviction would change nothing: "),
+        (["forget", "m", "0", "--capacity", "9", "--eviction", "oldest"], "--capacity and --eviction would change"),
+        (["write", "m", "a", "--instruction", "b", "--eviction", "oldest"], "eviction: oldest .*--capacity SLOTS"),
+        (["chat", "new", "--eviction", "random"], "eviction: random .*never full"),
+        (["merge", "m", "m2", "--eviction", "random"], "eviction: random .*never full"),
     ],
 )
 def test_commands_are_refused_before_the_model_is_loaded(files, monkeypatch, line, message):
@@ -79,6 +86,7 @@ def test_commands_are_refused_before_the_model_is_loaded(files, monkeypatch, lin
         ({"capacity": 0}, "load: capacity"),
         ({"eviction": 1}, "load: eviction"),
         ({"eviction": "newest"}, "the settings of tiny: memory.eviction"),
+        ({"eviction": "oldest"}, "eviction: oldest .*; give its size too: capacity"),
         ({"gates": 0.5}, "load: gates"),
         ({"gates": {}}, "gates: tiny has no write gates"),
         ({"store": 8}, "load: store"),

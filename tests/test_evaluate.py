@@ -175,7 +175,7 @@ def test_every_seed_draws_sequences_of_its_own(data, tmp_path):
     assert not both[both["seed"] == 4]["input"].isin(one["input"]).all()
 
 
-def test_the_table_of_any_folder_is_printed(data, tmp_path, capsys):
+def test_the_table_of_any_folder_with_summaries_is_printed(data, tmp_path, capsys):
     for method in ("dummy", "memoryllm"):
         evaluate(evaluate_params(data, tmp_path / "evals"), method, "a test")
     cli.main(["results", str(tmp_path / "evals")])
@@ -186,6 +186,10 @@ def test_the_table_of_any_folder_is_printed(data, tmp_path, capsys):
     assert "Accuracy" in (tmp_path / "table.md").read_text() and (tmp_path / "table.csv").is_file()
     with pytest.raises(SystemExit, match="no saved evaluation"):
         cli.main(["results", str(tmp_path / "none")])
+    (tmp_path / "people" / "dummy").mkdir(parents=True)
+    (tmp_path / "people" / "dummy" / "figures.csv").write_text("")
+    with pytest.raises(SystemExit, match=r"of people under .* \(no <method>/summary.json\); there are: evals"):
+        cli.main(["results", str(tmp_path / "people")])
     with pytest.raises(SystemExit, match="no method has a figure 'acuracy'"):
         cli.main(["results", str(tmp_path / "evals"), "acuracy"])
 

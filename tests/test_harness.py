@@ -146,6 +146,18 @@ def test_the_command_runs_it_and_says_what_is_wrong(tmp_path, capsys, monkeypatc
         main([*given, "--model_args", "backbone=tiny,dtype=float32,document=text"])
 
 
+def test_a_run_without_tasks_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gnm"])
+    monkeypatch.setattr(harness, "load", None)
+    file = tmp_path / "run.yaml"
+    file.write_text("model: gnm\n")
+    for given in (["--model", "gnm"], ["run", "--model", "gnm"], ["--config", str(file)]):
+        with pytest.raises(SystemExit, match="error: there is no task; name some with --tasks"):
+            main(["harness", *given])
+    file.write_text("model: gnm\ntasks: [choice]\n")
+    harness._check_tasks(None, str(file))
+
+
 @pytest.mark.slow
 def test_the_plain_command_finds_it_by_a_task_file_that_names_it(tmp_path):
     """A program of its own, in which nothing has imported `gnm`; a local task, and one that the harness ships."""

@@ -69,7 +69,7 @@ def load(
     None: the backbone that the adapter was trained on.
     dtype: of the backbone's weights. device: "cpu", "cuda", or "auto" for a GPU if there is one.
     capacity: the most slots that the pool holds. eviction: which slots go when it is full ("random", "oldest",
-    "weakest"). None: as the model's settings say; without such settings there is no limit.
+    "weakest"); it needs a capacity. None: as the model's settings say; without such settings there is no limit.
     gates: settings of the write gates to change, such as {"threshold": 0.95, "reread": True}; all of them are in
     `gnm.models.gates.write.GateSettings`.
     store: settings of a long-term store, where questions find again what the pool evicted, such as {"k": 8}; all of
@@ -109,6 +109,11 @@ def load(
             raise ConfigError(f"gates: {adapter or name} has no write gates; load a model that was trained with them")
         changed["write"] = {**write, "gates": {**write["gates"], **gates}}
     settings = validate({**about["learner"], **changed}, LearnerSettings, where)
+    if eviction is not None and settings.memory.capacity is None:
+        raise ConfigError(
+            f"eviction: {eviction} is what a full pool drops, and a pool without a capacity is never full; give its "
+            "size too: capacity, in the shell --capacity SLOTS"
+        )
     if not keeps_slots(settings.method):
         raise CheckpointError(
             f"{adapter} was trained as {settings.method}, which keeps no pool of slots; give a gnm adapter"

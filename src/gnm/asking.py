@@ -52,7 +52,7 @@ class Asking:
         """The answer to a free request, as an iterator over pieces of text.
 
         settings: those of transformers' GenerationConfig that `gnm.inference.generation.SETTINGS` lists, such as
-        max_new_tokens, do_sample, temperature, top_p. seed: of the sampling.
+        max_new_tokens, do_sample, temperature, top_p; the last two with do_sample alone. seed: of the sampling.
         Raises DataError for an empty request and ConfigError for a wrong setting, already at the call.
         """
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:

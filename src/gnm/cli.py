@@ -6,11 +6,12 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gnm import __version__
-from gnm.errors import MemoryFileError, exit_on_error
+from gnm.errors import ConfigError, MemoryFileError, exit_on_error
 from gnm.extras import optional_imports
 from gnm.shell import chat, described, documents_of, to_forget
 from gnm.texts import check_text
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--capacity", type=_count, default=None, metavar="SLOTS", help="slots of the pool (no limit)")
     common.add_argument(
         "--eviction", choices=("random", "oldest", "weakest"), default=None,
-        help="what a full pool drops (default: as the model has it, or random)",
+        help="what a pool of a --capacity drops when it is full (default: as the model has it, or random)",
     )  # fmt: skip
     common.add_argument(
         "--store", type=_count, default=None, metavar="SEGMENTS",
@@ -141,6 +142,17 @@ def _check_exists(path: Path, must_exist: bool = True) -> None:
         raise MemoryFileError(f"there is no memory file {path}; `gnm write` makes one")
 
 
+def _check_pool_counts(options: argparse.Namespace, saved: "SavedMemory") -> None:
+    """Raise ConfigError for settings of the pool that a command which writes nothing would not use: it evicts nothing,
+    unless there is a long-term store for it."""
+    given = [f"--{name}" for name in ("capacity", "eviction") if getattr(options, name) is not None]
+    if given and not (options.store or saved.state.store):
+        raise ConfigError(
+            f"{' and '.join(given)} would change nothing: a pool drops slots when something is written, and "
+            f"{saved.path} has no long-term store; leave that out, or give both --capacity and --store SEGMENTS"
+        )
+
+
 @_without_collection()
 def _conversation(
     options: argparse.Namespace, must_exist: bool = True, check: Callable[["SavedMemory"], object] | None = None
@@ -172,7 +184,8 @@ def _write(options: argparse.Namespace) -> None:
 def _ask(options: argparse.Namespace) -> None:
     for phrase in options.phrase:
         check_text(phrase, "phrase", "ask a question, or for the continuation of some words")
-    for answer in _conversation(options).ask_all(options.phrase, options.max_new_tokens):
+    conversation = _conversation(options, check=partial(_check_pool_counts, options))
+    for answer in conversation.ask_all(options.phrase, options.max_new_tokens):
         print(answer)
 
 
@@ -187,6 +200,7 @@ def _forget(options: argparse.Namespace) -> None:
     what = to_forget(options.what)
 
     def check(saved: "SavedMemory") -> None:
+        _check_pool_counts(options, saved)
         if isinstance(what, int):
             without_document(saved.state, saved.notes, what)
 
@@ -230,7 +244,7 @@ def _merge(options: argparse.Namespace) -> None:
 def _inspect(options: argparse.Namespace) -> None:
     from gnm.memory.statistics import as_text, statistics
 
-    conversation = _conversation(options)
+    conversation = _conversation(options, check=partial(_check_pool_counts, options))
     if options.stats:
         print(as_text(statistics(conversation.state), conversation.state))
     else:

@@ -103,7 +103,8 @@ class Conversation(Asking):
     def revoke(self, instruction: str) -> int:
         """Drop what `instruction` takes back ("Forget what you learned about companies"). Returns how many slots went.
 
-        `undo` brings them back until `clear_history`.
+        `undo` brings them back until `clear_history`. If none goes, the memory stays as it was and there is nothing to
+        undo.
         Whoever calls this means to take something back; nothing asks whether the words do.
         Raises DataError for an instruction that is empty, or does not say what it is about ("Forget document 1": that
         is `forget`). Raises MemoryFileError if the memory has no keep gates (`write.gates.revise`), or if its eviction
@@ -122,8 +123,10 @@ class Conversation(Asking):
             )
         held = sum(self.state.documents().values())
         memory = self._learner.revoke(self._memory, [instruction])
-        self._change(memory, only_stored(self._notes, memory.state))
-        return held - sum(self.state.documents().values())
+        dropped = held - sum(memory.state.documents().values())
+        if dropped:
+            self._change(memory, only_stored(self._notes, memory.state))
+        return dropped
 
     @torch.no_grad()
     def merge(self, path: str | Path | SavedMemory) -> None:
@@ -200,7 +203,10 @@ class Conversation(Asking):
         return only_stored(self._notes, self.state)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write model and memory to `folder`, whole or not at all. `load(folder)` reads both."""
+        """Write model and memory to `folder`, whole or not at all. `load(folder)` reads both.
+
+        Raises CheckpointError if `folder` holds something else than such a model, or cannot be written.
+        """
         save_pretrained(
             folder, self._backbone, self._learner.lm, self._about, self.state, self._digest, self._saved_notes()
         )

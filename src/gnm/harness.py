@@ -17,12 +17,14 @@ from gnm.api import DEFAULT_ADAPTER, load
 from gnm.conversation import Conversation
 from gnm.errors import ConfigError, DataError, exit_on_error
 from gnm.extras import optional_imports
+from gnm.inference.generation import SAMPLING
 
 with optional_imports():
-    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.__main__ import HarnessCLI, setup_logging
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
+    from lm_eval.config.evaluate_config import EvaluatorConfig
     from tqdm import tqdm
 
 _MAX_NEW_TOKENS = 256  # where a task says nothing, as in the harness's own models
@@ -151,7 +153,7 @@ def _until(memory: Conversation, prompt: str, settings: dict[str, Any]) -> str:
     stops = [stop for stop in ([stops] if isinstance(stops, str) else stops) if stop]
     settings["max_new_tokens"] = settings.pop("max_gen_toks", _MAX_NEW_TOKENS)
     if not settings.get("do_sample"):  # tasks say temperature: 0 with it
-        settings = {name: value for name, value in settings.items() if name not in ("temperature", "top_p", "top_k")}
+        settings = {name: value for name, value in settings.items() if name not in SAMPLING}
     text = ""
     for piece in memory.generate(prompt, **settings):
         text += piece
@@ -166,7 +168,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is not None:
         sys.argv[1:] = arguments
     with exit_on_error():
-        cli_evaluate()
+        setup_logging()
+        harness = HarnessCLI()
+        options = harness.parse_args()
+        if options.command == "run":
+            _check_tasks(options.tasks, options.config)
+        harness.execute(options)
+
+
+def _check_tasks(tasks: Sequence[str] | None, config: str | None) -> None:
+    """Raise ConfigError if neither the command line nor the file `config` names tasks, which the harness finds out
+    after it has loaded the model."""
+    if not tasks and not (config and EvaluatorConfig.load_yaml_config(config).get("tasks")):
+        raise ConfigError("there is no task; name some with --tasks NAME (`gnm harness ls tasks` lists them)")
 
 
 if __name__ == "__main__":

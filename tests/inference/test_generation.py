@@ -5,7 +5,14 @@ import torch
 from transformers import GenerationConfig
 
 from gnm.errors import ConfigError
-from gnm.inference.generation import _processors, decode_stream, generate_tokens, generation_config
+from gnm.inference.generation import (
+    SAMPLING,
+    SETTINGS,
+    _processors,
+    decode_stream,
+    generate_tokens,
+    generation_config,
+)
 from stock import another, context_ids, reader_of
 
 TEXTS = ["Anna lives in Oslo. ", "She plays the violin."]
@@ -87,7 +94,13 @@ def test_a_temperature_draws_from_where_it_can(tiny):
     [
         ({"temperatur": 1.0}, "did you mean 'temperature'"),
         ({"num_beams": 3}, "known: max_new_tokens"),
-        ({"do_sample": True, "temperature": -1.0}, "temperature"),
+        ({"do_sample": True, "temperature": -1.0}, "temperature: -1.0 is not above 0"),
+        ({"temperature": -1.0}, "temperature: -1.0 is not above 0"),
+        ({"temperature": 0.0}, "temperature: 0.0 is not above 0; leave it out for greedy"),
+        ({"do_sample": True, "temperature": float("nan")}, "temperature: nan is not above 0"),
+        ({"temperature": 0.7}, "temperature: without do_sample=True answers are greedy"),
+        ({"top_p": 0.5, "top_k": None, "do_sample": False}, "top_k, top_p: without do_sample=True"),
+        ({"min_p": 0.1}, "min_p: without do_sample=True"),
         ({"do_sample": True, "top_p": 2.0, "top_k": 0}, "known|top_p|settings"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
     ],
@@ -98,6 +111,12 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
         return
     with pytest.raises(ConfigError, match=message):
         generation_config(**settings)
+
+
+def test_sampling_settings_that_are_the_defaults_are_let_pass_without_sampling():
+    given = {name: SETTINGS[name] for name in SAMPLING}
+    assert generation_config(**given).to_dict() == generation_config().to_dict()
+    assert generation_config(do_sample=True, temperature=0.7, min_p=0.1).temperature == 0.7
 
 
 class Bytes:

@@ -99,7 +99,7 @@ def test_the_parts_are_one_document_and_hold_what_separate_ones_would(memory, ga
 
 def test_without_gates_the_window_bounds_what_can_be_read(tmp_path):
     whole = narrow(load(None, backbone="tiny", dtype="float32", device="cpu"))
-    with pytest.raises(MemoryFileError, match="the memory would take .*a smaller pool"):
+    with pytest.raises(MemoryFileError, match="the memory would take .*a smaller pool .*--capacity"):
         whole.write(DOCUMENT, INSTRUCTION, long="split")
     small = narrow(load(None, backbone="tiny", dtype="float32", device="cpu", capacity=300, eviction="oldest"))
     small.write(DOCUMENT, INSTRUCTION, long="split")

@@ -190,6 +190,19 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
             memory.save_pretrained(name)
 
 
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    memory = load(None, backbone="tiny", **OPTIONS)
+    (tmp_path / "file").write_text("precious")
+    for name, message in (
+        ("file/model", "file: a file of this name is in the way"),
+        ("file/a/model", "a: a part of its path is a file"),
+        ("m" * 300, "the name is too long"),
+    ):
+        with pytest.raises(CheckpointError, match=f"the model is not saved: cannot use .*{message}.*; choose a"):
+            memory.save_pretrained(tmp_path / name)
+    assert (tmp_path / "file").read_text() == "precious" and len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.mark.parametrize("offline", [False, True])
 def test_a_hub_that_does_not_take_it_is_one_sentence(monkeypatch, offline):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)

@@ -1,7 +1,7 @@
 """Table, figure and sample answers of an experiment: `python -m gnm.analysis.report [--block B] [key=value ...]`.
 
 Reads what `gnm.evaluate` saved; computes nothing that is not in the records. `gnm results FOLDER` prints the table
-alone, of any folder of evaluations.
+alone, of any folder of `gnm.evaluate`.
 """
 
 import argparse

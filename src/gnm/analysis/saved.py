@@ -122,7 +122,9 @@ def find_evaluations(root: str | Path, experiments: Collection[str] | None = Non
         raise DataError(f"no saved evaluation under {root} (looked for <experiment>/<method>/summary.json)")
     if absent := sorted(set(experiments or ()) - have):
         known = ", ".join(sorted(have))
-        raise DataError(f"no saved evaluation of {', '.join(absent)} under {root}; there are: {known}")
+        raise DataError(
+            f"no saved evaluation of {', '.join(absent)} under {root} (no <method>/summary.json); there are: {known}"
+        )
     return [evaluation for evaluation in found if experiments is None or evaluation.experiment in experiments]
 
 

@@ -53,6 +53,9 @@ SETTINGS = {
 }
 """The settings of GenerationConfig that count here, with what they are if nothing is said."""
 
+SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+"""Those of SETTINGS that count with do_sample alone."""
+
 COLDEST = 1e-4
 """A lower temperature would divide scores beyond all numbers: nothing is drawn, what is likeliest is chosen."""
 
@@ -60,13 +63,28 @@ _UNFINISHED = "\ufffd"  # what a tokenizer decodes half a character to
 
 
 def generation_config(**settings) -> GenerationConfig:
-    """A GenerationConfig of SETTINGS. Raises ConfigError for a setting that does not count here, or makes no sense."""
+    """A GenerationConfig of SETTINGS. Raises ConfigError for a setting that does not count here, or makes no sense.
+
+    Settings of SAMPLING without do_sample do not count, so they are refused, as by transformers' strict check; its
+    ordinary one warns and answers greedily. A value that is the default changes nothing and is let pass by both.
+    """
     for name in settings:
         if name not in SETTINGS:
             near = difflib.get_close_matches(name, SETTINGS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(SETTINGS)}"
             raise ConfigError(f"unknown generation setting {name!r} ({hint})")
     validate({**SETTINGS, **settings}, _Settings, "generation settings")
+    if not settings.get("temperature", 1.0) > 0:  # nor NaN
+        raise ConfigError(
+            f"generation settings: temperature: {settings['temperature']} is not above 0; leave it out for greedy "
+            "answers, or give one above 0 with do_sample=True"
+        )
+    unused = [name for name in SAMPLING if name in settings and settings[name] != SETTINGS[name]]
+    if unused and not settings.get("do_sample"):
+        raise ConfigError(
+            f"generation settings: {', '.join(unused)}: without do_sample=True answers are greedy and nothing is "
+            "drawn; give it too, or leave that out"
+        )
     try:
         config = GenerationConfig(**{**SETTINGS, **settings})
         config.validate(strict=False)

@@ -146,7 +146,7 @@ def check_fits(tokens: int, settings: PoolSettings) -> None:
     if settings.capacity is not None and tokens > settings.capacity:
         raise MemoryFileError(
             f"a document with its instruction takes {tokens} slots, the pool holds {settings.capacity}; "
-            "split the document or raise memory.capacity"
+            "split the document or raise memory.capacity (in the shell --capacity)"
         )
 
 

@@ -257,7 +257,7 @@ class Decoder(nn.Module):
             )
         raise BackboneError(
             f"{last + 1} positions exceed the {limit} that {name} attends over; "
-            "use a smaller pool (memory.capacity) or fewer documents"
+            "use a smaller pool (memory.capacity, in the shell --capacity) or fewer documents"
         )
 
 

@@ -82,5 +82,5 @@ class Limited(nn.Module):
             raise MemoryFileError(
                 f"the memory would take {positions} positions, and a question up to {self._room}; the "
                 f"decoder attends over {self.decoder.window}: forget a document first, start another memory, or use a "
-                "smaller pool (memory.capacity)"
+                "smaller pool (memory.capacity, in the shell --capacity)"
             )

@@ -6,7 +6,8 @@ state (`memory_state.safetensors`), tokenizer, generation config, and a model ca
 and digest stand for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from gnm.config import validate
-from gnm.errors import BackboneError, CheckpointError
+from gnm.errors import BackboneError, CheckpointError, of_disk
 from gnm.files import atomic_folder, recover_folder
 from gnm.memory import MemoryState, save_memory
 from gnm.models.lora import LoraSettings
@@ -43,15 +44,16 @@ def save_pretrained(
     """Write a memory model to `folder`, whole or not at all; `about` becomes gnm.json and the model card.
 
     state, digest, notes: the memory to save along, the digest of the model that it belongs to, what is known of it.
-    Raises CheckpointError if `folder` is no name of one, or holds something else than such a model.
+    Raises CheckpointError if `folder` is no name of one, holds something else than such a model, or cannot be written.
     """
     if not isinstance(folder, str | Path) or not str(folder).strip():
         raise CheckpointError(f"{folder!r} is no folder to save a model to; give its name, a str or a Path")
     model, folder = backbone.model, Path(folder)
-    recover_folder(folder)
+    with _saving():
+        recover_folder(folder)
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / ABOUT).is_file())):
         raise CheckpointError(f"{folder} holds something else than a memory model; name a new folder")
-    with atomic_folder(folder) as new:
+    with _saving(), atomic_folder(folder) as new:
         lora = about["lora"] and validate(about["lora"], LoraSettings, "lora")
         write_model(new, copied(trained_parameters(model, lm.own_parameters())), lora, about)
         if state is not None:
@@ -59,6 +61,18 @@ def save_pretrained(
         backbone.tokenizer.save_pretrained(new)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(new)
+
+
+@contextmanager
+def _saving() -> Iterator[None]:
+    """Errors of the disk as a CheckpointError, in a sentence."""
+    try:
+        yield
+    except Exception as error:  # libraries in Rust raise errors of their own
+        sentence = of_disk(error)
+        if sentence is None:
+            raise
+        raise CheckpointError(f"the model is not saved: {sentence}") from error
 
 
 def load_model(folder: str | Path, backbone: Backbone) -> tuple[dict[str, Any], Backbone]:
