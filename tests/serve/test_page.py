@@ -11,6 +11,7 @@ import pytest
 from services import USERS, running
 from visits import TEXT, Visit
 
+from gnm.analysis.style import reduce_colours
 from gnm.api import load
 from gnm.serve.keys import Keys
 
@@ -202,4 +203,6 @@ def test_screenshots(browser, smollm2, project, tmp_path):
         visit.page.screenshot(path=folder / "dark.png", full_page=True)
         visit.page.set_viewport_size({"width": 420, "height": 900})
         visit.page.screenshot(path=folder / "narrow.png", full_page=True)
+    for drawn in folder.glob("*.png"):
+        reduce_colours(drawn)
     (folder / "page.sha256").write_text(f"{page_digest(project)}\n")

@@ -172,13 +172,13 @@ def save_figure(figure: Figure, path: str | Path, exact: bool = False) -> list[P
             with atomic_path(target) as temporary:
                 figure.savefig(temporary, format=suffix, metadata=metadata, bbox_inches=None if exact else "tight")
                 if suffix == "png" and not figure.findobj(AxesImage):
-                    _reduce_colours(temporary)
+                    reduce_colours(temporary)
             saved.append(target)
     return saved
 
 
-def _reduce_colours(path: Path) -> None:
+def reduce_colours(path: Path) -> None:
     """Write a PNG anew with the 256 colours that are nearest to its own, by at most some 10 of 255."""
     with Image.open(path) as image:
         reduced = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        reduced.save(path, format="PNG", optimize=True, dpi=image.info["dpi"])
+        reduced.save(path, format="PNG", optimize=True, dpi=image.info.get("dpi"))
