@@ -39,7 +39,8 @@ def read_parquet(path: str | Path, again: str = AGAIN) -> pd.DataFrame:
     """A parquet file, its columns unchecked. Raises DataError if it cannot be read."""
     try:
         return pd.read_parquet(path)
-    except (OSError, ValueError, TypeError, pa.lib.ArrowException) as error:  # TypeError: a dtype unknown to pandas
+    # TypeError: a dtype unknown to pandas; KeyError: what pandas notes of its columns lacks a part
+    except (OSError, ValueError, TypeError, KeyError, pa.lib.ArrowException) as error:
         raise DataError(f"{path} is not a readable parquet file ({error}); {again}") from error
 
 
