@@ -19,7 +19,11 @@ from gnm.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class FineGroup:
-    """What people call a group, the objects of its facts, and objects of which people may argue whether they belong."""
+    """A group of facts by their objects.
+
+    names: what people call it. members: the objects of its facts. unclear: objects of which people may argue whether
+    they belong to it; beside such an object the group is not named.
+    """
 
     names: tuple[str, ...]
     members: tuple[str, ...]
@@ -59,7 +63,8 @@ def fine_group_of(fact: Fact) -> str | None:
 
 
 def clear_fine_groups(facts: Sequence[Fact]) -> list[str]:
-    """The fine groups of facts, sorted, without those of which one of the stated objects is unclear."""
+    """The fine groups that an instruction about these facts may name, sorted: those of the facts, unless one of the
+    facts is stated with an object that is unclear for the group."""
     groups = {group for fact in facts if (group := fine_group_of(fact))}
     stated = {fact.false for fact in facts}
     return sorted(group for group in groups if not stated & set(load_fine_groups()[group].unclear))
