@@ -133,7 +133,7 @@ def compression(
 
 
 def _name_variants(axes: Axes, cells: pd.DataFrame, against: str) -> None:
-    """Every point's variant in words below it, on the side where there is room."""
+    """Every point's variant in words beside it and a little below, so clear of its whisker, where there is room."""
     first, last = axes.get_xlim()
     for _, row in cells.iterrows():
         if variant := row["method"].removesuffix(")").partition(" (")[2]:
@@ -141,8 +141,8 @@ def _name_variants(axes: Axes, cells: pd.DataFrame, against: str) -> None:
             right = kept > (first * last) ** 0.5
             axes.annotate(
                 variant_words(variant),
-                (kept, 100 * (row["value"] if pd.isna(row["low"]) else row["low"])),
-                xytext=(4 if right else -4, -3),
+                (kept, 100 * row["value"]),
+                xytext=(-5 if right else 5, -4),
                 textcoords="offset points",
                 ha="right" if right else "left",
                 va="top",
