@@ -9,6 +9,7 @@ from made_up_facts import make_facts
 
 from gnm.data.documents import from_record, make_document
 from gnm.data.sampling import Sampling, select
+from gnm.data.sources import read_json
 from gnm.data.targets import expected_queries
 from gnm.data.types import Query
 
@@ -36,7 +37,7 @@ def queries_of(per_subcategory: int, target: str) -> tuple[Query, ...]:
 
 def test_every_golden_case_before_the_cap(golden_folder):
     documents = json.loads((golden_folder / "data/documents.json").read_text())
-    golden = json.loads((golden_folder / "data/target_outputs.json").read_text())
+    golden = read_json(golden_folder / "data/target_outputs.json.gz")
     checked = errors = capped = 0
     for case in golden["cases"]:
         pairs = from_record(documents[case["document_index"]], "golden").pairs

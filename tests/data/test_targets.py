@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from made_up_facts import make_facts
 
 from gnm.data.documents import from_record, make_document
+from gnm.data.sources import read_json
 from gnm.data.targets import (
     TARGET_TYPES,
     composition_targets,
@@ -33,7 +34,7 @@ def answers(document: Document, target: str) -> dict[str, str]:
 
 def test_every_golden_case_of_expected_answers(golden_folder):
     documents = json.loads((golden_folder / "data/documents.json").read_text())
-    cases = json.loads((golden_folder / "data/target_outputs.json").read_text())["cases"]
+    cases = read_json(golden_folder / "data/target_outputs.json.gz")["cases"]
     assert len(cases) == 330
     for case in cases:
         record = documents[case["document_index"]]
