@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from gnm.config import read_blocks
+from gnm.data.sources import read_json
 
 # Two halves that take about as long, in groups: a group is run by one `dvc repro`, after those before it. The second
 # group's adapters are no dependencies of it, so that DVC would not train them first.
@@ -78,9 +79,10 @@ class Folders:
         self.root, self.python = root, programs / "python"
         for name in ("experiments", "data_pipelines", "data/counterfact", "data/people", "src/gnm/data/facts"):
             shutil.copytree(project / name, root / name, ignore=shutil.ignore_patterns("dvc.lock", "__pycache__"))
-        for name, count in (("people_dev", 3), ("written_train", 60), ("written_dev", 12)):
-            table = root / f"data/people/{name}.json"
-            table.write_text(json.dumps(json.loads(table.read_text())[:count]))
+        for name, count in (("people_dev.json", 3), ("written_train.json.gz", 60), ("written_dev.json", 12)):
+            table = root / "data/people" / name
+            text = json.dumps(read_json(table)[:count]).encode()
+            table.write_bytes(gzip.compress(text, 1) if table.suffix == ".gz" else text)
         for table in root.glob("data/counterfact/*.gz"):
             table.write_bytes(gzip.compress(b"\n".join(gzip.decompress(table.read_bytes()).splitlines()[::FACTS]), 1))
         for name in ("src/gnm/revision.yaml", "src/gnm/data/taxonomy.yaml"):

@@ -27,10 +27,18 @@ def test_text_and_json_are_written_into_new_folders(tmp_path):
     write_text(tmp_path / "a" / "b" / "t.txt", "grün\n")
     assert (tmp_path / "a" / "b" / "t.txt").read_bytes() == "grün\n".encode()
     write_json(tmp_path / "v.json", {"ä": [1, None, 0.5]})
-    assert (tmp_path / "v.json").read_text(encoding="utf-8") == '{\n  "ä": [\n    1,\n    null,\n    0.5\n  ]\n}\n'
+    assert (tmp_path / "v.json").read_text(encoding="utf-8") == '{\n  "ä": [1, null, 0.5]\n}\n'
     write_json(tmp_path / "v.json", [1], indent=None)
     assert (tmp_path / "v.json").read_text() == "[1]\n"
     assert listing(tmp_path) == ["a", "v.json"]
+
+
+def test_a_matrix_of_json_has_a_line_for_each_row_and_texts_stay_as_they_are(tmp_path):
+    value = {"matrix": [[0.5, None], [-1e-9, True]], "texts": ["a [ 1,  2 ]", "[\n 3\n]"], "one": [{"a": [1], "b": []}]}
+    write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == value
+    assert '"matrix": [\n    [0.5, null],\n    [-1e-09, true]\n  ]' in text and '"a": [1]' in text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, {"a": object()}])

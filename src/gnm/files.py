@@ -10,6 +10,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -182,8 +183,14 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
-    """Write `value` as JSON with a final newline, whole or not at all. NaN is refused (not JSON)."""
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write `value` as JSON with a final newline, whole or not at all. NaN is refused (not JSON).
+
+    With an indent, a list of numbers takes one line, so that a matrix has a line for each of its rows.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    # A line break stands in no string of JSON, so only lists are met.
+    text = re.sub(r"\[\n\s*([^\[\]{}\"]+?)\n\s*\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+    write_text(path, text + "\n")
 
 
 def checksums_of(folder: Path, files: Iterable[Path]) -> dict[str, str]:

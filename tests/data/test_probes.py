@@ -62,7 +62,7 @@ def test_no_training_phrasing_or_document_shares_five_words_in_a_row_with_it():
         facts = [Stated(n, relation, f"Xq{n}", f"Zj{n}") for n in range(5)]
         ours += [lay_out(facts, style, (), rng).text for style in STYLES for _ in range(3)]
         ours += [text.replace("{s}", "Xq") for text in (*wordings.cloze, *wordings.questions)]
-    ours += [text for document in read_written(FILE.with_name("written_train.json")) for text in texts_of(document)]
+    ours += [text for document in read_written(FILE.with_name("written_train.json.gz")) for text in texts_of(document)]
     ours += [text for texts in load_layouts().values() for text in texts]
     ours += [text for texts in grammar.load_grammar().parts.values() for text in texts]
     shared = {five: text for text in ours for five in fives(text) & theirs}

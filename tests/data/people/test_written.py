@@ -190,7 +190,7 @@ def test_a_writers_document_becomes_probes_of_every_kind(tmp_path):
 
 def test_the_documents_to_learn_from_and_those_to_choose_by_have_no_text_in_common():
     folder = Path(__file__).parents[3] / "data" / "people"
-    train, dev = (read_written(folder / f"written_{name}.json") for name in ("train", "dev"))
+    train, dev = (read_written(folder / name) for name in ("written_train.json.gz", "written_dev.json"))
     assert len(train) > 400 and len(dev) == 72
     texts = [
         {document.document for document in side}
