@@ -96,6 +96,17 @@ def test_summary_equals_the_golden_file(golden, name):
     assert wrong == []
 
 
+def test_a_long_sequence_has_lines_and_no_matrices():
+    row = {"sequence": 0, "type": "paraphrase", "learn": True}
+    values = [
+        summarise(frame([row | {"q": q, "t": n - 1, "fact_correct": q > 50} for q in range(n)])).values
+        for n in (100, 101)
+    ]
+    assert [np.shape(each["fact_retention"]) for each in values] == [(1, 100), (1, 101)]
+    assert np.shape(values[0]["fact_accuracy_matrix"]) == (1, 100, 100)
+    assert not [key for key in values[1] if key.endswith("_matrix")]
+
+
 def test_format_selectivity_matrix_is_filled_where_the_tracker_leaves_zeros(golden):
     summary, expected = golden("facts_formats_refusals")
     assert not np.any(expected["format_selectivity_matrix"])

@@ -20,6 +20,9 @@ from gnm.errors import DataError
 from gnm.files import write_json
 from gnm.metrics.samples import FACTS, GROUPS, LEAKAGE, Samples, collect, flag
 
+LONGEST_MATRIX = 100
+"""Documents of a sequence up to which there are matrices. Of longer ones records.parquet tells each cell."""
+
 
 class Summary(NamedTuple):
     """`values`: the protocol's keys (section 6), each a list with one entry per epoch. `counts`: the same keys and
@@ -35,6 +38,7 @@ def summarise(
     """Summary of one evaluation, one entry a key.
 
     `sequence_length` n sizes lines [n] and matrices [n][n], indexed [q][t]; by default it is what the records reach.
+    There are no matrices if n is above LONGEST_MATRIX.
     `groups` names the key families to report besides facts (GROUPS); by default those
     the records have verdicts for. Raises DataError for rows beyond `sequence_length` or an unknown group.
     """
@@ -49,30 +53,35 @@ def summarise(
         raise DataError(f"records reach document {reach - 1}, but the sequences are {n} documents long")
 
     entries: dict[str, tuple[Any, Any]] = {}
+
+    def add_matrix(key: str, cells: Samples) -> None:
+        if n <= LONGEST_MATRIX:
+            entries[key] = _matrix(cells, n)
+
     for name in FACTS:
         entries[f"fact_{name}"] = _mean(samples[name].fresh())
-        entries[f"fact_{name}_matrix"] = _matrix(samples[name], n)
+        add_matrix(f"fact_{name}_matrix", samples[name])
     entries["fact_retention"] = _by_age(samples["accuracy"], n)
     fresh = samples["accuracy"].fresh()
     entries["fact_accuracy_over_time"] = _line(fresh, fresh.t, n)
     for name, key in LEAKAGE.items():
         if len(samples[name].value):
             entries[key] = _mean(samples[name].fresh())
-            entries[f"{key}_matrix"] = _matrix(samples[name], n)
+            add_matrix(f"{key}_matrix", samples[name])
             entries[f"{key}_by_age"] = _by_age(samples[name], n)
     if "formats" in groups:
         by_age = _line(samples["format"], samples["format_age"].value.astype(int), n)
         entries["format_accuracy"] = _mean(samples["format"].where(samples["format_age"].value == 0))
         entries["format_retention"] = by_age
-        entries["format_accuracy_matrix"] = _matrix(samples["format"], n)
+        add_matrix("format_accuracy_matrix", samples["format"])
         entries["format_selectivity"] = _mean(samples["no_format"].fresh())
-        entries["format_selectivity_matrix"] = _matrix(samples["no_format"], n)
+        add_matrix("format_selectivity_matrix", samples["no_format"])
     if "refusals" in groups:
         for name in ("accuracy", "recall", "precision", "specificity"):
             entries[f"refusal_{name}"] = _mean(samples[f"refusal_{name}"].fresh())
         for name in ("recall", "precision"):
             entries[f"refusal_{name}_over_time"] = _by_age(samples[f"refusal_{name}"], n)
-            entries[f"refusal_{name}_matrix"] = _matrix(samples[f"refusal_{name}"], n)
+            add_matrix(f"refusal_{name}_matrix", samples[f"refusal_{name}"])
     for group in GROUPS[2:]:
         for name in FACTS if group in groups else ():
             entries[f"{group}_fact_{name}"] = _mean(samples[f"{group}_{name}"])
