@@ -100,6 +100,21 @@ def test_nothing_is_saved_of_what_is_forgotten_or_evicted(memory, tmp_path):
     assert (small.documents[0].slots, small.documents[0].instruction) == (0, "")
 
 
+def test_words_of_what_is_not_stored_are_not_taken_out_of_a_file(memory, tmp_path):
+    """Files of earlier versions hold them; reading or merging such a file shows none."""
+    memory.write("The code is 4711.", "Learn the code.")
+    notes = memory._notes
+    memory.forget(0)
+    save_memory(tmp_path / "m", memory.state, memory._digest, notes)
+    assert "4711" in words_in(tmp_path / "m")
+    for name in ("load_memory", "merge"):
+        reader = tiny()
+        reader.write(DOCUMENT, INSTRUCTION)
+        getattr(reader, name)(tmp_path / "m")
+        read = reader.documents[-1]
+        assert (read.slots, read.beginning, read.instruction) == (0, "", "")
+
+
 @pytest.mark.usefixtures("as_asked")
 @pytest.mark.parametrize("dtypes", [("float32", "bfloat16"), ("bfloat16", "float32")])
 def test_a_memory_is_read_and_merged_in_the_dtype_of_the_model(tmp_path, dtypes):
