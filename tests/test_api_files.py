@@ -12,7 +12,7 @@ import torch
 from conversations import DOCUMENT, INSTRUCTION, LINES, NOTE, same, tiny, words_in
 from gnm import api, cli
 from gnm.api import load
-from gnm.errors import MemoryFileError
+from gnm.errors import BackboneError, MemoryFileError
 from gnm.memory import save_memory
 
 
@@ -78,6 +78,19 @@ def test_memories_that_could_not_be_read_together_are_not_merged(memory, tmp_pat
     small.write("b" * int(window * 0.6), INSTRUCTION)
     small.merge(tmp_path / "a")
     small.ask("The capital of Elbonia is")
+
+
+def test_a_memory_that_is_too_large_to_be_read_is_trimmed_by_a_write_with_a_capacity(memory, tmp_path):
+    """As the error says; only a file of an earlier version, or one made for a larger window, is so large."""
+    memory.write("a" * 500, INSTRUCTION)
+    memory.save_memory(tmp_path / "m")
+    reader = tiny(memory=tmp_path / "m", capacity=60, eviction="oldest")
+    reader._learner.lm.decoder.config.max_position_embeddings = 400
+    with pytest.raises(BackboneError, match="use a smaller pool .*--capacity"):
+        reader.ask("The capital of Elbonia is")
+    reader.write("b", INSTRUCTION)
+    assert int(reader.state.used()) == 60
+    reader.ask("The capital of Elbonia is")
 
 
 def test_nothing_is_saved_of_what_is_forgotten_or_evicted(memory, tmp_path):
