@@ -12,7 +12,7 @@ import torch
 from conversations import DOCUMENT, INSTRUCTION, LINES, NOTE, same, tiny, words_in
 from gnm import api, cli
 from gnm.api import load
-from gnm.errors import MemoryFileError
+from gnm.errors import BackboneError, MemoryFileError
 from gnm.memory import save_memory
 
 
@@ -80,6 +80,19 @@ def test_memories_that_could_not_be_read_together_are_not_merged(memory, tmp_pat
     small.ask("The capital of Elbonia is")
 
 
+def test_a_memory_that_is_too_large_to_be_read_is_trimmed_by_a_write_with_a_capacity(memory, tmp_path):
+    """As the error says; only a file of an earlier version, or one made for a larger window, is so large."""
+    memory.write("a" * 500, INSTRUCTION)
+    memory.save_memory(tmp_path / "m")
+    reader = tiny(memory=tmp_path / "m", capacity=60, eviction="oldest")
+    reader._learner.lm.decoder.config.max_position_embeddings = 400
+    with pytest.raises(BackboneError, match="use a smaller pool .*--capacity"):
+        reader.ask("The capital of Elbonia is")
+    reader.write("b", INSTRUCTION)
+    assert int(reader.state.used()) == 60
+    reader.ask("The capital of Elbonia is")
+
+
 def test_nothing_is_saved_of_what_is_forgotten_or_evicted(memory, tmp_path):
     memory.write("The code is 4711.", "Learn the code.")
     memory.write("Zurich lies on a lake.", "Learn the lake.")
@@ -98,6 +111,21 @@ def test_nothing_is_saved_of_what_is_forgotten_or_evicted(memory, tmp_path):
     small.save_memory(tmp_path / "s")
     assert not any(words in words_in(tmp_path / "s") for words in ("Zurich", "lake"))
     assert (small.documents[0].slots, small.documents[0].instruction) == (0, "")
+
+
+def test_words_of_what_is_not_stored_are_not_taken_out_of_a_file(memory, tmp_path):
+    """Files of earlier versions hold them; reading or merging such a file shows none."""
+    memory.write("The code is 4711.", "Learn the code.")
+    notes = memory._notes
+    memory.forget(0)
+    save_memory(tmp_path / "m", memory.state, memory._digest, notes)
+    assert "4711" in words_in(tmp_path / "m")
+    for name in ("load_memory", "merge"):
+        reader = tiny()
+        reader.write(DOCUMENT, INSTRUCTION)
+        getattr(reader, name)(tmp_path / "m")
+        read = reader.documents[-1]
+        assert (read.slots, read.beginning, read.instruction) == (0, "", "")
 
 
 @pytest.mark.usefixtures("as_asked")

@@ -22,7 +22,8 @@ def ended(error):
 
 def run(body, **environment):
     command = [sys.executable, "-c", BOUNDS + body]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | environment)
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, **pipes, env=os.environ | environment)
 
 
 def test_an_error_of_ours_is_its_sentence():
@@ -72,6 +73,15 @@ def test_a_reader_that_goes_away_ends_the_program_quietly():
     process = run("for _ in range(200000): print('a line')")
     process.stdout.readline()
     process.stdout.close()
+    told = process.stderr.read()
+    assert process.wait(60) == 141 and told == b""
+
+
+def test_a_reader_that_is_gone_before_the_last_line_ends_the_program_quietly():
+    """The line is in Python's buffer, which Python would write once more as it ends."""
+    process = run("import sys; sys.stdin.read(); print('a line')", PYTHONUNBUFFERED="")
+    process.stdout.close()
+    process.stdin.close()
     told = process.stderr.read()
     assert process.wait(60) == 141 and told == b""
 

@@ -129,9 +129,9 @@ def test_without_a_checkout_the_adapter_is_the_packages_and_backbones_are_the_us
     code += "print(default_adapter(), default_models_dir(), checkout(), git_commit(), sep='\\n')"
     adapter, models, none, commit = run(installed, tmp_path, code=code).stdout.splitlines()
     assert Path(adapter) == installed / "gnm" / "adapter" and (Path(adapter) / "gnm.json").is_file()
-    assert (
-        Path(models).name == "models" and installed not in Path(models).parents and Path(models) != tmp_path / "models"
-    )
+    models = Path(models)  # a relative one would be another folder wherever one stands
+    assert models.is_absolute() and models.name == "models"
+    assert installed not in models.parents and models != tmp_path / "models"
     assert none == "None" and commit.startswith("gnm 0.")
 
 

@@ -69,7 +69,8 @@ def load(
     None: the backbone that the adapter was trained on.
     dtype: of the backbone's weights. device: "cpu", "cuda", or "auto" for a GPU if there is one.
     capacity: the most slots that the pool holds. eviction: which slots go when it is full ("random", "oldest",
-    "weakest"); it needs a capacity. None: as the model's settings say; without such settings there is no limit.
+    "weakest"); it needs a capacity. None: as the model's settings say; without such settings there is no limit. A
+    memory that is loaded with more slots is trimmed by its next write.
     gates: settings of the write gates to change, such as {"threshold": 0.95, "reread": True}; all of them are in
     `gnm.models.gates.write.GateSettings`.
     store: settings of a long-term store, where questions find again what the pool evicted, such as {"k": 8}; all of

@@ -23,6 +23,7 @@ CASES = {
     "a bracket": ["She moved (from Rome). ", "Now she lives in Kyiv."],
     "an abbreviation": ["Dr. Lind met Mr. Hale in Paris. ", "Both speak Greek."],
     "initials": ["The U.N. sat in Geneva. ", "It rained."],
+    "initials at an end": ["Orvane joined the U.N. ", "Its capital is Lisbon."],
     "an accent": ["She lives there. ", "Öland is in Asia. ", "École X is in Rome."],
     "a small letter": ["he plays golf. ", "she plays chess."],
     "Cyrillic": ["Он живёт в Москве. ", "Его язык русский."],
