@@ -64,6 +64,15 @@ def test_lines_have_the_methods_markers_and_values():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["GNM", "No memory"]
 
 
+def test_many_ages_are_pooled_by_their_samples():
+    rows = [("gnm", "retention", age, float(age % 2), 5, 0.2, 0.9, 1 + 2 * (age % 2)) for age in range(50)]
+    columns = ["method", "metric", "age", "value", "sequences", "low", "high", "samples"]
+    axes = retention_lines(pd.DataFrame(rows, columns=columns), "A title").axes[0]
+    assert axes.lines[0].get_xdata().tolist() == [2.0 + 5 * span for span in range(10)]
+    assert axes.lines[0].get_ydata()[:2].tolist() == pytest.approx([100 * 6 / 9, 100 * 9 / 11])
+    assert "means over 5 each" in axes.get_xlabel() and not axes.collections
+
+
 def test_variants_of_one_method_differ_in_the_dashes():
     lines = retention_lines(metrics(["gnm (a)", "gnm (b)", "no_memory"]), "A title").axes[0].lines
     assert [line.get_label() for line in lines] == ["GNM, a", "GNM, b", "No memory"]

@@ -24,6 +24,7 @@ _ROW = 0.26
 _LINES = 7.2  # inches that a panel of lines and its legend take
 _TITLE = 21  # letters of a panel's title that fit on a line
 _LETTERS = 18  # of the footnote, on an inch
+_MOST_AGES = 40  # that a line shows one by one
 
 
 def metric_bars(metrics: pd.DataFrame, title: str, figures: Sequence[str] = DEFAULT_FIGURES) -> Figure:
@@ -124,14 +125,30 @@ def _bars(panels: Sequence[Axes], metrics: pd.DataFrame, methods: Sequence[str],
 
 def _lines(axes: Axes, metrics: pd.DataFrame, methods: Sequence[str], name: str) -> None:
     rows = drawn_intervals(with_interval_kinds(metrics[metrics["metric"] == name]))
-    plot_lines(axes, rows, methods, "age")
+    oldest = int(rows["age"].max())
+    width = 1 if oldest < _MOST_AGES else -(-(oldest + 1) // 10)
+    plot_lines(axes, rows if width == 1 else _spans(rows, width), methods, "age")
     axes.set_ylim(0, 103)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
-    oldest = int(rows["age"].max())
     axes.set_xlim(-0.5, oldest + 0.5)
     axes.set_xticks(range(0, oldest + 1, max(1, round(oldest / 10))))
-    axes.set_xlabel("Documents written since the fact's own")
+    means = "" if width == 1 else f" (means over {width} each, without intervals)"
+    axes.set_xlabel(f"Documents written since the fact's own{means}")
     axes.set_ylabel(f"{'Accuracy (generated)' if name.endswith('_generated') else 'Accuracy'}, %")
+
+
+def _spans(rows: pd.DataFrame, width: int) -> pd.DataFrame:
+    """Each method's values pooled over `width` ages, by their samples; `age` is the middle. There are no intervals."""
+    weight = rows["samples"].astype(float).fillna(1.0)
+    span = rows["age"].astype(int) // width
+    pooled = (
+        pd.DataFrame({"method": rows["method"], "span": span, "weight": weight, "sum": weight * rows["value"]})
+        .groupby(["method", "span"], as_index=False)
+        .sum()
+    )
+    middle = pooled["span"] * width + (width - 1) / 2
+    value = pooled["sum"] / pooled["weight"]
+    return pd.DataFrame({"method": pooled["method"], "age": middle, "value": value, "low": np.nan, "high": np.nan})
 
 
 def _note(figure: Figure, metrics: pd.DataFrame) -> None:
