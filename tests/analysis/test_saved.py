@@ -116,6 +116,23 @@ def test_numbers_that_count_nothing_are_refused(tmp_path, number):
         metric_frame(find_evaluations(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("key", "entry", "told"),
+    [
+        ("fact_accuracy", 1.5, "a number that is no share from 0 to 1"),
+        ("remaining_fact_accuracy", -0.5, "a number that is no share from 0 to 1"),
+        ("fact_accuracy", [[0.5]], "an entry of 2 dimensions"),
+        ("fact_accuracy_matrix", [[[0.5]]], "an entry of 3 dimensions"),
+        ("flops_per_token", -1.0, "no costs"),
+    ],
+)
+def test_figures_of_another_shape_or_size_are_refused(tmp_path, key, entry, told):
+    save(tmp_path / "one" / "gnm", keep_records=False)
+    (tmp_path / "one" / "gnm" / "summary.json").write_text(json.dumps({key: [entry]}))
+    with pytest.raises(DataError, match=f"summary.json is damaged: '{key}' holds {told}; evaluate again"):
+        metric_frame(find_evaluations(tmp_path))
+
+
 def test_every_published_evaluation_is_read(shared):
     evaluations = find_evaluations(shared / "reference/saved_evals")
     assert len(evaluations) == 48
