@@ -154,7 +154,6 @@ NOTES = {
     "without beginning": {"0": {"instruction": "a"}},
     "numbers for words": {"0": {"instruction": 1, "beginning": "b"}},
     "a list": {"0": ["a", "b"]},
-    "segments that are no list": {"0": NOTE | {"segments": 3}},
     "segments without gates": {"0": NOTE | {"segments": [["text", 0.5, 3, 1, True]]}},
 }
 

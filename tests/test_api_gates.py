@@ -197,8 +197,9 @@ def test_segments_of_another_form_are_refused(gated, tmp_path):
     conversation = load(gated, dtype="float32", device="cpu")
     conversation.write(LINES, INSTRUCTION)
     segments = [list(astuple(part)) for part in conversation.documents[0].segments]
-    for what, segment in SEGMENTS.items():
-        notes = {"0": NOTE | {"segments": [*segments[:-1], segment]}}
+    spoiled = {what: [*segments[:-1], segment] for what, segment in SEGMENTS.items()}
+    for what, given in {"no list": 3, **spoiled}.items():
+        notes = {"0": NOTE | {"segments": given}}
         save_memory(tmp_path / "m", conversation.state, conversation._digest, notes)
         with pytest.raises(MemoryFileError, match="lacks its instruction or beginning, or holds other values"):
             conversation.load_memory(tmp_path / "m")

@@ -109,8 +109,8 @@ def test_a_folder_with_all_that_is_in_it_is_on_the_disk_before_it_is_renamed(tmp
     with atomic_folder(tmp_path / "d") as temporary:
         (temporary / "inner").mkdir()
         (temporary / "inner" / "f").write_text("text")
-    inside = [(tmp_path / name).stat().st_ino for name in ("d", "d/inner", "d/inner/f")]
-    assert sorted(done[:3]) == sorted(inside) and done[3:] == ["rename", tmp_path.stat().st_ino]
+    inside = {(tmp_path / name).stat().st_ino for name in ("d", "d/inner", "d/inner/f")}
+    assert {*done[:3]} == inside and done[3:] == ["rename", tmp_path.stat().st_ino]
 
 
 def test_what_a_kill_left_of_a_file_is_removed_and_nothing_else(tmp_path):
