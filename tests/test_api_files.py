@@ -153,6 +153,7 @@ NOTES = {
     "without instruction": {"0": {"beginning": "b"}},
     "without beginning": {"0": {"instruction": "a"}},
     "numbers for words": {"0": {"instruction": 1, "beginning": "b"}},
+    "half of a character": {"0": {"instruction": "\ud800", "beginning": "b"}},
     "a list": {"0": ["a", "b"]},
     "segments without gates": {"0": NOTE | {"segments": [["text", 0.5, 3, 1, True]]}},
 }
