@@ -89,6 +89,10 @@ def test_the_history_is_bounded_and_states_that_follow_each_other_share_their_sl
         for document in range(number):
             again.write(f"{DOCUMENT} {document}", INSTRUCTION)
         assert same(memory.state, again.state) and memory.documents == again.documents
+    other = memory.fork()
+    for _ in range(4):
+        other.write(DOCUMENT, INSTRUCTION)
+    assert len(other._before) == 3 and len(memory._before) == 1
     memory.clear_history()
     with pytest.raises(MemoryFileError, match="nothing to undo"):
         memory.undo()

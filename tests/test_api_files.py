@@ -181,13 +181,9 @@ NOTES = {
     "without instruction": {"0": {"beginning": "b"}},
     "without beginning": {"0": {"instruction": "a"}},
     "numbers for words": {"0": {"instruction": 1, "beginning": "b"}},
+    "half of a character": {"0": {"instruction": "\ud800", "beginning": "b"}},
     "a list": {"0": ["a", "b"]},
-    "segments of another form": {"0": NOTE | {"segments": [["text", 0.5, 3, 1]]}},
-    "a strength in words": {"0": NOTE | {"segments": [["text", "strong", 3, 1, True]]}},
-    "a strength of NaN": {"0": NOTE | {"segments": [["text", float("nan"), 3, 1, True]]}},
-    "a refusal above 1": {"0": NOTE | {"segments": [["text", 0.5, 3, 1, True, 1.5]]}},
-    "a count below 0": {"0": NOTE | {"segments": [["text", 0.5, -3, 1, True]]}},
-    "segments that are no list": {"0": NOTE | {"segments": 3}},
+    "segments without gates": {"0": NOTE | {"segments": [["text", 0.5, 3, 1, True]]}},
 }
 
 

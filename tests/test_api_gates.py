@@ -1,7 +1,7 @@
 """A memory with gates for a program and from the shell: what is stored, shown, taken back, saved."""
 
 import functools
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 import torch
@@ -179,3 +179,28 @@ def test_a_slot_of_a_segment_that_no_note_knows_is_refused(gated, tmp_path):
     save_memory(tmp_path / "m", conversation.state, conversation._digest, notes)
     with pytest.raises(MemoryFileError, match="document 0 has no segment"):
         conversation.load_memory(tmp_path / "m")
+
+
+SEGMENTS = {
+    "of another form": ["text", 0.5, 3, 1],
+    "numbers for words": [1, 0.5, 3, 1, True],
+    "half of a character": ["\ud800", 0.5, 3, 1, True],
+    "a strength in words": ["text", "strong", 3, 1, True],
+    "a strength of NaN": ["text", float("nan"), 3, 1, True],
+    "a refusal above 1": ["text", 0.5, 3, 1, True, 1.5],
+    "a count below 0": ["text", 0.5, -3, 1, True],
+    "a count for a verdict": ["text", 0.5, 3, 1, 1],
+}
+
+
+def test_segments_of_another_form_are_refused(gated, tmp_path):
+    conversation = load(gated, dtype="float32", device="cpu")
+    conversation.write(LINES, INSTRUCTION)
+    segments = [list(astuple(part)) for part in conversation.documents[0].segments]
+    spoiled = {what: [*segments[:-1], segment] for what, segment in SEGMENTS.items()}
+    for what, given in {"no list": 3, **spoiled}.items():
+        notes = {"0": NOTE | {"segments": given}}
+        save_memory(tmp_path / "m", conversation.state, conversation._digest, notes)
+        with pytest.raises(MemoryFileError, match="lacks its instruction or beginning, or holds other values"):
+            conversation.load_memory(tmp_path / "m")
+            pytest.fail(what)

@@ -109,6 +109,18 @@ def test_what_is_written_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypat
     assert done == ["sync", "rename", "sync"]
 
 
+def test_a_folder_with_all_that_is_in_it_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
+    done = []
+    fsync, rename = os.fsync, os.replace
+    monkeypatch.setattr("os.fsync", lambda handle: done.append(os.fstat(handle).st_ino) or fsync(handle))
+    monkeypatch.setattr("os.replace", lambda *names: done.append("rename") or rename(*names))
+    with atomic_folder(tmp_path / "d") as temporary:
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "f").write_text("text")
+    inside = {(tmp_path / name).stat().st_ino for name in ("d", "d/inner", "d/inner/f")}
+    assert {*done[:3]} == inside and done[3:] == ["rename", tmp_path.stat().st_ino]
+
+
 def test_what_a_kill_left_of_a_file_is_removed_and_nothing_else(tmp_path):
     for name in (".f[1].abcd1234.part", ".f1.abcd1234.part", ".f[1].lock", "f[1]"):
         (tmp_path / name).touch()
@@ -188,6 +200,15 @@ def test_a_save_after_a_kill_between_the_renamings_keeps_the_old_folder_until_it
     with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "d"):
         raise KeyboardInterrupt
     assert listing(tmp_path) == ["d"] and listing(tmp_path / "d") == ["old"]
+
+
+def test_a_save_after_a_kill_behind_the_renamings_removes_what_was_replaced(tmp_path):
+    for name in ("d", ".d.abcd1234.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "some").touch()
+    with atomic_folder(tmp_path / "d") as temporary:
+        (temporary / "new").touch()
+    assert listing(tmp_path) == ["d"] and listing(tmp_path / "d") == ["new"]
 
 
 def killed_half_way(kind, target):

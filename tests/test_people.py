@@ -1,6 +1,7 @@
 """The evaluation in people's words: what is asked and judged of a probe, its figures, its tables."""
 
 import json
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -124,7 +125,7 @@ def test_corrected_and_refused_and_format_are_shares_of_their_own():
     assert figure(found, "not_refused") == (1.0, 4)
 
 
-def test_an_evaluation_and_its_tables(project, tmp_path, capsys):
+def test_an_evaluation_and_its_tables(project, tmp_path, monkeypatch):
     probes = json.loads((project / "data/people/people_dev.json").read_text())[:2]
     (tmp_path / "probes.json").write_text(json.dumps(probes))
     settings = {
@@ -139,6 +140,13 @@ def test_an_evaluation_and_its_tables(project, tmp_path, capsys):
     assert len(found) == sum(len(probe["queries"]) for probe in probes)
     none = pd.read_parquet(tmp_path / "evals/no_memory/records.parquet")
     assert (none["generated"] == none["known_generated"]).all()
+    (tmp_path / "evals/no_memory/old.csv").touch()
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="killed"):
+        patched.setattr(program, "write_json", Mock(side_effect=OSError("killed")))
+        program.evaluate_people(load_params(tmp_path / "params.yaml", PeopleParams), "no_memory", "a test")
+    assert (tmp_path / "evals/no_memory/old.csv").exists()
+    program.main(["--method", "no_memory", "--params", str(tmp_path / "params.yaml")])
+    assert not (tmp_path / "evals/no_memory/old.csv").exists()  # the whole folder is replaced
     params = tables.PeopleReport(evaluations=tmp_path / "evals", shown="gnm", title="T", output=tmp_path / "out")
     said = tables.report(params)
     assert "| GNM |" in said and "| No memory |" in said and "| select |" in said

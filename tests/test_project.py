@@ -115,6 +115,7 @@ def test_gitignore_hides_no_dvc_file_and_nothing_that_is_shipped(project):
     made += ["models/exp1/gnm/adapter_model.safetensors", "models/gnm_all/model.safetensors"]
     made += ["models/icl_facts/source.json", "models/rag_all/.cache/x"]
     made += ["build/docs/index.html", "build/quickstart.lock"]
+    made += [".elbonia.mem.abcd1234.part", "saved_evals/small_exp1/.gnm.abcd1234.part/summary.json"]
     made += ["src/gnm/__pycache__/x.pyc", ".dvc/cache/files/md5/00/11", "src/gnm.egg-info/PKG-INFO"]
     assert git(project, "check-ignore", *kept, *made) == made
 

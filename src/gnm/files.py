@@ -121,7 +121,8 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
 
     The old folder is moved aside before the new one is moved in and deleted after, so `target` is at every
     moment either the old content, absent for an instant, or the new content, never a mixture. After a kill in
-    that instant `recover_folder` brings the old content back. What killed processes left is removed first.
+    that instant `recover_folder` brings the old content back. What killed processes left is removed first. What is
+    written is on the disk before the renaming.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -136,8 +137,11 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
+        for path in (*temporary.rglob("*"), temporary):
+            _to_disk(path)
         with _alone(target.parent):
             _exchange(target, temporary)
+            _to_disk(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(handle)

@@ -183,6 +183,13 @@ def test_what_is_missing_or_damaged_is_explained(folder, tmp_path):
         main(["--params", str(tmp_path / "params.yaml"), "--part", "layer_swap"])
 
 
+@pytest.mark.parametrize(("name", "read"), [("gnm", read_layers), ("layer_swap", read_swap)])
+def test_an_analysis_that_a_kill_left_moved_aside_is_brought_back(tmp_path, name, read):
+    save_memory_analysis(tmp_path, ("gnm",), targets=2)
+    (tmp_path / name).rename(tmp_path / f".{name}.abcd1234.old")
+    assert not read(tmp_path).empty and (tmp_path / name).is_dir()
+
+
 def test_a_single_target_has_no_interval(tmp_path):
     save_memory_analysis(tmp_path / "one", ("gnm",), targets=1)
     rows = by_layer(read_layers(tmp_path / "one"), ["compressibility"])

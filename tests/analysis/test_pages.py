@@ -55,6 +55,13 @@ def test_two_folders_of_one_method_are_both_named(tmp_path):
         report(save_people(tmp_path / "p", rows))
 
 
+def test_people_s_figures_that_a_kill_left_moved_aside_are_brought_back(tmp_path):
+    params = save_people(tmp_path / "p", [("gnm", "all", "all", "learned", 0.5, 0.4, 0.6)])
+    (tmp_path / "p" / "gnm").rename(tmp_path / "p" / ".gnm.abcd1234.old")
+    with pytest.raises(DataError, match="no evaluation of 'x'; it has: gnm$"):
+        report(params.model_copy(update={"shown": "x"}))
+
+
 def test_methods_that_a_folder_lacks_are_named_where_others_are_there(tmp_path):
     save_evaluation(tmp_path / "e" / "generalist", made_up_records(), keep_records=False)
     page = Page(tmp_path, {}, tmp_path)

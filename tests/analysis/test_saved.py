@@ -99,9 +99,10 @@ def test_absent_and_damaged_evaluations_are_explained(tmp_path):
     save(tmp_path / "one" / "gnm", keep_records=False)
     with pytest.raises(DataError, match="of two under .* there are: one"):
         find_evaluations(tmp_path, ["two"])
-    (tmp_path / "one" / "gnm" / "summary.json").write_text("{")
-    with pytest.raises(DataError, match="not valid JSON"):
-        metric_frame(find_evaluations(tmp_path))
+    for text in ("{", 100_000 * "["):
+        (tmp_path / "one" / "gnm" / "summary.json").write_text(text)
+        with pytest.raises(DataError, match="not valid JSON"):
+            metric_frame(find_evaluations(tmp_path))
     (tmp_path / "one" / "gnm" / "summary.json").write_text(json.dumps({"loss": [1.0]}))
     with pytest.raises(DataError, match="gnm: the summary lacks fact_accuracy_matrix"):
         metric_frame(find_evaluations(tmp_path))
@@ -113,6 +114,25 @@ def test_numbers_that_count_nothing_are_refused(tmp_path, number):
     path = tmp_path / "one" / "gnm" / "counts.json"
     path.write_text(json.dumps({"fact_accuracy": [number]}))
     with pytest.raises(DataError, match="counts.json is damaged: 'fact_accuracy' holds no counts"):
+        metric_frame(find_evaluations(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "entry", "told"),
+    [
+        ("fact_accuracy", 1.5, "a number that is no share from 0 to 1"),
+        ("remaining_fact_accuracy", -0.5, "a number that is no share from 0 to 1"),
+        ("fact_accuracy", [[0.5]], "an entry of 2 dimensions"),
+        ("fact_accuracy_matrix", [[[0.5]]], "an entry of 3 dimensions"),
+        ("flops_per_token", -1.0, "no costs"),
+        ("fact_accuracy", "0.5", "no numbers .but text, verdicts or objects."),
+        ("fact_accuracy", True, "no numbers .but text, verdicts or objects."),
+    ],
+)
+def test_figures_of_another_shape_or_size_are_refused(tmp_path, key, entry, told):
+    save(tmp_path / "one" / "gnm", keep_records=False)
+    (tmp_path / "one" / "gnm" / "summary.json").write_text(json.dumps({key: [entry]}))
+    with pytest.raises(DataError, match=f"summary.json is damaged: '{key}' holds {told}; evaluate again"):
         metric_frame(find_evaluations(tmp_path))
 
 

@@ -2,9 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from gnm.memory.consolidation import Duplicates
+from gnm.memory.pool import PoolSettings, evicted_segments
+from gnm.memory.state import PREAMBLE, MemoryState
 from gnm.memory.store import LongTermStore, unit
 
 
@@ -23,6 +26,19 @@ def test_a_segment_stays_where_its_gate_is_one_half_or_more():
     left = store_of(1, 2, 3).scaled(torch.tensor([0.499, 0.5, 1.0]))
     assert left.source.tolist() == [1, 2] and left.lengths.tolist() == [2, 3]
     torch.testing.assert_close(left.strength, torch.tensor([0.4, 0.8]))
+
+
+@pytest.mark.parametrize(("eviction", "first"), [("weakest", [1, 2, 0]), ("oldest", [0, 1, 2])])
+def test_whole_segments_leave_the_pool_weakest_or_oldest_first_and_no_more_than_must(eviction, first):
+    """Three documents of one segment each, of 2, 3 and 1 slots, behind a slot of the preamble."""
+    source = torch.tensor([[PREAMBLE, 0, 0, 1, 1, 1, 2]])
+    strength = torch.tensor([[0.1, 0.9, 0.9, 0.2, 0.2, 0.2, 0.5]])
+    slots, segment = torch.zeros(1, 1, 7, 1), source.clamp(max=0)
+    state = MemoryState(slots, source > -9, source, torch.tensor([0]), 3, strength, segment)
+    sizes = [2, 3, 1]
+    for surplus, count in ((1, 1), (sizes[first[0]], 1), (sizes[first[0]] + 1, 2), (6, 3)):
+        gone = evicted_segments(state, torch.tensor([surplus]), PoolSettings(capacity=6, eviction=eviction))
+        assert source[gone].tolist() == [number for number in sorted(first[:count]) for _ in range(sizes[number])]
 
 
 def test_as_many_of_the_first_segments_as_fit_are_read():

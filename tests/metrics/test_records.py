@@ -4,6 +4,7 @@ from unittest.mock import Mock
 
 import pandas as pd
 import pytest
+from pyarrow.lib import ArrowNotImplementedError
 
 from gnm.errors import DataError
 from gnm.metrics.records import (
@@ -113,10 +114,14 @@ def test_flipped_bits_are_explained(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes().replace(b"Volkswagen", b"Volk\xffwagen"))
     with pytest.raises(DataError, match="column 'generated' does not fit str|not a readable parquet"):
         read_records(path)
-    unknown = Mock(side_effect=TypeError("data type 'Jnt64' not understood"))  # as pandas says it
-    monkeypatch.setattr("pandas.read_parquet", unknown)
-    with pytest.raises(DataError, match="not a readable parquet file .*Jnt64"):
-        read_records(path)
+    for error in (
+        TypeError("data type 'Jnt64' not understood"),  # as pandas says it
+        KeyError("Jnt64"),
+        ArrowNotImplementedError("type Jnt64"),
+    ):
+        monkeypatch.setattr("pandas.read_parquet", Mock(side_effect=error))
+        with pytest.raises(DataError, match="not a readable parquet file .*Jnt64"):
+            read_records(path)
 
 
 def test_segments_come_back_in_order_and_no_more_of_one_is_stored_than_it_has(tmp_path):

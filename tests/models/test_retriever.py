@@ -90,3 +90,9 @@ def test_what_is_missing_or_damaged_is_refused(tmp_path):
         about.write_text(spoiled)
         with pytest.raises(CheckpointError, match="damaged"):
             Retriever.load(tmp_path / "r")
+
+
+def test_one_that_a_kill_left_moved_aside_is_brought_back(tmp_path):
+    Retriever.new(SIZES, 2, False, 0).save(tmp_path / "r", {})
+    (tmp_path / "r").rename(tmp_path / ".r.abcd1234.old")
+    assert Retriever.load(tmp_path / "r").sizes == SIZES

@@ -80,6 +80,13 @@ def test_a_failed_save_leaves_the_old_adapter(tiny, tmp_path, monkeypatch):
     assert torch.equal(stock_logits(fresh.model, IDS), expected)
 
 
+def test_an_adapter_that_a_kill_left_moved_aside_is_brought_back(tiny, tmp_path):
+    saved_adapter(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / ".a.abcd1234.old")
+    assert load_adapter(tmp_path / "a", tiny)["lora"]["alpha"] == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_an_adapter_of_another_backbone_is_refused(tmp_path):
     saved_adapter(tmp_path / "a")
     other = load_backbone("tiny-qwen2", dtype="float32")

@@ -1,12 +1,15 @@
 """Checkpoints of a training that goes on."""
 
+import errno
+import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from gnm.errors import CheckpointError
+from gnm.errors import CheckpointError, exit_on_error
 from gnm.models.lora import DEFAULT
 from gnm.weights.adapters import load_checkpoint, save_adapter, save_checkpoint
 from gnm.weights.backbones import load_backbone
@@ -121,6 +124,30 @@ def test_a_checkpoint_without_checksums_is_gone_on_from(interrupted, tiny):
     folder, _ = interrupted
     (folder / "checksums.json").unlink()
     assert load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))[1]["step"] == 3
+
+
+class FullDisk(io.BytesIO):
+    """A file on a disk that has room for 100 bytes."""
+
+    def write(self, data):
+        if self.tell() + len(data) > 100:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+
+def test_a_checkpoint_on_a_full_disk_names_the_disk_and_leaves_the_last_one(interrupted, tiny, monkeypatch):
+    """The error is the disk's own; what torch says of it names no disk."""
+    folder, _ = interrupted
+    _, optimizer = optimised(tiny, 0, [p for n, p in tiny.model.named_parameters() if ".lora_" in n])
+    opened = Path.open
+    with monkeypatch.context() as full, pytest.raises(SystemExit, match="the disk is full; make room"):
+        full.setattr(
+            Path, "open", lambda path, *how, **more: FullDisk() if path.suffix == ".pt" else opened(path, *how, **more)
+        )
+        with exit_on_error():
+            save(folder, tiny, optimizer)
+    assert load_checkpoint(folder, trained_parameters(tiny.model), about(tiny))[1]["step"] == 3
+    assert [p.name for p in folder.parent.iterdir()] == ["c"]
 
 
 def test_a_kill_while_saving_leaves_the_last_checkpoint(interrupted, tiny, monkeypatch):

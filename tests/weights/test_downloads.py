@@ -98,6 +98,13 @@ def test_a_file_that_is_not_what_the_hub_says_is_refused(hub, known, monkeypatch
     assert not known["gnm_facts"].present()
 
 
+def test_what_has_no_list_of_its_files_is_not_there(known, tmp_path):
+    (tmp_path / "models" / "gnm_facts").mkdir(parents=True)
+    for text in ("{", "[]", 100_000 * "["):
+        (tmp_path / "models" / "gnm_facts" / "source.json").write_text(text)
+        assert not known["gnm_facts"].present()
+
+
 def test_the_disk_is_looked_at_before_anything_is_fetched(hub, known, monkeypatch, tmp_path):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(weights.shutil, "disk_usage", lambda _: usage)

@@ -75,11 +75,15 @@ def test_checkpoint_of_another_family_is_refused_before_its_weights_are_read(mon
         load_backbone("cached")
 
 
-def test_a_checkpoints_own_code_never_runs(monkeypatch, tmp_path):
+@pytest.mark.parametrize("more", [{}, {"num_tokens": 8}], ids=["decoder", "memory model"])
+def test_a_checkpoints_own_code_never_runs(monkeypatch, tmp_path, more):
     _, snapshot = cached_repository(monkeypatch, tmp_path)
-    config = json.loads((snapshot / "config.json").read_text()) | {"model_type": "homemade"}
+    config = json.loads((snapshot / "config.json").read_text()) | {"model_type": "homemade", **more}
     config["auto_map"] = {"AutoConfig": "homemade.Config", "AutoModelForCausalLM": "homemade.Model"}
     (snapshot / "config.json").write_text(json.dumps(config))
+    told = json.loads((snapshot / "tokenizer_config.json").read_text())
+    told |= {"tokenizer_class": "Tokens", "auto_map": {"AutoTokenizer": ["homemade.Tokens", None]}}
+    (snapshot / "tokenizer_config.json").write_text(json.dumps(told))
     (snapshot / "homemade.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     with pytest.raises(BackboneError, match="'cached'"):

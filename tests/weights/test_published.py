@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gnm.config import validate
-from gnm.errors import CheckpointError, ConfigError
+from gnm.errors import BackboneError, CheckpointError, ConfigError
 from gnm.evaluate import evaluate, run_sequences
 from gnm.learners import LearnerSettings, build_learner
 from gnm.models.lora import LoraSettings
@@ -89,6 +89,13 @@ def test_where_it_came_from_is_part_of_what_it_is(checkpoint):
     fetched = load_backbone("published")
     assert fetched.origin == fetched_from("published", checkpoint) == "nobody/published@" + "c" * 40
     assert fetched.config_digest != by_hand.config_digest
+
+
+@pytest.mark.parametrize("text", ["{", "[]", 100_000 * "["])
+def test_a_damaged_note_of_where_it_came_from_is_refused(tmp_path, text):
+    (tmp_path / "source.json").write_text(text)
+    with pytest.raises(BackboneError, match="source.json is damaged; fetch the folder again"):
+        fetched_from("published", tmp_path)
 
 
 def test_a_base_that_was_never_written_to_starts_empty(base, checkpoint, original):

@@ -134,9 +134,10 @@ def test_a_missing_or_damaged_file_is_named(golden, folder, tmp_path):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match=r"lacks 2 of its 2 shards \(model-1.safetensors"):
         load_published(folder)
-    (folder / "model.safetensors.index.json").write_text("{")
-    with pytest.raises(CheckpointError, match="index.json is damaged"):
-        load_published(folder)
+    for text in ("{", 100_000 * "["):
+        (folder / "model.safetensors.index.json").write_text(text)
+        with pytest.raises(CheckpointError, match="index.json is damaged"):
+            load_published(folder)
     (folder / "model.safetensors.index.json").unlink()
     (folder / "model.safetensors").write_bytes(b"short")
     with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
@@ -168,6 +169,9 @@ def test_a_config_that_is_missing_or_of_another_kind_is_refused(folder):
         path.write_text(json.dumps(config | changes))
         with pytest.raises(CheckpointError, match=said):
             read_config(folder)
+    path.write_text(100_000 * "[")
+    with pytest.raises(CheckpointError, match="config.json is damaged"):
+        read_config(folder)
     path.unlink()
     with pytest.raises(CheckpointError, match="has no config.json"):
         load_published(folder)

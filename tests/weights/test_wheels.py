@@ -198,14 +198,16 @@ def test_models_dir_that_cannot_be_made(copied, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "source.json"])
-@pytest.mark.parametrize("harm", ["cut", "removed"])
+@pytest.mark.parametrize("harm", ["cut", "removed", "without end"])
 def test_damaged_cache(copied, tmp_path, file, harm):
     load_backbone("fake")
     damaged = tmp_path / "models" / "fake" / "backbone" / file
     if harm == "cut":
         damaged.write_bytes(damaged.read_bytes()[:-100])
-    else:
+    elif harm == "removed":
         damaged.unlink()
+    else:
+        damaged.write_text(100_000 * "[")
     with pytest.raises(BackboneError, match=f"{file}.*; delete .*backbone and run again"):
         load_backbone("fake")
 

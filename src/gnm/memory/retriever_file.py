@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gnm.errors import CheckpointError
+from gnm.files import recover_folder
 
 ABOUT, WEIGHTS = "retriever.json", "retriever.safetensors"
 _DIGITS = 8
@@ -16,8 +17,12 @@ def retriever_digest(folder: str | Path) -> str:
 
 
 def read_retriever(folder: Path) -> dict[str, Any]:
-    """The retriever's JSON file: its settings and checksums. Raises CheckpointError if it is missing or damaged."""
+    """The retriever's JSON file: its settings and checksums. Raises CheckpointError if it is missing or damaged.
+
+    One that a killed save had moved aside is brought back first.
+    """
     try:
+        recover_folder(folder)
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if not isinstance(about["checksums"][WEIGHTS], str):
             raise TypeError("its checksum is no text")

@@ -66,10 +66,21 @@ def save_checkpoint(
     """Write what is needed to go on: weights, optimizer state and `progress` (JSON: step, best loss, ...)."""
     with atomic_folder(folder) as temporary:
         write_model(temporary, weights, settings, about)
-        torch.save(optimizer, temporary / "optimizer.pt")
+        _write_optimizer(temporary / "optimizer.pt", optimizer)
         write_json(temporary / "progress.json", progress)
         files = [path for path in temporary.rglob("*") if path.is_file()]
         write_json(temporary / "checksums.json", checksums_of(temporary, files))
+
+
+def _write_optimizer(path: Path, optimizer: Mapping[str, Any]) -> None:
+    """Write the optimizer's state. Raises the OSError of a full disk, which torch hides behind a RuntimeError."""
+    try:
+        with path.open("wb") as file:  # torch tells no error of the disk if it opens the file itself
+            torch.save(optimizer, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def load_checkpoint(folder: str | Path, parameters: Parameters, about: Mapping[str, Any]) -> tuple[dict, dict] | None:

@@ -50,7 +50,7 @@ class Item:
         try:
             files = json.loads((self.folder / SOURCE).read_text(encoding="utf-8"))["files"]
             return all((self.folder / name).is_file() for name in files)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
 
 

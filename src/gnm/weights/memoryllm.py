@@ -93,7 +93,7 @@ def read_config(folder: str | Path) -> tuple[LlamaConfig, MemoryShape | None]:
         parsed = parse_config(config)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} has no config.json; fetch it again, or check the path") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, StrictDataclassError) as error:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again") from error
     if config.get("model_type") != "llama" or not config.get("add_bos_embedding", True):
         raise CheckpointError(f"{path} is no Llama's, or of a memory without add_bos_embedding; neither is known")

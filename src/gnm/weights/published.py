@@ -64,5 +64,5 @@ def fetched_from(name: str, folder: Path) -> str:
             with file.open("rb") as opened:
                 digest.update(f"{file.name} {file.stat().st_size}".encode() + opened.read(1 << 20))
         return f"local files, {digest.hexdigest()[:16]}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BackboneError(f"backbone {name!r}: {folder / SOURCE} is damaged; fetch the folder again") from error

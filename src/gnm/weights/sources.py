@@ -129,7 +129,7 @@ def _verify(name: str, wheel: Wheel, folder: Path) -> None:
     try:
         source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
         files, made_from = dict(source["files"]), source["gguf_sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BackboneError(f"backbone {name!r}: {folder / 'source.json'} is missing or damaged; {again}") from error
     if made_from != wheel.gguf_sha256:
         raise BackboneError(f"backbone {name!r}: {folder} was converted from other weights than the pinned; {again}")

@@ -119,7 +119,7 @@ def _files(path: Path) -> list[Path]:
 def _shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{index} is damaged ({type(error).__name__}: {error}); fetch it again") from error
     if missing := [name for name in names if not (index.parent / name).is_file()]:
         raise CheckpointError(
