@@ -10,6 +10,7 @@ import torch
 
 from gnm import api, cli, shell
 from gnm.api import load
+from gnm.conversation import Conversation
 from gnm.errors import ConfigError, MemoryFileError
 from gnm.memory.written import Segment, Written
 
@@ -40,7 +41,7 @@ def test_a_session_writes_asks_forgets_undoes_and_saves(memory, tmp_path, capsys
         keep_history=True,
     )  # fmt: skip
     said = capsys.readouterr().out
-    answer = memory.ask("Where is Bern?")
+    answer = shell.printable(memory.ask("Where is Bern?"), lines=True)
     assert "document 0:" in said and said.split("\n").count(answer) == 2 and "document 0 is forgotten" in said
     assert "until the session ends" in said
     assert "1 documents" in said and "Learn it all." in said and f"saved to {tmp_path / 'm.mem'}" in said
@@ -158,7 +159,7 @@ def test_a_line_that_only_looks_like_a_command_is_a_question(memory, tmp_path, m
 
 def test_free_requests_are_streamed(memory, tmp_path, capsys):
     session(memory, tmp_path / "m", "say Tell me a story.")
-    expected = "".join(memory.generate("Tell me a story."))
+    expected = shell.printable("".join(memory.generate("Tell me a story.")), lines=True)
     assert expected in capsys.readouterr().out
 
 
@@ -249,3 +250,12 @@ def test_a_foreign_file_cannot_command_the_terminal():
     assert not any(c in shown for c in "\x1b\x07\r\u202e\x9b\u2028") and "Über\u00a0uns\u200d" in shown
     assert shown.count(r"\x1b]0;mine\x07 a\rb \u202e\x9b2J \u2028") == 4
     assert shown.split("\n")[-2:] == 2 * ["      (not stored)"]
+
+
+def test_answers_cannot_command_the_terminal_and_keep_their_lines(memory, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Conversation, "ask_all", lambda *given: ["a\x1b[2J\nb"])
+    monkeypatch.setattr(Conversation, "generate", lambda *given: iter(["a\x1b", "[2J\nb"]))
+    memory.save_memory(tmp_path / "m")
+    cli.main(["ask", str(tmp_path / "m"), "Who?", "--backbone", "tiny"])
+    session(memory, tmp_path / "m", "ask Who?", "say Hello.")
+    assert capsys.readouterr().out.count("a\\x1b[2J\nb\n") == 3

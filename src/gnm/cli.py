@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gnm import __version__
 from gnm.errors import ConfigError, MemoryFileError, exit_on_error
 from gnm.extras import optional_imports
-from gnm.shell import chat, described, documents_of, to_forget
+from gnm.shell import chat, described, documents_of, printable, to_forget
 from gnm.texts import check_text
 
 if TYPE_CHECKING:  # torch is imported by those commands alone that need it
@@ -186,7 +186,7 @@ def _ask(options: argparse.Namespace) -> None:
         check_text(phrase, "phrase", "ask a question, or for the continuation of some words")
     conversation = _conversation(options, check=partial(_check_pool_counts, options))
     for answer in conversation.ask_all(options.phrase, options.max_new_tokens):
-        print(answer)
+        print(printable(answer, lines=True))
 
 
 def _chat(options: argparse.Namespace) -> None:

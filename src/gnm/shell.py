@@ -94,9 +94,12 @@ def _store_of(conversation) -> list[str]:
     return [f"long-term store: {size}; {read}; pool: capacity {pool.capacity}, eviction {pool.eviction}"]
 
 
-def printable(text: str) -> str:
-    """`text` with control characters escaped, also those that turn the direction of writing or break the line."""
-    harmless = "\t\u200c\u200d"  # joiners are part of some scripts
+def printable(text: str, lines: bool = False) -> str:
+    """`text` with control characters escaped, also those that turn the direction of writing or break the line.
+
+    lines: line breaks stay, as in an answer of several lines.
+    """
+    harmless = "\t\u200c\u200d" + "\n" * lines  # joiners are part of some scripts
     return "".join(
         c if c.isprintable() or c in harmless or unicodedata.category(c) == "Zs"
         else c.encode("unicode_escape", "surrogatepass").decode()
@@ -214,12 +217,12 @@ def _write(conversation, rest: str, path: Path, long: str) -> None:
 
 
 def _ask(conversation, rest: str, path: Path) -> None:
-    print(conversation.ask(rest))
+    print(printable(conversation.ask(rest), lines=True))
 
 
 def _say(conversation, rest: str, path: Path) -> None:
     for piece in conversation.generate(rest):
-        print(piece, end="", flush=True)
+        print(printable(piece, lines=True), end="", flush=True)
     print()
 
 
