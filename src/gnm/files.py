@@ -189,10 +189,11 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
     """Write `value` as JSON with a final newline, whole or not at all. NaN is refused (not JSON).
 
-    With an indent, a list of numbers takes one line, so that a matrix has a line for each of its rows.
+    With an indent, a list of numbers (of true, false and null too) takes one line, so that a matrix has a line for each
+    of its rows.
     """
     text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-    # A line break stands in no string of JSON, so only lists are met.
+    # Strings hold no raw line break, and lists that hold a string, a list or an object are left as they are.
     text = re.sub(r"\[\n\s*([^\[\]{}\"]+?)\n\s*\]", lambda found: f"[{' '.join(found[1].split())}]", text)
     write_text(path, text + "\n")
 

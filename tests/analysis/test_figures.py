@@ -70,7 +70,11 @@ def test_many_ages_are_pooled_by_their_samples():
     axes = retention_lines(pd.DataFrame(rows, columns=columns), "A title").axes[0]
     assert axes.lines[0].get_xdata().tolist() == [2.0 + 5 * span for span in range(10)]
     assert axes.lines[0].get_ydata()[:2].tolist() == pytest.approx([100 * 6 / 9, 100 * 9 / 11])
-    assert "means over 5 each" in axes.get_xlabel() and not axes.collections
+    assert "pooled over 5 each" in axes.get_xlabel() and not axes.collections
+    few = pd.DataFrame([row[:-1] + (None,) for row in rows[:41]], columns=columns)  # no samples are known: all alike
+    line = retention_lines(few, "A title").axes[0].lines[0]
+    assert line.get_xdata().tolist() == [2.0 + 5 * span for span in range(8)] + [40.0]
+    assert line.get_ydata()[:2].tolist() == pytest.approx([40, 60])
 
 
 def test_variants_of_one_method_differ_in_the_dashes():

@@ -126,32 +126,29 @@ def _bars(panels: Sequence[Axes], metrics: pd.DataFrame, methods: Sequence[str],
 def _lines(axes: Axes, metrics: pd.DataFrame, methods: Sequence[str], name: str) -> None:
     rows = drawn_intervals(with_interval_kinds(metrics[metrics["metric"] == name]))
     oldest = int(rows["age"].max())
-    width = 1 if oldest < _MOST_AGES else -(-(oldest + 1) // 10)
+    width = 1 if oldest < _MOST_AGES else -(-(oldest + 1) // 10)  # ages of each of some ten points
     plot_lines(axes, rows if width == 1 else _spans(rows, width), methods, "age")
     axes.set_ylim(0, 103)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
     axes.set_xlim(-0.5, oldest + 0.5)
     axes.set_xticks(range(0, oldest + 1, max(1, round(oldest / 10))))
-    means = "" if width == 1 else f" (means over {width} each, without intervals)"
+    means = "" if width == 1 else f" (pooled over {width} each, without intervals)"
     axes.set_xlabel(f"Documents written since the fact's own{means}")
     axes.set_ylabel(f"{'Accuracy (generated)' if name.endswith('_generated') else 'Accuracy'}, %")
 
 
 def _spans(rows: pd.DataFrame, width: int) -> pd.DataFrame:
-    """Each method's values pooled over `width` ages, by their samples; `age` is the middle. There are no intervals."""
-    weight = rows["samples"].astype(float).fillna(1.0)
-    span = rows["age"].astype(int) // width
-    pooled = (
-        pd.DataFrame({"method": rows["method"], "span": span, "weight": weight, "sum": weight * rows["value"]})
-        .groupby(["method", "span"], as_index=False)
-        .sum()
-    )
-    middle = pooled["span"] * width + (width - 1) / 2
-    value = pooled["sum"] / pooled["weight"]
-    return pd.DataFrame({"method": pooled["method"], "age": middle, "value": value, "low": np.nan, "high": np.nan})
+    """Each method's values pooled over `width` ages, by their samples; `age` is the mean of these. No intervals."""
+    weight, age = rows["samples"].astype(float).fillna(1.0), rows["age"].astype(float)
+    parts = rows[["method"]].assign(span=age // width, age=age, weight=weight, sum=weight * rows["value"])
+    pooled = parts.groupby(["method", "span"], as_index=False).agg({"age": "mean", "weight": "sum", "sum": "sum"})
+    return pooled.assign(value=pooled["sum"] / pooled["weight"], low=np.nan, high=np.nan)
 
 
 def _note(figure: Figure, metrics: pd.DataFrame) -> None:
+    ages = metrics["age"].notna()
+    if ages.any() and metrics["age"].max() >= _MOST_AGES:  # drawn pooled, without intervals
+        metrics = metrics[~ages]
     note = footnote(drawn_intervals(with_interval_kinds(metrics)))
     text = textwrap.fill(note, int(_LETTERS * figure.get_figwidth()))
     figure.supxlabel(text, fontsize=7.5, color="#555555", x=0.99, ha="right")

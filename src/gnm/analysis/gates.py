@@ -133,7 +133,7 @@ def compression(
 
 
 def _name_variants(axes: Axes, cells: pd.DataFrame, against: str) -> None:
-    """Every point's variant in words beside it and a little below, so clear of its whisker, where there is room."""
+    """Each variant's name beside its point, on the side with more room, a little lower, clear of whisker and line."""
     first, last = axes.get_xlim()
     for _, row in cells.iterrows():
         if variant := row["method"].removesuffix(")").partition(" (")[2]:

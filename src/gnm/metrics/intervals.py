@@ -15,6 +15,7 @@ import pandas as pd
 from gnm.errors import DataError
 from gnm.metrics.bootstrap import interval, resampled, sequence_weights
 from gnm.metrics.samples import FACTS, GROUPS, LEAKAGE, Samples, collect
+from gnm.metrics.summary import LONGEST_MATRIX
 from gnm.metrics.wilson import wilson
 
 METRIC_COLUMNS = ["metric", "age", "value", "low", "high", "samples", "sequences"]
@@ -119,7 +120,10 @@ def metrics_of_summary(
     Raises DataError when the fact matrices are missing, or a figure is of another shape.
     """
     if missing := [key for key in (f"fact_{name}_matrix" for name in FACTS) if key not in summary]:
-        raise DataError(f"the summary lacks {', '.join(missing)}; it is not an evaluation of facts")
+        raise DataError(
+            f"the summary lacks {', '.join(missing)}: it is not an evaluation of facts, or one of more than "
+            f"{LONGEST_MATRIX} documents, which needs its records.parquet"
+        )
 
     def last(key: str, of: Mapping[str, Sequence[Any]] | None = summary, dimensions: int = 0) -> np.ndarray:
         entry = np.array(of[key][epoch] if of and key in of else math.nan, dtype=float)
