@@ -29,7 +29,7 @@ def read_examples(
 ) -> list[Examples]:  # fmt: skip
     """The facts of `cases` in the memories that their documents wrote, for each of `layers`.
 
-    at_once: texts in a batch; changes speed only.
+    at_once: texts in a batch; changes speed, and rounding in bfloat16.
     """
     phrases = last_states(learner, [fact.phrase for case in cases for fact in case.facts], layers, at_once)
     document = torch.repeat_interleave(torch.tensor([len(case.facts) for case in cases]))
@@ -46,7 +46,7 @@ def write_alone(
 ) -> list[DocumentSlots]:
     """What each document, written alone, left in memory at `layers`; slots are on the CPU, in their dtype.
 
-    at_once: documents in a batch; changes speed only. label: of the progress bar.
+    at_once: documents in a batch; changes speed, and rounding in bfloat16. label: of the progress bar.
     """
     found, bar = [], tqdm(total=len(cases), desc=label, mininterval=5)
     for start in range(0, len(cases), at_once):

@@ -40,7 +40,8 @@ class LineSlots:
 def write_lines(
     learner: MemoryLearner, documents: Sequence[DistractedDocument], instructions: Sequence[str], at_once: int
 ) -> list[LineSlots]:
-    """Each document under its instruction, written alone. at_once: documents in a batch; changes speed only.
+    """Each document under its instruction, written alone. at_once: documents in a batch; changes speed, and rounding in
+    bfloat16.
 
     Raises ConfigError if not every token of a document becomes a slot, so that slots cannot be matched with lines.
     """

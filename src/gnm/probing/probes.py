@@ -145,7 +145,8 @@ def picked(
 ) -> Tensor:
     """Whether the stated object scores above every other candidate, [N] bool; a tie is none.
 
-    objects, candidates, there: as in `fit` and `draw_candidates`. at_once: documents in a batch; changes speed only.
+    objects, candidates, there: as in `fit` and `draw_candidates`. at_once: documents in a batch; changes speed,
+    and rounding in bfloat16.
     """
     right = torch.zeros(len(examples.stated), dtype=torch.bool)
     order = list(range(len(examples.slots)))

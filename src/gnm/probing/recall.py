@@ -80,7 +80,7 @@ class RecallParams(StrictModel):
     written: Path | None = Field(None, description="documents written one by one: all are one stream; or `drawn`")
     drawn: DrawnStreams | None = None
     retriever: Path | None = Field(None, description="folder of a trained retriever, whose keys stand beside")
-    at_once: Positive = Field(description="texts that are read side by side; changes speed only")
+    at_once: Positive = Field(description="texts that are read side by side; changes speed, and rounding in bfloat16")
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     last: bool = Field(description="whether keys of the last token stand beside the means")
     k: Annotated[list[Positive], Field(min_length=1)]

@@ -51,7 +51,7 @@ class RetrieverParams(StrictModel):
     adapter: Path
     written: Path
     drawn: DrawnFacts
-    at_once: Positive = Field(description="texts that are read side by side; changes speed only")
+    at_once: Positive = Field(description="texts that are read side by side; changes speed, and rounding in bfloat16")
     layer: Annotated[int, Field(ge=0)]
     whiten: bool
     hidden: Positive

@@ -131,7 +131,7 @@ def search_inputs(
 ) -> dict[str, Tensor]:
     """What search keys of all segments of n `texts` are made of, in their order, by kind: [segments, E] float32.
 
-    at_once: texts that are read side by side; changes speed only.
+    at_once: texts that are read side by side; changes speed, and rounding in bfloat16.
     """
     keys: dict[str, list[Tensor]] = {"Mean": [], "Last": []}
     for start in range(0, len(texts), at_once):
