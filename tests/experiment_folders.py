@@ -40,10 +40,12 @@ NAMES = [name for half in HALVES for group in half for name in group]
 KEPT = ("gnm", "generalist", "generalist_store", "block_retrieval", "no_memory")
 
 
-# of the evaluations of write gates
-KEPT_GATES = (
+# of the evaluations of write gates and of long streams
+KEPT_EVALUATIONS = (
     "generalist",
     "generalist_all",
+    "generalist_store",
+    "generalist_200",
     "generalist_unlearning",
     "generalist_revoke",
     "generalist_weakest_20",
@@ -155,10 +157,12 @@ def make_small(settings: dict) -> None:
     """The same experiment with tiny backbones, few methods, steps and sequences."""
     at_paper_scale = settings.get("backbone", {}).get("name") == "llama3-8b-instruct"
     if "evaluations" in settings:
-        settings["evaluations"] = {key: settings["evaluations"][key] for key in KEPT_GATES}
+        given = settings["evaluations"]
+        settings["evaluations"] = {key: given[key] for key in KEPT_EVALUATIONS if key in given}
         named = {item["method"] for item in settings["evaluations"].values()}
         settings["methods"] = {key: item for key, item in settings["methods"].items() if key in named}
-        settings["methods"]["generalist_weakest"]["memory"]["capacity"] = 2000  # a byte is a token here
+        if "generalist_weakest" in named:
+            settings["methods"]["generalist_weakest"]["memory"]["capacity"] = 2000  # a byte is a token here
     elif "methods" in settings:
         kept = [*(KEPT[:1] if at_paper_scale else KEPT)]
         if "trained" in settings:
@@ -214,7 +218,7 @@ def make_small(settings: dict) -> None:
 def make_loop_small(loop: dict) -> None:
     """Two steps of training, or two sequences of evaluation, of two or three documents."""
     loop |= SMALL_TRAIN if "steps" in loop else SMALL_LOOP
-    shorter = {"5": 2, "10": 2, "20": 3, "50": 3}
+    shorter = {"5": 2, "10": 2, "20": 3, "50": 3, "200": 3}
     loop["sequence_length"] = shorter.get(str(loop["sequence_length"]), loop["sequence_length"])
     if isinstance(loop["sequence_length"], list):
         loop["sequence_length"] = [1, 2]

@@ -35,7 +35,10 @@ def test_what_is_no_text_is_refused(given):
     assert memory.state.written == 0
 
 
-NO_SUBJECT = ("-1", "1.0", "#2", "?", "🎉", "document 1", "Forget document 0.", "the last one", "FORGET")
+NO_SUBJECT = (
+    *("-1", "1.0", "#2", "?", "🎉", "document 1", "Forget document 0.", "the last one", "FORGET", "forget it"),
+    *("document two", "1, please forget it", "Sorry, wrong document!", "undo", "Keep everything."),
+)
 
 
 @pytest.mark.parametrize("words", NO_SUBJECT)
@@ -52,7 +55,8 @@ def test_words_that_say_nothing_of_what_is_to_be_forgotten_take_nothing_back(wor
 
 
 @pytest.mark.parametrize(
-    "words", ["companies", "Забудь всё о Париже.", "忘记公司", "सब भूल जाओ", "the document on Bern", "1789 wars"]
+    "words",
+    ["companies", "Забудь всё о Париже.", "忘记公司", "सब भूल जाओ", "the document on Bern", "1789 wars", "all of it"],
 )
 def test_words_that_name_something_can_take_it_back(words):
     check_subject(words)

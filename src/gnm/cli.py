@@ -229,7 +229,7 @@ def _merge(options: argparse.Namespace) -> None:
     def check(saved: "SavedMemory") -> None:
         if saved.model != other.model:
             raise MemoryFileError(
-                f"{options.other} was written by the model {other.model}, {options.memory} by {saved.model}; merge "
+                f"{options.other} was written by the model {other.model!r}, {options.memory} by {saved.model!r}; merge "
                 "memories of one model"
             )
         if not (saved.state.store or options.store):

@@ -20,7 +20,7 @@ from gnm.errors import ConfigError, MemoryFileError
 from gnm.learners.long_documents import Long, parts_for, write_parts
 from gnm.learners.memory import MemoryLearner
 from gnm.memory import MemoryState, PoolSettings, load_memory, merge, save_memory
-from gnm.memory.files import SavedMemory, locked, read_memory
+from gnm.memory.files import SavedMemory, locked, read_memory, version_of
 from gnm.memory.history import History
 from gnm.memory.notes import Notes, check_notes, note_of, only_stored, without_document, without_text
 from gnm.memory.parts import filing
@@ -30,7 +30,7 @@ from gnm.memory.written import Written, written_documents
 from gnm.models.projected import Memory
 from gnm.texts import check_subject, check_text
 from gnm.weights.backbones import Backbone
-from gnm.weights.pretrained import push_to_hub, save_pretrained
+from gnm.weights.pretrained import STATE, check_folder, push_to_hub, save_pretrained
 
 
 class Conversation(Asking):
@@ -205,11 +205,14 @@ class Conversation(Asking):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model and memory to `folder`, whole or not at all. `load(folder)` reads both.
 
-        Raises CheckpointError if `folder` holds something else than such a model, or cannot be written.
+        Raises CheckpointError if `folder` holds something else than such a model, or cannot be written; MemoryFileError
+        if its memory was changed since this conversation loaded or saved it.
         """
-        save_pretrained(
-            folder, self._backbone, self._learner.lm, self._about, self.state, self._digest, self._saved_notes()
-        )
+        given = self._backbone, self._learner.lm, self._about, self.state, self._digest, self._saved_notes()
+        check_folder(folder)
+        self._versions.check(Path(folder) / STATE)
+        save_pretrained(folder, *given)
+        self._versions.note(Path(folder) / STATE, version_of(Path(folder) / STATE))
 
     def push_to_hub(self, repo: str, private: bool = True) -> str:
         """Upload model and memory to the hub as "owner/name". `load(repo)` reads both. Returns the commit's address.

@@ -9,8 +9,9 @@ from gnm.errors import DataError
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[^\W\d_]+")
 _PLACES = re.compile(
-    "forget|drop|delete|remove|please|what|was|written|wrote|said|in|by|of|the|a|documents?|doc|texts?|number|no|nr|"
-    "first|second|third|fourth|fifth|last|latest|newest|oldest|previous|one"
+    "forget|drop|delete|remove|undo|please|sorry|wrong|mistake|what|was|written|wrote|said|in|by|of|the|a|my|i|you|and|"
+    "documents?|doc|texts?|messages?|number|no|nr|it|this|that|these|those|them|first|second|third|fourth|fifth|last|"
+    "latest|newest|oldest|previous|one|two|three|four|five|six|seven|eight|nine|ten"
 )
 """Words that name a document by its number or place, and nothing that it is about."""
 
@@ -47,9 +48,10 @@ def checked_texts(texts: Any, name: str, remedy: str) -> list[str]:
 
 def check_subject(instruction: str) -> None:
     """Raise DataError if an instruction that takes something back does not say what that is about ("-1", "Forget
-    document 2", "the last one"): every stored clause can be taken for it."""
+    document 2", "the last one"), or tells to keep all: every stored clause can be taken for it."""
     check_text(instruction, "instruction", "say what is to be forgotten")
-    if all(_PLACES.fullmatch(word) for word in _WORD.findall(instruction.casefold())):
+    subject = {word for word in _WORD.findall(instruction.casefold()) if not _PLACES.fullmatch(word)}
+    if not subject or "keep" in subject and subject <= {"keep", "all", "everything"}:
         raise DataError(
             f"the instruction {instruction[:60]!r} does not say what is to be forgotten; name what it is about, as in "
             "'Forget what you learned about companies', or forget a document by its number, as "

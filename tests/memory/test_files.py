@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import stat
 import subprocess
@@ -71,11 +72,24 @@ def test_rows_and_shared_batches_are_saved_on_their_own(tmp_path):
 
 def test_a_memory_of_another_model_is_refused(tmp_path):
     save_memory(tmp_path / "m", some_state(), "model-a")
-    with pytest.raises(MemoryFileError, match="written by the model model-a, this one is model-b"):
+    with pytest.raises(MemoryFileError, match="written by the model 'model-a', this one is model-b"):
         load_memory(tmp_path / "m", "model-b")
 
 
 # --- saving
+
+
+def test_a_foreign_file_cannot_command_the_terminal_by_its_model(tmp_path):
+    save_memory(tmp_path / "m", some_state(), "\x1b[31mother")
+    with pytest.raises(MemoryFileError, match=r"written by the model '\\x1b\[31mother'"):
+        load_memory(tmp_path / "m", "a")
+
+
+def test_a_pipe_is_no_memory_and_nobody_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "m")
+    for use in (lambda: load_memory(tmp_path / "m", "a"), lambda: check_target(tmp_path / "m")):
+        with pytest.raises(MemoryFileError, match="m is no regular file; name a memory file"):
+            use()
 
 
 @pytest.mark.parametrize("where", ["notes", "saving"])

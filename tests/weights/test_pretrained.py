@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from gnm.api import load
 from gnm.conversation import Conversation
-from gnm.errors import BackboneError, CheckpointError, ConfigError, GNMError
+from gnm.errors import BackboneError, CheckpointError, ConfigError, GNMError, MemoryFileError
 from gnm.models.lora import LoraSettings, add_lora, use_adapter
 from gnm.weights import pretrained
 from gnm.weights.adapters import save_adapter
@@ -188,6 +188,29 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
     for name in (None, "", 3):
         with pytest.raises(CheckpointError, match="is no folder to save a model to; give its name"):
             memory.save_pretrained(name)
+
+
+def test_what_is_no_part_of_a_model_is_not_deleted(conversation, tmp_path):
+    conversation.save_pretrained(tmp_path / "m")
+    for name in ("mine.mem", "sub"):
+        (tmp_path / "m" / name).mkdir()
+        with pytest.raises(CheckpointError, match=f"m holds {name}, which is no part of a memory model and would be"):
+            conversation.save_pretrained(tmp_path / "m")
+        (tmp_path / "m" / name).rmdir()
+    conversation.save_pretrained(tmp_path / "m")
+
+
+def test_a_model_whose_memory_was_changed_meanwhile_is_not_written_over(tmp_path):
+    load(None, backbone="tiny", **OPTIONS).save_pretrained(tmp_path / "m")
+    one, other = (load(tmp_path / "m", **OPTIONS) for _ in range(2))
+    for each in (one, other):
+        each.write("Bern is in Asia.", "All.")
+    one.save_pretrained(tmp_path / "m")
+    with pytest.raises(MemoryFileError, match="was changed since this conversation loaded or saved it"):
+        other.save_pretrained(tmp_path / "m")
+    one.write("Oslo is in Africa.", "All.")
+    one.save_pretrained(tmp_path / "m")
+    assert len(load(tmp_path / "m", **OPTIONS).documents) == 2
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):

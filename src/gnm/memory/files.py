@@ -104,7 +104,7 @@ def load_memory(
     saved = path if isinstance(path, SavedMemory) else read_memory(path)
     if saved.model != model:
         raise MemoryFileError(
-            f"{saved.path} was written by the model {saved.model}, this one is {model}: slots only mean "
+            f"{saved.path} was written by the model {saved.model!r}, this one is {model}: slots only mean "
             "something to the model that wrote them; load that model, or write the documents again"
         )
     state = saved.state
@@ -121,6 +121,8 @@ def read_memory(path: str | Path) -> SavedMemory:
     """Read a memory file without its model. Raises MemoryFileError if there is none, or it is damaged."""
     path = checked_path(path)
     with reading(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would wait for ever
+            raise MemoryFileError(f"{path} is no regular file; name a memory file")
         with open(path, "rb"):  # its errors tell more than those of safe_open
             pass
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -196,6 +198,8 @@ def check_target(path: str | Path) -> None:
             raise OSError(errno.ENAMETOOLONG, "its name is too long")
         if target.is_dir():
             raise OSError(errno.EISDIR, "it is a folder")
+        if target.exists() and not target.is_file():
+            raise MemoryFileError(f"{path} is no regular file; name a memory file")
         folder = next(folder for folder in target.parents if folder.exists())
         if not folder.is_dir():
             raise OSError(errno.ENOTDIR, f"{folder} is no folder")

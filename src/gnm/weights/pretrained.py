@@ -6,7 +6,7 @@ state (`memory_state.safetensors`), tokenizer, generation config, and a model ca
 and digest stand for it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,8 @@ from gnm.weights.trained import MODULE, copied, read_weights, trained_parameters
 
 STATE = "memory_state.safetensors"
 _FILES = [*LOADED, "README.md"]
+_AT_TIMES = ("generation_config.json", "special_tokens_map.json", "added_tokens.json")
+"""Files that other versions of transformers, or models with a generation config, have beside these."""
 _REFUSALS = (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, httpx2.HTTPError)
 
 
@@ -46,8 +48,7 @@ def save_pretrained(
     state, digest, notes: the memory to save along, the digest of the model that it belongs to, what is known of it.
     Raises CheckpointError if `folder` is no name of one, holds something else than such a model, or cannot be written.
     """
-    if not isinstance(folder, str | Path) or not str(folder).strip():
-        raise CheckpointError(f"{folder!r} is no folder to save a model to; give its name, a str or a Path")
+    check_folder(folder)
     model, folder = backbone.model, Path(folder)
     with _saving():
         recover_folder(folder)
@@ -61,6 +62,23 @@ def save_pretrained(
         backbone.tokenizer.save_pretrained(new)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(new)
+        _check_nothing_else(folder, {path.name for path in new.iterdir()} | {STATE, MODULE, *_AT_TIMES})
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise CheckpointError if `folder` is no name that a folder can have."""
+    if not isinstance(folder, str | Path) or not str(folder).strip():
+        raise CheckpointError(f"{folder!r} is no folder to save a model to; give its name, a str or a Path")
+
+
+def _check_nothing_else(folder: Path, own: Set[str]) -> None:
+    """Raise CheckpointError if `folder`, which is to be replaced, holds something that is not named in `own`."""
+    strange = sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
+    if strange:
+        raise CheckpointError(
+            f"{folder} holds {strange[0]}, which is no part of a memory model and would be deleted; move it away, or "
+            "name a new folder"
+        )
 
 
 @contextmanager
