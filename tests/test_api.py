@@ -44,6 +44,10 @@ def test_a_document_is_forgotten_by_an_int_alone(memory, number):
 def test_an_answer_has_a_number_of_tokens(memory, number):
     with pytest.raises(ConfigError, match="max_new_tokens: .* is no number of tokens"):
         memory.ask("Oslo is", max_new_tokens=number)
+    with pytest.raises(
+        ConfigError, match="max_new_tokens: 10000 do not fit into the model's 8192 positions; give fewer"
+    ):
+        memory.ask("Oslo is", max_new_tokens=10_000)
 
 
 def test_one_text_is_not_taken_for_several_answers(memory):

@@ -44,6 +44,10 @@ class Asking:
         phrases = checked_texts(phrases, "phrase", "ask a question, or for the continuation of some words")
         if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens: {max_new_tokens!r} is no number of tokens; give an int from 1 on")
+        if max_new_tokens >= (limit := self._learner.reader.decoder.reach):
+            raise ConfigError(
+                f"max_new_tokens: {max_new_tokens} do not fit into the model's {limit} positions; give fewer"
+            )
         answers = self._learner.say(self._memory, [phrases], max_new_tokens)[0]
         self._memory = self._learner.counted(self._memory, [phrases])
         return answers

@@ -151,7 +151,7 @@ def test_more_positions_than_the_backbone_attends_over_are_refused(tiny):
     decoder = Decoder(tiny.model)
     decoder.config.max_position_embeddings = 6
     ids, mask = rectangle([[7]], 7)
-    with pytest.raises(BackboneError, match="a text of 7 tokens exceeds the 6 positions .*; split the document"):
+    with pytest.raises(BackboneError, match="a text of 7 tokens exceeds the 6 positions .*; shorten it, or split the"):
         decoder.start(decoder.empty_prefix(1), mask)
     reading, positions = decoder.start(decoder.empty_prefix(1), mask[..., :6])
     decoder.run(ids[..., :6], positions, reading)

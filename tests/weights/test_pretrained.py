@@ -197,7 +197,9 @@ def test_what_is_no_part_of_a_model_is_not_deleted(conversation, tmp_path):
         with pytest.raises(CheckpointError, match=f"m holds {name}, which is no part of a memory model and would be"):
             conversation.save_pretrained(tmp_path / "m")
         (tmp_path / "m" / name).rmdir()
-    conversation.save_pretrained(tmp_path / "m")
+    (tmp_path / "link").symlink_to("m")
+    conversation.save_pretrained(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and not list(tmp_path.glob(".*"))
 
 
 def test_a_model_whose_memory_was_changed_meanwhile_is_not_written_over(tmp_path):

@@ -253,11 +253,12 @@ class Decoder(nn.Module):
         longest, name = 0 if mask is None else int(mask.sum(-1).max()), type(self.model).__name__
         if longest > limit:
             raise BackboneError(
-                f"a text of {longest} tokens exceeds the {limit} positions that {name} attends over; split the document"
+                f"a text of {longest} tokens exceeds the {limit} positions that {name} attends over; shorten it, or "
+                "split the document"
             )
         raise BackboneError(
             f"{last + 1} positions exceed the {limit} that {name} attends over; "
-            "use a smaller pool (memory.capacity, in the shell --capacity) or fewer documents"
+            "use a smaller pool (memory.capacity, in the shell --capacity), fewer documents or fewer new tokens"
         )
 
 

@@ -36,7 +36,7 @@ class Limited(nn.Module):
             raise MemoryFileError(
                 f"a document with its instruction takes {tokens} tokens; {self.room} of the {self.decoder.window} "
                 'positions that the decoder attends over are free for it: split the document (long="split", in the '
-                "shell --long split)"
+                "shell --long split), or shorten its instruction"
             )
 
     @property

@@ -6,6 +6,7 @@ state (`memory_state.safetensors`), tokenizer, generation config, and a model ca
 and digest stand for it.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
@@ -49,7 +50,7 @@ def save_pretrained(
     Raises CheckpointError if `folder` is no name of one, holds something else than such a model, or cannot be written.
     """
     check_folder(folder)
-    model, folder = backbone.model, Path(folder)
+    model, folder = backbone.model, Path(os.path.realpath(folder))  # a link stays one
     with _saving():
         recover_folder(folder)
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / ABOUT).is_file())):
