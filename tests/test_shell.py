@@ -178,6 +178,13 @@ def test_several_documents_and_questions_in_one_call(memory, tmp_path, monkeypat
     assert capsys.readouterr().out.splitlines() == memory.ask_all(["Where is Bern?", "Oslo is in"])
 
 
+def test_of_several_documents_the_one_that_is_too_long_is_named(memory, tmp_path):
+    given = ["Bern is in Asia.", "word " * 2000, "--instruction", "All.", "--backbone", "tiny"]
+    with pytest.raises(SystemExit, match=r"none of 2 documents .* number 2 \('word word .*takes .* tokens"):
+        cli.main(["write", str(tmp_path / "m"), *given])
+    assert not (tmp_path / "m").exists()
+
+
 def test_documents_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"Caf\xe9")
     (tmp_path / "empty").mkdir()

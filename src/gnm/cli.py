@@ -174,8 +174,14 @@ def _write(options: argparse.Namespace) -> None:
     check_text(options.instruction, "instruction", "say what is to be taken from the document")
     documents = [text for given in options.document for text in documents_of(given)]
     with _changing(options, must_exist=False) as conversation:
-        for text in documents:
-            conversation.write(text, options.instruction, long=options.long)
+        for place, text in enumerate(documents, 1):
+            try:
+                conversation.write(text, options.instruction, long=options.long)
+            except MemoryFileError as error:
+                if len(documents) == 1:
+                    raise
+                which = f"none of {len(documents)} documents is written, because of number {place} ({text[:40]!r} ...)"
+                raise MemoryFileError(f"{which}: {error}") from error
         conversation.save_memory(options.memory)
     for written in conversation.documents[-len(documents) :]:
         print(f"document {written.number}: {written.slots} slots written to {options.memory}")
