@@ -86,6 +86,14 @@ def test_a_reader_that_is_gone_before_the_last_line_ends_the_program_quietly():
     assert process.wait(60) == 141 and told == b""
 
 
+def test_an_output_without_room_is_no_reason_to_do_the_work_again():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", BOUNDS + "print('a line')"]
+        environment = os.environ | {"PYTHONUNBUFFERED": ""}
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, check=False)
+    assert done.returncode == 1 and done.stderr.startswith(b"error: the work is done, but its output cannot be written")
+
+
 def test_ctrl_c_ends_the_program_quietly():
     process = run("import os, signal, time\n    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
                   "    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)")  # fmt: skip

@@ -70,7 +70,7 @@ def exit_on_error() -> Iterator[None]:
         with _terminable():
             yield
         if sys.stdout is not None:
-            sys.stdout.flush()  # here, not while the interpreter ends
+            _flush()  # here, not while the interpreter ends
     except GNMError as error:
         _exit(str(error))
     except KeyboardInterrupt:
@@ -83,6 +83,17 @@ def exit_on_error() -> Iterator[None]:
         if sentence is None:
             raise
         _exit(sentence)
+
+
+def _flush() -> None:
+    """Write what is left of the output. If its disk is full, end the program with what that means for its work."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _exit("the work is done, but its output cannot be written; don't run it again, look at what it made")
 
 
 def _exit(sentence: str) -> NoReturn:
