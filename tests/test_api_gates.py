@@ -88,9 +88,9 @@ def test_words_take_back_what_they_are_about(gated, tmp_path, monkeypatch, capsy
     mixed = torch.full_like(conversation.state.source, MIXED)
     conversation._memory = replace(conversation._memory, state=replace(conversation.state, source=mixed))
     with pytest.raises(MemoryFileError, match="can't be told apart"):
-        conversation.revoke("Forget it.")
+        conversation.revoke("Forget the cars.")
     with pytest.raises(MemoryFileError, match="no keep gates.*forget a document by its number"):
-        load(gated).revoke("Forget it.")
+        load(gated).revoke("Forget the cars.")
 
 
 def test_words_that_take_back_nothing_leave_memory_and_undo_as_they_were(tmp_path):

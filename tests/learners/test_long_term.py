@@ -220,7 +220,7 @@ def test_stores_that_cannot_be_searched_or_are_damaged_are_refused(tiny, tmp_pat
     with pytest.raises(MemoryFileError, match="loaded without one; load it with a capacity"):
         load_memory(tmp_path / "m", "tiny", like=learner_of(tiny).reset([0]).state)
     other = learner_of(tiny, capacity=70, store={"layer": 0}).reset([0]).state
-    with pytest.raises(MemoryFileError, match="are the mean input of layer 1, whitened, this .* layer 0"):
+    with pytest.raises(MemoryFileError, match="are .the mean input of layer 1, whitened., this .* layer 0"):
         load_memory(tmp_path / "m", "tiny", like=other)
     old = (tmp_path / "m").read_bytes()
     store = state.store[0]

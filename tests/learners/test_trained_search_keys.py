@@ -123,7 +123,7 @@ def test_a_saved_memory_is_searched_by_the_same_retriever_alone(tiny, folder, tm
     before, after = (learner.answer(learner.lm.attach(each), ASKED, 3) for each in (state.state, loaded))
     assert before == after
     for other in (trained(tiny, saved(tiny, tmp_path / "other", seed=6)), learner_of(tiny, {"k": 1})):
-        with pytest.raises(MemoryFileError, match=f"are {name}, this model .*store.retriever"):
+        with pytest.raises(MemoryFileError, match=f"are '{name}', this model .*store.retriever"):
             load_memory(tmp_path / "m", "tiny", like=other.reset([3]).state)
 
 
