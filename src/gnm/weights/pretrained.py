@@ -30,8 +30,8 @@ from gnm.weights.trained import MODULE, copied, read_weights, trained_parameters
 
 STATE = "memory_state.safetensors"
 _FILES = [*LOADED, "README.md"]
-_AT_TIMES = ("generation_config.json", "special_tokens_map.json", "added_tokens.json")
-"""Files that other versions of transformers, or models with a generation config, have beside these."""
+_AT_TIMES = ("generation_config.json", "special_tokens_map.json", "added_tokens.json", f".{STATE}.lock")
+"""What a folder may hold beside: files of other versions of transformers, the lock of shell commands on its memory."""
 _REFUSALS = (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, httpx2.HTTPError)
 
 
