@@ -120,7 +120,9 @@ def test_a_file_tells_the_settings_of_its_store(open_gates, tmp_path, monkeypatc
     cli.main(["inspect", *own])
     held = memory.state.store[0]
     told = f"long-term store: {len(held)} segments, {int(held.lengths.sum())} slots; a question reads 2 of them, found "
-    told += "by the mean input of layer 1, whitened; pool: capacity 80, eviction oldest"
+    told += (
+        "by the mean input of layer 1, whitened, and the tokens in common by 0.4; pool: capacity 80, eviction oldest"
+    )
     assert capsys.readouterr().out.splitlines()[1] == told
     cli.main(["inspect", *own, "--store", "1", "--capacity", "60"])
     assert "a question reads 1 of them, found by the mean input of layer 1" in capsys.readouterr().out
@@ -129,6 +131,15 @@ def test_a_file_tells_the_settings_of_its_store(open_gates, tmp_path, monkeypatc
     cli.main(["write", *own, "Bern is old.", "--instruction", INSTRUCTION])
     again = load(open_gates, dtype="float32", device="cpu", memory=tmp_path / "m")
     assert again.pool == memory.pool and len(again.documents) == 4
+
+
+def test_a_file_from_before_there_were_lexical_keys_is_read_as_it_was_written(open_gates, tmp_path):
+    memory = filled(open_gates, store={"k": 2, "layer": 1, "lexical": 0.0})
+    settings = memory.pool.model_dump(mode="json")
+    del settings["store"]["lexical"]
+    save_memory(tmp_path / "m", memory.state, memory._digest, pool=settings)
+    again = load(open_gates, dtype="float32", device="cpu", memory=tmp_path / "m")
+    assert again.pool == memory.pool and again.ask("Oslo is a") == memory.ask("Oslo is a")
 
 
 def test_a_file_that_does_not_tell_is_refused_before_the_model_is_loaded(open_gates, tmp_path, monkeypatch):

@@ -148,6 +148,8 @@ def _pool(
     Raises ConfigError for a store that would stay empty, because a pool without a capacity evicts nothing.
     """
     from_file = saved.pool if saved is not None and saved.state.store else {}
+    if from_file.get("store"):  # files from before there were lexical keys do not say that they have none
+        from_file = {**from_file, "store": {"lexical": 0.0, **from_file["store"]}}
     pool = {**own, **from_file, **given}
     if store is not None:
         pool["store"] = {**(from_file.get("store") or {}), **store}

@@ -170,7 +170,7 @@ class Conversation(Asking):
         Raises MemoryFileError if the file cannot be written, if another process holds it for more than `timeout`
         seconds, or if it was changed since this conversation loaded or saved it.
         """
-        settings = self.pool.model_dump(mode="json", exclude_unset=True)
+        settings = self.pool.model_dump(mode="json")
         on_disk = bool(self.pool.store and self.pool.store.on_disk)
         with locked(path, timeout):
             self._versions.check(path)

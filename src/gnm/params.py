@@ -165,6 +165,16 @@ class TargetSettings(StrictModel):
     eligible_formats: Formats = []
 
 
+class Replay(StrictModel):
+    """Sequences of an earlier training among those of this one: a `share` of them has the targets that it had.
+
+    The others are the same as without replay, so trainings with different shares have the same steps to compare.
+    """
+
+    share: Share
+    targets: TargetSettings
+
+
 class Methods(StrictModel):
     """What training and evaluation share: methods that meet the same sequences, on one backbone or each on its own."""
 
@@ -206,6 +216,7 @@ class TrainParams(Methods):
     data: TrainData
     people: People | None = None
     targets: TargetSettings
+    replay: Replay | None = None
     sampling: Sampling
     loop: TrainLoop
     opt: Optimisation
@@ -223,16 +234,19 @@ class TrainParams(Methods):
         """Whether a step asks questions."""
         return not self.selection_only and self.loop.asks(step)
 
-    def sequences(self, split: Literal["train", "test"], length: int, curriculum: bool = False) -> SequenceSettings:
+    def sequences(
+        self, split: Literal["train", "test"], length: int, curriculum: bool = False, replayed: bool = False
+    ) -> SequenceSettings:
         """The settings of training ("train") or validation ("test": held-out phrasing, fixed sampling) sequences.
 
-        curriculum: those of the first steps.
+        curriculum: those of the first steps. replayed: those of the earlier training that `replay` names.
         """
         own = {"phrasings": 1, "sampling": self.loop.curriculum.sampling} if curriculum else {"sampling": self.sampling}
         if curriculum and self.loop.curriculum.target_types:
             own["target_types"] = self.loop.curriculum.target_types
         common = {"sequence_length": length, "unlearning": self.loop.unlearning, "split": split}
-        return SequenceSettings(**{**self.targets.model_dump(), **common, **own})
+        targets = self.replay.targets if replayed else self.targets
+        return SequenceSettings(**{**targets.model_dump(), **common, **own})
 
 
 class EvaluationLoop(StrictModel):

@@ -213,6 +213,22 @@ def test_a_saved_store_is_read_as_it_was(tiny, tmp_path, seeds):
 
 
 @torch.no_grad()
+def test_a_line_is_found_by_its_tokens_where_its_meaning_misleads(tiny):
+    """The keys of meaning are made opposite, so that only the tokens in common can find the line."""
+    lexical, asked = {"layer": 1, "k": 1, "takes": "written"}, ["Quartz: six", "Zed lives in Peru"]
+    found = {}
+    for share in (0.0, 0.9):
+        learner = learner_of(tiny, capacity=70, store={**lexical, "lexical": share})
+        own = learner.lm.keys._whitened
+        learner.lm.keys._whitened = lambda hidden, own=own: own(hidden) * (1 if len(hidden) == len(asked) else -1)
+        state = written(learner, *DOCUMENTS)
+        found[share] = [state.state.store[0].words[list(places)].tolist() for places in learner.find(state, [asked])[0]]
+        lines = learner.lm.keys.of_questions(learner.reader.encode(["Quartz: six\n", "Zed lives in Peru\n"]))
+        assert lines.shape[1] == 48 + (512 if share else 0)
+    assert found[0.0] != found[0.9]
+
+
+@torch.no_grad()
 def test_stores_that_cannot_be_searched_or_are_damaged_are_refused(tiny, tmp_path):
     learner = learner_of(tiny, capacity=70, store=ALL)
     state = written(learner, *DOCUMENTS).state
@@ -220,7 +236,7 @@ def test_stores_that_cannot_be_searched_or_are_damaged_are_refused(tiny, tmp_pat
     with pytest.raises(MemoryFileError, match="loaded without one; load it with a capacity"):
         load_memory(tmp_path / "m", "tiny", like=learner_of(tiny).reset([0]).state)
     other = learner_of(tiny, capacity=70, store={"layer": 0}).reset([0]).state
-    with pytest.raises(MemoryFileError, match="are .the mean input of layer 1, whitened., this .* layer 0"):
+    with pytest.raises(MemoryFileError, match="are .the mean input of layer 1, whitened, and .*., this .* layer 0"):
         load_memory(tmp_path / "m", "tiny", like=other)
     old = (tmp_path / "m").read_bytes()
     store = state.store[0]

@@ -32,7 +32,7 @@ def saved(tiny, path, seed=5, layer=1):
 
 
 def learner_of(tiny, store=None):
-    memory = {"capacity": 70, "eviction": "oldest", "store": {"layer": 1, **store}} if store else {}
+    memory = {"capacity": 70, "eviction": "oldest", "store": {"layer": 1, "lexical": 0.0, **store}} if store else {}
     gates = {"threshold": 0.0, "by": "random"}
     return build_learner(
         LearnerSettings(method="gnm", memory=memory, write={"gates": gates}), tiny, training=True

@@ -154,7 +154,8 @@ def test_a_store_is_read_by_a_model_that_searches_it(tmp_path):
         load_memory(tmp_path / "m", "a", like=without)
     other = replace(some_memory(), store=(replace(some_store(), search_key="another"),))
     told = f"the search keys in {tmp_path / 'm'} are 'a key', this model searches by another; load it with the same "
-    with pytest.raises(MemoryFileError, match=re.escape(f"{told}store.layer, store.by and store.retriever")):
+    told += "store.layer, store.by, store.retriever and store.lexical"
+    with pytest.raises(MemoryFileError, match=re.escape(told)):
         load_memory(tmp_path / "m", "a", like=other)
     save_memory(tmp_path / "n", without, "a")
     assert load_memory(tmp_path / "n", "a", like=other)[0].store is None  # nothing is there to be searched

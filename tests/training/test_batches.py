@@ -12,7 +12,7 @@ from gnm.data.people.episodes import index_facts
 from gnm.data.people.written import read_written
 from gnm.data.segments import split_segments
 from gnm.errors import DataError
-from gnm.params import TrainParams
+from gnm.params import Replay, TrainParams
 from gnm.training.batches import Material, training_batch, validation_episodes
 from known_facts import FACTS
 from small_runs import train_params, train_settings, write_small_documents
@@ -129,6 +129,26 @@ def test_a_validation_has_as_many_sequences_of_each_kind(data, tmp_path, materia
         assert drawn == validation_episodes(params, material)  # the same at every validation
     plain = train_params(data, tmp_path, curriculum=None, **settings)
     assert validation_episodes(plain, material) == drawn[:3]
+
+
+def test_replay_gives_a_share_of_the_sequences_an_earlier_trainings_targets(data, tmp_path):
+    material = Material.read([data / "train.json"], None)
+    plain = train_params(data, tmp_path, curriculum=None, sequence_length=1)
+    earlier = {"target_types": ["formats"], "groups": "seen", "eligible_formats": ["json_text", "yaml_text"]}
+
+    def drawn(share):
+        params = plain.model_copy(update={"replay": validate({"share": share, "targets": earlier}, Replay, "test")})
+        return [episode for step in range(10) for episode in training_batch(params, material, step)]
+
+    own = [episode for step in range(10) for episode in training_batch(plain, material, step)]
+    assert drawn(0.0) == own
+    of_earlier, some = drawn(1.0), drawn(0.3)
+    assert all(step.target_type == "formats" for episode in of_earlier for step in episode.steps)
+    replayed = [episode != other for episode, other in zip(some, own, strict=True)]
+    assert 0 < sum(replayed) < len(own) / 2
+    assert [e for e, is_replayed in zip(some, replayed, strict=True) if is_replayed] == [
+        e for e, is_replayed in zip(of_earlier, replayed, strict=True) if is_replayed
+    ]
 
 
 def test_each_document_comes_with_a_revocation_of_what_it_taught(data, tmp_path):

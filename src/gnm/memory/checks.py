@@ -67,7 +67,7 @@ def check_searchable(path: str | Path, state: MemoryState, search_key: str | Non
     if (ours := state.store[0].search_key) != search_key:
         raise MemoryFileError(
             f"the search keys in {path} are {ours!r}, this model searches by {search_key}; load it with the same "
-            "store.layer, store.by and store.retriever"
+            "store.layer, store.by, store.retriever and store.lexical"
         )
 
 

@@ -15,7 +15,8 @@ class StoreSettings(StrictModel):
     by: what a question and a segment are compared by, the mean over their tokens of what enters `layer`, or what enters
     it at the last token; "random" reads segments at random, to compare with. whiten: whether what all texts have in
     common is taken out of it. "trained" passes the mean through the networks of a trained retriever
-    (`gnm.models.retriever`), which lies in the folder `retriever`.
+    (`gnm.models.retriever`), which lies in the folder `retriever`. lexical: how much the tokens that both have in
+    common count beside that (`gnm.models.lexical_keys`).
     """
 
     k: int = Field(8, gt=0, description="segments that a question reads, at most")
@@ -23,6 +24,7 @@ class StoreSettings(StrictModel):
     by: Literal["mean", "last", "random", "trained"] = "mean"
     retriever: Path | None = Field(None, description="folder of a trained retriever, for by: trained")
     whiten: bool = True
+    lexical: float = Field(0.4, ge=0, le=1, description="share of the tokens in common in what both are compared by")
     strength_weight: float = Field(0.0, ge=0, description="of the logarithm of a segment's strength, beside the cosine")
     takes: Literal["evicted", "written"] = Field(
         "evicted", description="what the pool evicts, or all that is written at once; the pool then stays empty"
@@ -50,6 +52,6 @@ class StoreSettings(StrictModel):
         """
         kind = "last" if self.by == "last" else "mean"
         untrained = f"the {kind} input of layer {self.layer}{', whitened' if self.whiten else ''}"
-        return (
-            untrained if self.retriever is None else f"{untrained}, by the retriever {retriever_digest(self.retriever)}"
-        )
+        trained = "" if self.retriever is None else f", by the retriever {retriever_digest(self.retriever)}"
+        lexical = f", and the tokens in common by {self.lexical:g}" if self.lexical else ""
+        return f"{untrained}{trained}{lexical}"

@@ -159,6 +159,11 @@ class Decoder(nn.Module):
         reading, positions = self.start(prefix, mask)
         return self.run(ids, positions, reading, tap)
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """What enters the first layer at tokens `ids` [...] long: [..., E]."""
+        hidden = self.model.model.embed_tokens(ids)
+        return hidden if self._embedding_multiplier == 1 else hidden * self._embedding_multiplier
+
     def run(self, ids: Tensor, positions: Tensor, reading: Reading, tap: Tap | None = None) -> Tensor | None:
         """One pass over the real tokens of ids [B, n, T] at `positions` [B, n, T], both long.
 
@@ -170,9 +175,7 @@ class Decoder(nn.Module):
         self._check_positions(positions, reading.prefix)
         inner = self.model.model
         positions = positions.flatten()[reading.cells][None]
-        hidden = inner.embed_tokens(ids.flatten()[reading.cells][None])
-        if self._embedding_multiplier != 1:
-            hidden = hidden * self._embedding_multiplier
+        hidden = self.embed(ids.flatten()[reading.cells][None])
         rotary = self.rotary(positions)
         # a negative `ends_before` counts from the last layer
         end = None if tap is None or tap.ends_before is None else range(len(self.layers))[tap.ends_before]

@@ -168,7 +168,7 @@ class LongTermLM(MemoryLM):
             **{name: getattr(state, name)[row, place[last]].detach() for name in ("source", "segment", "strength")},
             "stored_at": torch.full_like(last, state.written),
             "retrieved": torch.zeros_like(last),
-            "keys": self.keys.of_segments(keys),
+            "keys": self.keys.of_segments(keys, slots[0], segment),
             "meanings": means[self.gating.layer],
         }
         kept = {name: column.to("cpu") for name, column in columns.items()}

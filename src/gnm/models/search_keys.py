@@ -2,8 +2,10 @@
 
 - They are made of the hidden states that enter an early layer, before much of the context is mixed in: whitened
   (`whitening.py`), and passed through a trained retriever (`retriever.py`) if the settings name one.
+- Beside these stand lexical keys (`lexical_keys.py`). The cosine of two keys is the mean of both, weighted as the
+  settings say.
 
-Shape letters: n texts, T tokens, E hidden size, D numbers of a search key.
+Shape letters: n texts, T tokens, N tokens of all of them, E hidden size, D numbers of a search key.
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from gnm.memory.store_settings import StoreSettings
 from gnm.models import flops
 from gnm.models.attention import at_ends
 from gnm.models.decoder import Decoder
+from gnm.models.lexical_keys import LEXICAL_SIZE, LexicalKeys
 from gnm.models.retriever import Retriever, Side
 from gnm.models.taps import LayerTap
 from gnm.models.tokens import TokenBatch
@@ -31,7 +34,7 @@ class SearchKeys:
     Raises ConfigError if the decoder has no layer `store.layer`, or if `retriever` was trained for other keys than
     these.
 
-        keys.of_questions(questions) @ keys.of_segments(means).T  # cosines
+        keys.of_questions(questions) @ keys.of_segments(means, inputs, segment).T  # cosines
     """
 
     sample: TokenBatch
@@ -43,33 +46,43 @@ class SearchKeys:
         if settings.layer >= layers:
             raise ConfigError(f"memory.store.layer: {settings.layer} is none of the decoder's layers 0 to {layers - 1}")
         self.name, self.size = settings.search_key, decoder.config.hidden_size
-        self._retriever = retriever
+        self._retriever, self._lexical = retriever, LexicalKeys(decoder)
         if retriever:
             self.size = retriever.key_size
             self._check_fits(retriever)
+        if settings.lexical:
+            self.size += LEXICAL_SIZE
 
     def of_questions(self, questions: TokenBatch) -> Tensor:
         """Search keys [n, D] float32 of n questions, each read after the preamble alone."""
         seen, mask = early_inputs(self._decoder, self._preamble, questions, self._settings.layer), questions.mask
         if self._settings.by == "last":
-            return self._of("question", at_ends(seen[None], mask[None])[0])
-        means = (seen.float() * mask[..., None]).sum(1) / mask.sum(-1, keepdim=True).clamp(min=1)
-        return self._of("question", means)
+            meanings = at_ends(seen[None], mask[None])[0]
+        else:
+            meanings = (seen.float() * mask[..., None]).sum(1) / mask.sum(-1, keepdim=True).clamp(min=1)
+        return self._of("question", meanings, self._decoder.embed(questions.ids[mask]), mask.nonzero()[:, 0])
 
-    def of_segments(self, hidden: Tensor) -> Tensor:
-        """Search keys [n, D] float32 of n segments, from the means (or last ones) of what enters the layer, [n, E]."""
-        return self._of("segment", hidden)
+    def of_segments(self, hidden: Tensor, inputs: Tensor, segment: Tensor) -> Tensor:
+        """Search keys [n, D] float32 of n segments.
+
+        hidden: [n, E], the means (or last ones) of what enters the layer. inputs: [N, E], what enters the first layer
+        at their tokens. segment: [N] long, the number of the segment that each token is of.
+        """
+        return self._of("segment", hidden, inputs, segment)
 
     def flops(self, tokens: int) -> float:
         """FLOPs of the search key of a question of `tokens` tokens."""
         read = flops.prefill_flops(self._decoder.config, tokens, len(self._preamble))
         trained = self._retriever.flops if self._retriever else 0
-        return read * self._settings.layer / len(self._decoder.layers) + trained
+        lexical = 2 * tokens * LEXICAL_SIZE if self._settings.lexical else 0
+        return read * self._settings.layer / len(self._decoder.layers) + trained + lexical
 
     @torch.no_grad()
-    def _of(self, side: Side, hidden: Tensor) -> Tensor:
+    def _of(self, side: Side, hidden: Tensor, inputs: Tensor, text: Tensor) -> Tensor:
         keys = self._whitened(hidden) if self._settings.whiten else unit(hidden)
-        return keys if self._retriever is None else self._retriever(side, keys)
+        keys = keys if self._retriever is None else self._retriever(side, keys)
+        share = self._settings.lexical
+        return beside(keys, self._lexical(inputs, text, len(keys)), share) if share else keys
 
     def _whitened(self, hidden: Tensor) -> Tensor:
         if self._whitening is None:
@@ -85,6 +98,11 @@ class SearchKeys:
                     f"memory.store.{name}: {own}, but the retriever {self._settings.retriever} was trained with {its}; "
                     "set the same here, or train another"
                 )
+
+
+def beside(keys: Tensor, lexical: Tensor, share: float) -> Tensor:
+    """Keys [n, D + D'], whose products are those of `keys` [n, D] and of `lexical` [n, D'], the latter by `share`."""
+    return torch.cat((keys * (1 - share) ** 0.5, lexical * share**0.5), dim=-1)
 
 
 def early_inputs(decoder: Decoder, preamble: Sequence[int], texts: TokenBatch, layer: int) -> Tensor:

@@ -3,8 +3,9 @@
 - Streams of documents under instructions, drawn or written one by one (`gnm.training.streams`); every segment of every
   document and instruction can be found, and each question is about one of them.
 - Search keys are what enters one layer, as the mean over a segment's or question's tokens or at the last one; layers
-  above are not run, as nothing is answered. Beside them: the keys of a trained retriever (`gnm.models.retriever`),
-  BM25 on the texts (Robertson & Zaragoza 2009), and chance.
+  above are not run, as nothing is answered. Beside them: lexical keys (`gnm.models.lexical_keys`), the keys of a
+  trained retriever (`gnm.models.retriever`), both kinds as a store that counts the tokens in common by `lexical`
+  compares them, BM25 on the texts (Robertson & Zaragoza 2009), and chance.
 - Saved: recall at each k with 95 % intervals over documents, as table (CSV, Markdown) and figure.
 """
 
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from gnm.analysis.drawing import legend_below, save_with_table, sheet
 from gnm.analysis.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from gnm.config import StrictModel
+from gnm.data.people.episodes import Share
 from gnm.data.people.written import read_written
 from gnm.data.sampling import Sampling
 from gnm.data.sequences import SequenceSettings, evaluation_sequences
@@ -32,14 +34,16 @@ from gnm.learners.memory import MemoryLearner
 from gnm.learners.retrieval import bm25_scores
 from gnm.memory.store import unit
 from gnm.metrics import bootstrap_mean
+from gnm.models.lexical_keys import LexicalKeys
 from gnm.models.retriever import Retriever
 from gnm.params import BackboneSettings, Distributed, Positive, TargetSettings
 from gnm.program import run_program
-from gnm.training.streams import Stream, load_memory_learner, search_inputs, whitening_of
+from gnm.training.streams import Stream, lexical_keys, load_memory_learner, search_inputs, whitening_of
 from gnm.weights.retrievers import load_retriever
 
-_COLORS = {"BM25": GREEN, "Chance": BLACK}
-_OF_LAYERS = (SKY, BLUE, PURPLE, ORANGE)
+_COLORS = {"BM25": GREEN, "Chance": BLACK, "Tokens in common": ORANGE}
+_AND_TOKENS = ", and tokens"
+_OF_LAYERS = (SKY, BLUE, PURPLE)
 
 
 class DrawnStreams(StrictModel):
@@ -83,6 +87,7 @@ class RecallParams(StrictModel):
     at_once: Positive = Field(description="texts that are read side by side; changes speed, and rounding in bfloat16")
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     last: bool = Field(description="whether keys of the last token stand beside the means")
+    lexical: Share = Field(0.4, description="of the tokens in common, beside whitened means and trained keys")
     k: Annotated[list[Positive], Field(min_length=1)]
     title: str
     output: Path = Field(description="figure and tables, without their suffixes")
@@ -144,6 +149,14 @@ def _scores(params: RecallParams, learner: MemoryLearner, retriever: Retriever |
     words = [text for own in stream.texts for text in own]
     yield "BM25", torch.tensor([bm25_scores(words, question) for question in stream.questions])
     read = (learner.reader, learner.lm.preamble)
+    keys = LexicalKeys(learner.lm.decoder)
+    question, segment = (lexical_keys(learner.reader, keys, texts) for texts in (stream.asked, stream.texts))
+    yield "Tokens in common", (in_common := question @ segment.T)
+
+    def mixed(name: str, cosines: torch.Tensor):
+        yield name, cosines
+        yield f"{name}{_AND_TOKENS}", (1 - params.lexical) * cosines + params.lexical * in_common
+
     layers = dict.fromkeys([*params.layers, *([retriever.layer] if retriever else [])])
     for layer in tqdm(layers, desc="layers", mininterval=5):
         asked = search_inputs(*read, stream.asked, layer, params.at_once)
@@ -153,10 +166,13 @@ def _scores(params: RecallParams, learner: MemoryLearner, retriever: Retriever |
             plain, whitened = ([key(side[by]) for side in (asked, found)] for key in (unit, whitening))
             if layer in params.layers:
                 yield f"{by} of layer {layer}", plain[0] @ plain[1].T
-                yield f"{by} of layer {layer}, whitened", whitened[0] @ whitened[1].T
+                cosines = whitened[0] @ whitened[1].T
+                name = f"{by} of layer {layer}, whitened"
+                yield from mixed(name, cosines) if by == "Mean" else [(name, cosines)]
             if retriever and (layer, by) == (retriever.layer, "Mean"):
                 question, segment = whitened if retriever.whiten else plain
-                yield f"Trained, of layer {layer}", retriever("question", question) @ retriever("segment", segment).T
+                cosines = retriever("question", question) @ retriever("segment", segment).T
+                yield from mixed(f"Trained, of layer {layer}", cosines)
 
 
 def _table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -209,15 +225,16 @@ def _figure(frame: pd.DataFrame, title: str) -> Figure:
 
 
 def _style(search: str) -> dict[str, str]:
-    """How a line is drawn: a colour a layer, dashed unless whitened, crosses for last tokens."""
+    """How a line is drawn: a colour a layer, dashed unless whitened, crosses for last tokens, dots beside tokens."""
     if search in _COLORS:
         return {"color": _COLORS[search], "linestyle": ":" if search == "Chance" else "-", "marker": "."}
     if search.startswith("Trained"):
-        return {"color": VERMILLION, "linestyle": "-", "marker": "."}
-    layer = int(search.partition(",")[0].rpartition(" ")[2])
-    whitened, last = search.endswith("whitened"), search.startswith("Last")
-    color = _OF_LAYERS[layer // 2 % len(_OF_LAYERS)]
-    return {"color": color, "linestyle": "-" if whitened else "--", "marker": "x" if last else "."}
+        color, line = VERMILLION, "-"
+    else:
+        layer = int(search.partition(",")[0].rpartition(" ")[2])
+        color, line = _OF_LAYERS[layer // 2 % len(_OF_LAYERS)], "-" if "whitened" in search else "--"
+    marker = "x" if search.startswith("Last") else "."
+    return {"color": color, "linestyle": "-." if search.endswith(_AND_TOKENS) else line, "marker": marker}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -97,7 +97,7 @@ class ServedMemory(Conversation):
 
     def save_whole(self, path: Path) -> None:
         """Write the memory to a file that needs no parts beside it. Raises MemoryFileError if it cannot be written."""
-        settings = self.pool.model_dump(mode="json", exclude_unset=True)
+        settings = self.pool.model_dump(mode="json")
         save_memory(path, self.state, self._digest, self._saved_notes(), settings)
 
     def check_readable(self) -> None:

@@ -19,7 +19,7 @@ from gnm.data.people.episodes import Facts, draw_people, index_facts
 from gnm.data.people.written import WrittenDocument, read_written
 from gnm.data.people.written_episodes import draw_written
 from gnm.data.segments import split_segments
-from gnm.data.sequences import draw_contrastive, evaluation_sequences
+from gnm.data.sequences import SequenceSettings, draw_contrastive, evaluation_sequences
 from gnm.data.targets import ALL
 from gnm.data.types import Document, Episode, Query, Step
 from gnm.errors import DataError
@@ -98,26 +98,37 @@ def training_batch(params: TrainParams, material: Material, step: int) -> list[T
                 f"no document of data.train has at most loop.curriculum.facts = {loop.curriculum.facts} facts"
             )
     settings = params.sequences("train", length, curriculum)
+    earlier = params.sequences("train", length, replayed=True) if params.replay and not curriculum else None
     batch = []
     stride = max(loop.documents_per_step, loop.curriculum.documents_per_step if loop.curriculum else 0)
     most, count = loop.max_queries_per_document, loop.instructions_per_document
     for place in range(0, loop.sequences_of_step(length, curriculum), count):
         index = step * stride + place
-        if params.people and random.Random(f"{params.seed}/people/{index}").random() < params.people.share:
+        if earlier and random.Random(f"{params.seed}/replay/{index}").random() < params.replay.share:
+            batch += _draw_protocol(documents, earlier, params, index)
+        elif params.people and random.Random(f"{params.seed}/people/{index}").random() < params.people.share:
             drawn = _draw_people(params, material, index, length)
             batch += [
                 TrainingEpisode.of(sequence, tuple(row[:most] for row in queries), seed)
                 for seed, (sequence, queries) in enumerate(drawn, index)
             ]
-            continue
-        episodes = draw_contrastive(documents, settings, params.seed, index, count)
-        for seed, sequence in enumerate(episodes, index):
-            rng = random.Random(f"{params.seed}/questions/{index}")
-            queries = tuple(
-                tuple(query for _, query in asked(sequence, t, settings, rng)[:most])
-                for t in range(len(sequence.steps))
-            )
-            batch.append(TrainingEpisode.of(with_revocations(sequence), queries, seed))
+        else:
+            batch += _draw_protocol(documents, settings, params, index)
+    return batch
+
+
+def _draw_protocol(
+    documents: Sequence[Document], settings: SequenceSettings, params: TrainParams, index: int
+) -> list[TrainingEpisode]:
+    """Sequence number `index` of the protocol, once under each of its instructions."""
+    most, count, batch = params.loop.max_queries_per_document, params.loop.instructions_per_document, []
+    episodes = draw_contrastive(documents, settings, params.seed, index, count)
+    for seed, sequence in enumerate(episodes, index):
+        rng = random.Random(f"{params.seed}/questions/{index}")
+        queries = tuple(
+            tuple(query for _, query in asked(sequence, t, settings, rng)[:most]) for t in range(len(sequence.steps))
+        )
+        batch.append(TrainingEpisode.of(with_revocations(sequence), queries, seed))
     return batch
 
 

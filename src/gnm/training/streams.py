@@ -30,6 +30,7 @@ from gnm.learners.memory import MemoryLearner, gated_parts
 from gnm.memory.pool import PoolSettings
 from gnm.models.gates.keep import segment_means
 from gnm.models.gates.write import segment_ends
+from gnm.models.lexical_keys import LexicalKeys
 from gnm.models.search_keys import early_inputs
 from gnm.models.whitening import Whitening
 from gnm.params import BackboneSettings, Distributed
@@ -143,6 +144,16 @@ def search_inputs(
         for kind, own in keys.items():
             own += [of[kind][row, : len(text)].float().cpu() for row, text in enumerate(some)]
     return {kind: torch.cat(own) for kind, own in keys.items()}
+
+
+@torch.no_grad()
+def lexical_keys(reader: Reader, keys: LexicalKeys, texts: Sequence[Sequence[str]]) -> Tensor:
+    """The lexical keys of all segments of `texts`, in their order: [segments, D] float32."""
+    own = []
+    for text in texts:
+        tokens = reader.encode_segments([text])
+        own.append(keys(reader.decoder.embed(tokens.ids[0]), tokens.segment[0], len(text)).cpu())
+    return torch.cat(own)
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ def save_pretrained(
         lora = about["lora"] and validate(about["lora"], LoraSettings, "lora")
         write_model(new, copied(trained_parameters(model, lm.own_parameters())), lora, about)
         if state is not None:
-            save_memory(new / STATE, state, digest, dict(notes or {}), about["learner"].get("memory"))
+            save_memory(new / STATE, state, digest, dict(notes or {}), lm.pool.model_dump(mode="json"))
         backbone.tokenizer.save_pretrained(new)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(new)
