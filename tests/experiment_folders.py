@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 import os
 import re
 import shutil
@@ -85,8 +86,9 @@ class Folders:
             table = root / "data/people" / name
             text = json.dumps(read_json(table)[:count]).encode()
             table.write_bytes(gzip.compress(text, 1) if table.suffix == ".gz" else text)
-        for table in root.glob("data/counterfact/*.gz"):
-            table.write_bytes(gzip.compress(b"\n".join(gzip.decompress(table.read_bytes()).splitlines()[::FACTS]), 1))
+        for table in root.glob("data/counterfact/*.xz"):
+            lines = lzma.decompress(table.read_bytes()).splitlines()[::FACTS]
+            table.write_bytes(lzma.compress(b"\n".join(lines), preset=0))
         for name in ("src/gnm/revision.yaml", "src/gnm/data/taxonomy.yaml"):
             shutil.copy(project / name, root / name)
         self.environment = {

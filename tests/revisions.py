@@ -3,9 +3,9 @@
 They are made on a random backbone in float32. Texts and counts are equal on every machine, floats within 1e-3.
 """
 
-import gzip
 import hashlib
 import json
+import lzma
 import sys
 from collections.abc import Callable
 from importlib import resources
@@ -129,7 +129,7 @@ def categorised(folder: Path, name: str) -> Path:
     """The folder `name` with the facts of the first records of each file of CounterFact."""
     (folder / "records").mkdir()
     for split in ("train", "test"):
-        with gzip.open(PROJECT / "data" / "counterfact" / f"{split}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        with lzma.open(PROJECT / "data" / "counterfact" / f"{split}.jsonl.xz", "rt", encoding="utf-8") as lines:
             first = "".join(islice(lines, RECORDS))
         (folder / "records" / f"{split}.jsonl").write_text(first, encoding="utf-8")
     run_categorise(CategoriseParams(source=str(folder / "records"), revision=None, output=folder / name))

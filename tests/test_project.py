@@ -108,7 +108,7 @@ def test_gitignore_hides_no_dvc_file_and_nothing_that_is_shipped(project):
     kept += ["data_pipelines/x/dvc.yaml", "data/x.dvc", "data/x/y.csv.dvc", "data/x/.gitignore", ".dvcignore"]
     kept += ["models/smollm2-135m/gnm/adapter_model.safetensors", "models/x.dvc", ".dvc/.gitignore", ".ci/run"]
     kept += ["saved_evals/small_exp1/gnm/summary.json", "saved_evals/small_exp1/gnm/records.parquet"]
-    kept += ["plots/people.png", "data/counterfact/train.jsonl.gz", "data/people/people_dev.json"]
+    kept += ["plots/people.png", "data/counterfact/train.jsonl.xz", "data/people/people_dev.json"]
     kept += ["notebooks/x.ipynb", "src/gnm/data/facts/x.csv", "data/x/dvc.lock"]
     made = [".venv/bin/python", "plots/quickstart.png"]
     made += ["models/smollm2-135m/backbone/model.safetensors", "data/x/documents.json"]

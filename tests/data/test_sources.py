@@ -1,5 +1,6 @@
 import gzip
 import json
+import lzma
 import sys
 import tracemalloc
 import types
@@ -23,14 +24,20 @@ def write(path, records) -> None:
         return
     lines = ".jsonl" in path.suffixes
     text = "".join(json.dumps(record) + "\n" for record in records) if lines else json.dumps(records)
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    path.write_bytes(packed(path.name, text.encode()))
+
+
+def packed(name: str, data: bytes) -> bytes:
+    """What a file of this name holds so that it reads as `data`."""
+    pack = {"gz": gzip.compress, "xz": lzma.compress}.get(name.rpartition(".")[2], bytes)
+    return pack(data)
 
 
 def ids(splits) -> dict[str, list[int]]:
     return {split: [record["case_id"] for _, record in records] for split, records in splits.items()}
 
 
-@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet"])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.xz", ".jsonl.xz", ".parquet"])
 def test_folders_of_every_kind_give_the_same_records(tmp_path, suffix):
     write(tmp_path / f"train-00000-of-00001{suffix}", TRAIN)
     (tmp_path / "more").mkdir()
@@ -122,6 +129,7 @@ def test_a_folder_without_a_split_is_an_error(tmp_path):
         ("e.jsonl", b"\xef\xbb\xbf"),
         ("e.jsonl.gz", b""),
         ("e.jsonl.gz", gzip.compress(b"", mtime=0)),
+        ("e.jsonl.xz", lzma.compress(b"")),
         ("e.json", b"[]"),
     ],
 )
@@ -132,9 +140,9 @@ def test_a_file_without_records_is_an_error_that_names_it(tmp_path, name, data):
 
 
 @pytest.mark.parametrize("data", [b"", b" \n"])
-@pytest.mark.parametrize("name", ["e.json", "e.json.gz"])
+@pytest.mark.parametrize("name", ["e.json", "e.json.gz", "e.json.xz"])
 def test_an_empty_json_file_is_an_error_that_names_it(tmp_path, name, data):
-    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    (tmp_path / name).write_bytes(packed(name, data))
     with pytest.raises(DataError, match=f"{name} is not whole JSON"):
         read_records(name, base=tmp_path)
 
@@ -147,24 +155,25 @@ def test_an_empty_split_of_a_data_set_is_an_error(monkeypatch):
         read_records("azhx/counterfact", "abc")
 
 
-@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".json.gz", ".jsonl.gz"])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.xz", ".jsonl.xz"])
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, suffix):
     plain = tmp_path / "plain"
     lines = "".join(json.dumps(record) + "\n" for record in TRAIN) if ".jsonl" in suffix else json.dumps(TRAIN)
     plain.write_text(lines, encoding="utf-8-sig")
     path = tmp_path / f"train{suffix}"
-    path.write_bytes(gzip.compress(plain.read_bytes()) if suffix.endswith(".gz") else plain.read_bytes())
+    path.write_bytes(packed(suffix, plain.read_bytes()))
     assert [record for _, record in read_file(path)] == TRAIN
 
 
-def test_a_gzip_file_is_unpacked_up_to_the_limit(tmp_path, monkeypatch):
-    path = tmp_path / "train.jsonl.gz"
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])
+def test_a_packed_file_is_unpacked_up_to_the_limit(tmp_path, monkeypatch, suffix, pack):
+    path = tmp_path / f"train.jsonl{suffix}"
     line = b'{"case_id": 1}\n'
     monkeypatch.setattr(sources, "UNPACKED_LIMIT", 100 * len(line))
-    path.write_bytes(gzip.compress(line * 100))
+    path.write_bytes(pack(line * 100))
     assert len(list(read_file(path))) == 100
-    path.write_bytes(gzip.compress(line * 60) + gzip.compress(line * 41))
-    with pytest.raises(DataError, match="train.jsonl.gz unpacks to more than 1,500 bytes"):
+    path.write_bytes(pack(line * 60) + pack(line * 41))
+    with pytest.raises(DataError, match=f"train.jsonl{suffix} unpacks to more than 1,500 bytes"):
         list(read_file(path))
 
 
@@ -184,7 +193,7 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
 LONG = b"1" * 5000
 
 
-@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".json.gz", ".jsonl.gz"])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.xz", ".jsonl.xz"])
 @pytest.mark.parametrize(
     ("value", "message"),
     [(rb'"half \ud83d"', "surrogate"), (rb'{"\uDE00": 1}', "surrogate"), (DEEP, "too deeply"), (LONG, "digits")],
@@ -192,7 +201,7 @@ LONG = b"1" * 5000
 def test_what_json_allows_and_nobody_can_use_is_an_error_that_names_the_place(tmp_path, suffix, value, message):
     path = tmp_path / f"train{suffix}"
     data = b'{"a": 1}\n{"a": ' + value + b"}\n" if ".jsonl" in suffix else b'[{"a": ' + value + b"}]"
-    path.write_bytes(gzip.compress(data) if suffix.endswith(".gz") else data)
+    path.write_bytes(packed(suffix, data))
     place = f"train{suffix}, line 2" if ".jsonl" in suffix else f"train{suffix}"
     with pytest.raises(DataError, match=f"{place} (holds|nests).*{message}"):
         list(read_file(path))
@@ -210,8 +219,10 @@ def test_a_whole_surrogate_pair_is_text(tmp_path):
         ("train.json", b'{"case_id": 1}', "must hold a list"),
         ("train.json", b"\xff\xfe\x00", "not UTF-8"),
         ("train.jsonl", b'{"case_id": 1}\n{"case_', "line 2 is not whole JSON"),
-        ("train.json.gz", gzip.compress(b"[1, 2, 3]" * 50, mtime=0)[:-12], "not a whole gzip file"),
-        ("train.json.gz", b"[]", "not a whole gzip file"),
+        ("train.json.gz", gzip.compress(b"[1, 2, 3]" * 50, mtime=0)[:-12], "not a whole .gz file"),
+        ("train.json.gz", b"[]", "not a whole .gz file"),
+        ("train.json.xz", lzma.compress(b"[1, 2, 3]" * 50)[:-12], "not a whole .xz file"),
+        ("train.json.xz", b"[]", "not a whole .xz file"),
         ("train.parquet", b"PAR1 and more", "not a whole parquet file"),
         ("train.csv", b"a,b", "no known kind"),
     ],

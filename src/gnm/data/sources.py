@@ -1,7 +1,7 @@
 """Raw CounterFact records from the hub, a local folder, or the embedded table.
 
 - A source is a hub id with a pinned revision, a local folder or file (parquet, JSON or JSON lines, these two
-  also gzipped; or arrow as `save_to_disk` writes it), or the word `embedded`.
+  also packed by gzip or xz; or arrow as `save_to_disk` writes it), or the word `embedded`.
 - In a folder the split is read off the file names: each holds `train` or `test`. A single file and the
   embedded table have no splits: every tenth `case_id` is a test record.
 - Every record comes with its place, for the messages of whoever checks its fields.
@@ -10,6 +10,7 @@
 
 import gzip
 import json
+import lzma
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,10 +22,11 @@ from gnm.extras import optional_imports
 
 EMBEDDED = "embedded"
 SPLITS = ("train", "test")
-JSON_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+_PACKED = {".gz": gzip.open, ".xz": lzma.open}
+JSON_SUFFIXES = tuple(f"{kind}{packed}" for packed in ("", *_PACKED) for kind in (".json", ".jsonl"))
 SUFFIXES = (*JSON_SUFFIXES, ".parquet")
 UNPACKED_LIMIT = 2 * 10**9
-"""Bytes of text that a gzip file may hold, a hundred times CounterFact: a small file can unpack to all of memory."""
+"""Bytes of text that a packed file may hold, a hundred times CounterFact: a small file can unpack to all of memory."""
 _CHUNK = 2**20
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -62,7 +64,7 @@ def read_file(path: Path) -> Iterator[Placed]:
         yield from _read_parquet(path)
     elif not path.name.endswith(JSON_SUFFIXES):
         raise DataError(f"{path} is of no known kind; its name must end in {', '.join(SUFFIXES)}")
-    elif path.name.removesuffix(".gz").endswith(".json"):
+    elif path.name.removesuffix(path.suffix if path.suffix in _PACKED else "").endswith(".json"):
         records = read_json(path)
         if not isinstance(records, list):
             raise DataError(f"{path} must hold a list of records, it holds {type(records).__name__}")
@@ -72,7 +74,7 @@ def read_file(path: Path) -> Iterator[Placed]:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file (gzipped if it ends in .gz). Raises DataError naming the file and what is wrong."""
+    """Parse a JSON file (packed if it ends in .gz or .xz). Raises DataError naming the file and what is wrong."""
     text = _text(path)
     try:
         return _parse(text, str(path))
@@ -127,9 +129,9 @@ def _parse(text: str, where: str) -> Any:
 def _text(path: Path) -> str:
     """A file's text, unpacked, without a byte-order mark."""
     try:
-        return (_unpack(path) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a whole gzip file ({error}); fetch it again") from error
+        return (_unpack(path) if path.suffix in _PACKED else path.read_bytes()).decode("utf-8-sig")
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{path} is not a whole {path.suffix} file ({error}); fetch it again") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); give a JSON file") from error
     except OSError as error:
@@ -138,7 +140,7 @@ def _text(path: Path) -> str:
 
 def _unpack(path: Path) -> bytearray:
     data = bytearray()
-    with gzip.open(path) as file:
+    with _PACKED[path.suffix](path) as file:
         while chunk := file.read(_CHUNK):
             data += chunk
             if len(data) > UNPACKED_LIMIT:
