@@ -61,8 +61,8 @@ def test_recall_of_written_documents_is_told_by_form_of_question(project, open_g
     table = pd.read_csv(tmp_path / "r.csv")
     assert list(dict.fromkeys(table["asked"])) == ["cloze", "question"]
     mean, last, trained = "Mean of layer 0", "Last of layer 0", "Trained, of layer 1"
-    names = ["Chance", "BM25", "Tokens in common", mean, f"{mean}, whitened", f"{mean}, whitened, and tokens"]
-    names += [last, f"{last}, whitened", trained, f"{trained}, and tokens"]
+    names = ["Chance", "BM25", "Tokens in common", mean, f"{mean}, whitened", f"{mean}, whitened + tokens"]
+    names += [last, f"{last}, whitened", trained, f"{trained} + tokens"]
     assert list(dict.fromkeys(table["search"])) == names
     facts = sum(len(document.facts) for document in documents[:3])
     assert set(table["samples"]) == {facts} and set(table["documents"]) == {3}

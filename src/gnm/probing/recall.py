@@ -42,7 +42,7 @@ from gnm.training.streams import Stream, lexical_keys, load_memory_learner, sear
 from gnm.weights.retrievers import load_retriever
 
 _COLORS = {"BM25": GREEN, "Chance": BLACK, "Tokens in common": ORANGE}
-_AND_TOKENS = ", and tokens"
+_AND_TOKENS = " + tokens"
 _OF_LAYERS = (SKY, BLUE, PURPLE)
 
 
@@ -207,8 +207,8 @@ def _markdown(frame: pd.DataFrame) -> str:
 def _figure(frame: pd.DataFrame, title: str) -> Figure:
     """A panel a form of question, a line a way of searching: recall by k."""
     forms = list(dict.fromkeys(frame["asked"]))
-    width = 6.4 + 3.2 * (len(forms) - 1)
-    figure, body = sheet(width, 3.6, title, "Whiskers: 95 % intervals, bootstrap over documents.")
+    width = 8 + 3.2 * (len(forms) - 1)
+    figure, body = sheet(width, 4.4, title, "Whiskers: 95 % intervals, bootstrap over documents.")
     panels = body.subplots(1, len(forms), sharey=True, squeeze=False)[0]
     for axes, form in zip(panels, forms, strict=True):
         for search, line in frame[frame["asked"] == form].groupby("search", sort=False):
