@@ -133,33 +133,38 @@ def test_what_settings_put_into_a_command_is_quoted_for_the_shell(project):
             assert "${" not in re.sub(r"'\$\{[\w.]+\}'", "", command), f"{path}: {name}: {command}"
 
 
-def test_outputs_of_trainings_and_evaluations_stay_until_they_are_replaced(project):
-    """DVC removes what does not persist before a stage starts; these programs replace theirs whole at their end."""
+def test_what_experiments_make_and_is_shipped_stays_until_it_is_replaced(project):
+    """Before a stage starts, DVC removes outputs that do not persist; programs replace theirs whole at their end."""
     for path in sorted(project.glob("experiments/*/dvc.yaml")):
         for name, stage in yaml.safe_load(path.read_text(encoding="utf-8"))["stages"].items():
-            for out in stage.get("do", stage).get("outs", []):
+            made = stage.get("do", stage)
+            for out in (out for kind in ("outs", "metrics", "plots") for out in made.get(kind, [])):
                 place, settings = next(iter(out.items())) if isinstance(out, dict) else (out, {})
                 kept = settings.get("persist", False)
-                assert kept == ("saved_evals/" in place or "/models/" in place), f"{path}: {name}: {place}"
+                shipped = any(f"/{folder}/" in place for folder in ("saved_evals", "models", "plots"))
+                assert kept == shipped, f"{path}: {name}: {place}"
 
 
-def test_a_repro_that_is_killed_leaves_what_was_there(runs, tmp_path):
+@pytest.mark.parametrize(
+    ("stage", "shipped"), [("evaluate@generalist", "saved_evals/people/generalist/*"), ("report", "plots/people.*")]
+)
+def test_a_repro_that_is_killed_leaves_what_was_there(runs, tmp_path, stage, shipped):
     """Killed while a stage works: DVC has then removed what it removes before a stage."""
     run = runs["experiments/people"]
     assert not run.error, run.error
-    saved, started = run.root / "saved_evals/people/generalist", tmp_path / "started"
-    files = {file.name: file.read_bytes() for file in saved.iterdir()}
+    started = tmp_path / "started"
+    files = {file: file.read_bytes() for file in run.root.glob(shipped)}
     (tmp_path / "python").write_text(f"#!/bin/sh\ntouch '{started}'\nsleep 60\n")
     (tmp_path / "python").chmod(0o755)
     environment = run.folders.environment | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", "--force", "evaluate@generalist"]
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", "--force", stage]
     repro = subprocess.Popen(command, cwd=run.root / run.name, env=environment, start_new_session=True)
     while not started.exists():
         assert repro.poll() is None
         time.sleep(0.05)
     os.killpg(repro.pid, signal.SIGKILL)
     repro.wait()
-    assert files and {file.name: file.read_bytes() for file in saved.iterdir()} == files
+    assert files and {file: file.read_bytes() for file in run.root.glob(shipped)} == files
     assert "Running stage" not in run.folders.dvc(run.root / run.name, "repro", "--dry")
 
 
