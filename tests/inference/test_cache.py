@@ -186,6 +186,17 @@ def test_the_memory_stays_as_it_was(tiny):
     assert first.equal(second) and all(map(torch.equal, before, prefix.keys))
 
 
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_strengths_are_added_under_either_name_of_the_cache(tiny, monkeypatch, name):
+    """transformers 5.24 calls a model with `cache`, earlier ones with `past_key_values`; both are in the range."""
+    reader, prefix = memory_of(tiny)
+    inputs = generate_inputs(reader.decoder, prefix, prompts_of(reader, "Who?"))
+    cache, given = inputs.pop("past_key_values"), []
+    monkeypatch.setattr(reader.decoder.model, "forward", lambda **inputs: given.append(inputs["attention_mask"]))
+    reader.decoder.model(**inputs, **{name: cache})
+    assert given[0].is_floating_point() and given[0].dim() == 4
+
+
 @torch.no_grad()
 def test_what_would_be_read_wrongly_is_an_error(tiny):
     reader, prefix = memory_of(tiny)

@@ -133,7 +133,7 @@ def _heed(model: nn.Module) -> None:
 
 
 def _add_bias(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    cache = kwargs.get("past_key_values")
+    cache = kwargs.get("cache", kwargs.get("past_key_values"))  # its name from transformers 5.24 on, and before
     if not isinstance(cache, MemoryCache):
         return args, kwargs
     if kwargs.get("use_cache") is False:
