@@ -60,7 +60,7 @@ class Conversation(Asking):
         self._keep_notes = keep_notes
         self._undo_steps, self._before = undo_steps, History(undo_steps)
         self._versions = FileVersions()
-        self._learner = learner  # `_loaded` needs all of these
+        self._learner = learner  # the last that `_loaded` reads
         memory, self._notes = (learner.reset([seed]), {}) if saved is None else self._loaded(saved)
         super().__init__(learner, memory)
 

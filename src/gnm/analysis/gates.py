@@ -60,8 +60,8 @@ def gates(params: GatesParams) -> str:
 def segment_metrics(evaluations: Mapping[str, SavedEvaluation]) -> pd.DataFrame:
     """What gates decided, by method, as a frame of metrics with intervals from a bootstrap over sequences.
 
-    `segments`: share of the documents' segments for which a gate of one half or more and what the instruction is about
-    agree (segments without a letter don't count). `stored`: share of all tokens, instructions included, that became
+    `segments`: share of the documents' segments whose gate, open from one half on, is as the instruction asks; segments
+    without a letter are left out. `stored`: share of all tokens, instructions included, that became
     slots. Raises DataError if no method has gates.
     """
     rows = []

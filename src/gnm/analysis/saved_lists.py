@@ -1,7 +1,7 @@
 """Files of lists that an evaluation saved, read and checked: summary.json, counts.json, cost.json.
 
-Each key has a list with an entry per logged epoch, or, of a cost, per document. What is wrong is one sentence with file
-and key.
+Each key has a list with one entry for each logged epoch; in cost.json, one for each document. An error is one sentence
+that names file and key.
 """
 
 import json

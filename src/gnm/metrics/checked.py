@@ -1,6 +1,6 @@
-"""Tables that were saved, read and checked: every column is there, in its dtype and range, null only where it may be.
+"""Tables that were saved, read and checked: every column is there, in its dtype and range, nulls in nullable columns.
 
-What is wrong is one sentence with the file, the column and the first row, and with what to do.
+An error is one sentence that names the file, the column and the first row, and says what to do.
 """
 
 import math

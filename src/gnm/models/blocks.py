@@ -58,9 +58,9 @@ class BlockSettings(StrictModel):
 def representatives(queries: Tensor, keys: Tensor, block: Tensor, count: int, window: int | None = None) -> Tensor:
     """The `count` tokens of each block to which the tokens behind them in their text attend most: [B, K, T] bool.
 
-    queries [B, H, T, D] and keys [B, K, T, D] are rotated; block: [B, T] long, NO_BLOCK for padding. A text's last
-    token has nobody behind it: it represents a block only where that has too few others. window: how many positions a
-    token attends over; None: all.
+    queries [B, H, T, D] and keys [B, K, T, D] are rotated; block: [B, T] long, NO_BLOCK for padding. No token
+    follows a text's last one, so it has no score: it is chosen only where its block has too few other tokens. window:
+    how many positions a token attends over; None: all.
     """
     tokens, real = block.shape[1], block != NO_BLOCK
     grouped = queries.unflatten(1, (keys.shape[1], -1)).float().mean(2)

@@ -62,7 +62,8 @@ def chosen(
 ) -> tuple[Layers, Tensor]:
     """The tokens that are kept of texts, where `text` [B, T] bool; all other tokens of the pass are their guides'.
 
-    prefix: what the pass read. Returns indices per layer [B, K, n] long, in the tokens' order, and which count [B, n].
+    prefix: what the pass read. Returns indices per layer [B, K, n] long, in the tokens' order, and a mask
+    [B, n] bool, false where a text has fewer than n.
     """
     if settings.guided:
         scores = [
@@ -82,7 +83,8 @@ def chosen_for(
     """The entries of `prefix` that questions attend to most, and with them all that are of no document.
 
     passed: the questions' own words, which read `prefix`. documents: [Q, S] bool, which of its first S entries are of
-    documents; the others of these are always read. Returns indices per layer [Q, K, n] long and which count [Q, n].
+    documents; the rest of these S are always read. Returns indices per layer [Q, K, n] long, and a mask [Q, n] bool,
+    false where a row has fewer than n.
     """
     width = documents.shape[1]
     always = prefix.valid[:, :width] & ~documents

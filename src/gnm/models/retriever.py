@@ -9,7 +9,7 @@
 - Keys have length 1, so a product is a cosine, as exact search, the index of FAISS and the weight of strengths expect.
   The scale and the offset within the sigmoid are trained, and change no order either.
 - A search key is the networks' output beside the untrained key that they took, so its cosine is the mean of both. On
-  documents that were written one by one this found more lines than either of them alone.
+  documents written one by one this mean found more lines than the trained or the untrained key alone.
 
 Shape letters: n texts, E size of an untrained key, H hidden size, D size of what the networks make of it.
 """
@@ -52,7 +52,8 @@ class Retriever:
 
     @classmethod
     def new(cls, sizes: tuple[int, int, int], layer: int, whiten: bool, seed: int) -> "Retriever":
-        """An untrained one of sizes E, H, D. Both sides begin alike, so that what is alike stays so."""
+        """An untrained one of sizes E, H, D. Both networks start with the same weights, so similar texts get similar
+        keys."""
         generator = torch.Generator().manual_seed(seed)
         shapes = zip(sizes, sizes[1:], strict=False)
         first, second = (torch.randn(into, of, generator=generator) * (2 / of) ** 0.5 for of, into in shapes)

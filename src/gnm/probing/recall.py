@@ -4,8 +4,8 @@
   document and instruction can be found, and each question is about one of them.
 - Search keys are what enters one layer, as the mean over a segment's or question's tokens or at the last one; layers
   above are not run, as nothing is answered. Beside them: lexical keys (`gnm.models.lexical_keys`), the keys of a
-  trained retriever (`gnm.models.retriever`), both kinds as a store that counts the tokens in common by `lexical`
-  compares them, BM25 on the texts (Robertson & Zaragoza 2009), and chance.
+  trained retriever (`gnm.models.retriever`), lexical keys combined with others as in a store with `lexical`, BM25 on
+  the texts (Robertson & Zaragoza 2009), and chance.
 - Saved: recall at each k with 95 % intervals over documents, as table (CSV, Markdown) and figure.
 """
 
