@@ -9,6 +9,7 @@ from statistics import mean
 import pyarrow.parquet as pq
 
 COSTS = ("kept", "bytes", "query_flops", "query_seconds", "write_seconds")
+NAMED = {"in_context_continuation": "in_context (continuation)"}  # what follows a method's name stands in brackets
 CHANGED = ("change_learned", "change_left_out", "change_others")
 
 
@@ -21,7 +22,8 @@ def saved_costs(folder):
     found = {}
     for path in Path(folder).glob("*/cost.json"):
         cost = json.loads(path.read_text())
-        found |= {(path.parent.name, key, t): value for key in COSTS for t, value in enumerate(cost[key]) if value}
+        name = NAMED.get(path.parent.name, path.parent.name)
+        found |= {(name, key, t): value for key in COSTS for t, value in enumerate(cost[key]) if value}
     return found
 
 
