@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_what_is_locked_is_up_to_date(locked, project):
             if not data and (status := each.status()):
                 changed[f"{folder.name}:{name}"] = status
     assert not changed, "run what changed (dvc repro), or make lock if the results are those of what stands now"
+
+
+def test_what_is_shipped_is_locked(locked, project):
+    """But for the generalist's training: what it begins with is not shipped."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=project, capture_output=True, text=True, check=True).stdout
+    shipped = {folder for name in tracked.splitlines() for folder in (project / name, *(project / name).parents)}
+    with Repo(project) as repo:
+        unlocked = {
+            f"{Path(stage.wdir).name}:{stage.name}"
+            for stage in repo.index.stages
+            if (Path(stage.wdir), stage.name) not in locked and all(Path(out.fs_path) in shipped for out in stage.outs)
+        }
+    assert unlocked == {"small_generalist:train@gnm"}, "run make lock"
 
 
 def test_locked_evaluations_are_of_the_adapters_that_are_there(locked, project):
