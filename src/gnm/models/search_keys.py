@@ -101,7 +101,8 @@ class SearchKeys:
 
 
 def beside(keys: Tensor, lexical: Tensor, share: float) -> Tensor:
-    """Keys [n, D + D'], whose products are those of `keys` [n, D] and of `lexical` [n, D'], the latter by `share`."""
+    """Keys [n, D + D']: a product of two is that of their `keys` [n, D] times 1 - share, plus that of their `lexical`
+    [n, D'] times share."""
     return torch.cat((keys * (1 - share) ** 0.5, lexical * share**0.5), dim=-1)
 
 
