@@ -1,8 +1,8 @@
 """Lexical search keys: how many rare tokens a question and a segment have in common, as a product of two keys.
 
 - A name that stands in both is the best clue to a line, and means of hidden states blur it.
-- A token weighs the square of the logarithm of its number: vocabularies are ordered by frequency, so what is rare has a
-  large number (Zipf 1949). How often a text has it does not count.
+- A token weighs the square of the logarithm of its number: byte-pair vocabularies are nearly ordered by frequency, so
+  what is rare has a large number (Zipf 1949). How often a text has it does not count.
 - Each token has pseudo-random signs. A key is the sum over the different tokens of a text, weight times signs, of
   length 1. So a product of two keys is near the cosine between their weighted sets of tokens (random projections:
   Achlioptas 2003), and the keys are as small as those of meaning.
@@ -28,8 +28,9 @@ _ROWS = 4096  # of the vocabulary, embedded at once
 class LexicalKeys:
     """The lexical keys of texts for one decoder.
 
-    keys = LexicalKeys(decoder)
-    keys(decoder.embed(ids), text, 2) @ keys(decoder.embed(question), nothing, 1).T  # of two texts with a question
+        keys = LexicalKeys(decoder)
+        first, second = keys(decoder.embed(ids), text, 2)  # text: 0 at the tokens of the first, 1 at the second's
+        first @ second  # near 1 if they have the same tokens, near 0 if they have none in common
     """
 
     def __init__(self, decoder: Decoder):
