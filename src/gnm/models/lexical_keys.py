@@ -28,9 +28,9 @@ _ROWS = 4096  # of the vocabulary, embedded at once
 class LexicalKeys:
     """The lexical keys of texts for one decoder.
 
-        keys = LexicalKeys(decoder)
-        first, second = keys(decoder.embed(ids), text, 2)  # text: 0 at the tokens of the first, 1 at the second's
-        first @ second  # near 1 if they have the same tokens, near 0 if they have none in common
+    keys = LexicalKeys(decoder)
+    first, second = keys(decoder.embed(ids), text, 2)  # text: 0 at the tokens of the first, 1 at the second's
+    first @ second  # near 1 if they have the same tokens, near 0 if they have none in common
     """
 
     def __init__(self, decoder: Decoder):
